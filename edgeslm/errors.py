@@ -1,0 +1,128 @@
+"""The one exception tree. Every error carries a message, a hint and an exit code.
+
+    EdgeslmError                     exit 1
+    ├── UserError                    exit 2: what was asked for, or given, is wrong
+    │   ├── InvalidOption            an option's value is out of range or malformed
+    │   ├── NotFound                 a file, model or name that does not exist
+    │   ├── InvalidGGUF              not a GGUF file, or one that contradicts itself
+    │   ├── InvalidCheckpoint        a directory that is no Hugging Face checkpoint
+    │   ├── InvalidBundle            a bundle that is incomplete or was changed
+    │   ├── InvalidTarget            a target file that breaks the schema
+    │   └── Unsupported              well formed, but not something edgeslm can do
+    └── Failure                      exit 1: the request was fine and carrying it out failed
+        ├── NativeFailure            llama.cpp refused or crashed; carries its own words
+        ├── OutputFailure            the result could not be written
+        └── MeasurementFailure       a figure could not be measured
+
+Only the command line's entry point catches these, and nothing else: a bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class EdgeslmError(Exception):
+    """Base of every error edgeslm raises on purpose.
+
+    Args:
+        message: One line that names the cause and the culprit.
+        hint: One line that says what to do next, or None where nothing helps.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(EdgeslmError):
+    """What was asked for or given is wrong; trying again unchanged cannot help."""
+
+    exit_code = 2
+
+
+class InvalidOption(UserError):
+    """An option's value is out of range or malformed."""
+
+
+class NotFound(UserError):
+    """A file, model or name that does not exist."""
+
+
+class InvalidGGUF(UserError):
+    """Not a GGUF file, or one whose parts contradict each other."""
+
+
+class InvalidCheckpoint(UserError):
+    """A directory that is no (complete) Hugging Face checkpoint."""
+
+
+class InvalidBundle(UserError):
+    """A bundle that is incomplete or was changed after it was written."""
+
+
+class InvalidTarget(UserError):
+    """A target file that breaks the schema."""
+
+
+class Unsupported(UserError):
+    """Well formed, but not something edgeslm can do."""
+
+
+class Failure(EdgeslmError):
+    """The request was fine; carrying it out failed."""
+
+
+class NativeFailure(Failure):
+    """llama.cpp refused or crashed; the message carries its own words."""
+
+
+class OutputFailure(Failure):
+    """The result could not be written."""
+
+
+class MeasurementFailure(Failure):
+    """A figure could not be measured."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while `path` is read into the matching error of this tree."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such file", hint="Check the path.") from error
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{path}: is a directory, a file was expected", hint="Name the file itself."
+        ) from error
+    except PermissionError as error:
+        raise UserError(f"{path}: permission denied", hint="Check who owns the file.") from error
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or error}", hint="Check the disk.") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while `path` is written into an OutputFailure with a hint."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputFailure(f"cannot write {path}: {reason}", hint=_writing_hint(error)) from error
+
+
+def _writing_hint(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space or choose another disk; nothing half-written was left behind."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Choose a folder you may write to."
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "Create the folder first, or choose another one."
+    return "Choose another output path."

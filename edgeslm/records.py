@@ -1,0 +1,118 @@
+"""Frozen values that pass between rooms, and how they become JSON.
+
+What was not measured is None, never zero. Every figure says where it comes from. The
+schema names at the end are part of the public contract: a change of meaning is a new number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+MEASUREMENT_SCHEMA = "edgeslm.measurement/1"
+PREDICTION_SCHEMA = "edgeslm.prediction/1"
+MANIFEST_SCHEMA = "edgeslm.manifest/1"
+INSPECTION_SCHEMA = "edgeslm.inspection/1"
+
+
+class Provenance(str, Enum):
+    """Where a number comes from."""
+
+    MEASURED = "measured"
+    """Read from an instrument or a clock in the run that reports it."""
+    CALIBRATED = "calibrated"
+    """Computed from figures measured on the same machine earlier."""
+    PUBLISHED = "published"
+    """Taken from a document that `source` names."""
+    ESTIMATED = "estimated"
+    """Computed from a model of the hardware, or judged by analogy; `source` says how."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with its origin. A figure nobody knows has the value None."""
+
+    value: float | None
+    provenance: Provenance | None
+    source: str | None
+
+
+UNKNOWN = Figure(None, None, None)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Repeated measurements of one quantity, in the order they were taken."""
+
+    median: float
+    minimum: float
+    maximum: float
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Statistic:
+        """Summarise at least one sample."""
+        values = tuple(samples)
+        return cls(statistics.median(values), min(values), max(values), values)
+
+    @property
+    def spread(self) -> float:
+        """Distance from the smallest to the largest sample, as a fraction of the median."""
+        return (self.maximum - self.minimum) / self.median if self.median else 0.0
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Predicted resident memory of a loaded model, in bytes."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything that is resident at the peak."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.overhead_bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expected of a model on a target, before anything runs there."""
+
+    target: str
+    target_name: str
+    context_length: int
+    memory: MemoryPlan
+    memory_free_bytes: int | None
+    fits: bool | None
+    prefill_tokens_per_second: Figure
+    decode_tokens_per_second: Figure
+    decode_joules_per_token: Figure
+
+
+def to_json(value: Any) -> Any:
+    """`value` as plain JSON types: dataclasses become objects, enums their values."""
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def document(schema: str, value: Any) -> dict[str, Any]:
+    """A record as a top-level JSON document that names its schema."""
+    return {"schema": schema, **to_json(value)}
