@@ -54,7 +54,7 @@ def parse_bits(text: str) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """"98.4 MB": decimal units, three significant digits."""
+    """Bytes as in 98.4 MB: decimal units, three significant digits."""
     for factor, suffix in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if abs(count) >= factor:
             return f"{significant(count / factor)} {suffix}"
@@ -62,7 +62,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """"840 ms", "12.3 s" or "3 min 20 s"."""
+    """A duration as in 840 ms, 12.3 s or 3 min 20 s."""
     if seconds < 1:
         return f"{significant(seconds * 1000)} ms"
     if seconds < 60:

@@ -1,0 +1,61 @@
+"""Arguments and options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeslm.units import parse_bits, parse_bytes
+
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A GGUF file, or a packed directory.", show_default=False),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Bits = Annotated[
+    float | None,
+    typer.Option("--bits", parser=parse_bits, metavar="B", help="Bits per weight, any number: 4.5"),
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", parser=parse_bytes, metavar="S", help="Size of the file: 90M, 1.5G"),
+]
+FileType = Annotated[
+    str | None,
+    typer.Option("--type", metavar="TYPE", help="A type by llama.cpp's name: Q4_K_M, Q8_0, ..."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", metavar="ID", help="A board; see them with: edgeslm targets list"),
+]
+Context = Annotated[int, typer.Option("--context", metavar="N", help="Context length in tokens.")]
+KvType = Annotated[
+    str, typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache: F16, Q8_0, ...")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", metavar="N", help="Threads; default: the fast cores."),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", metavar="T", help="0 takes the likeliest token every time."),
+]
+TopK = Annotated[int, typer.Option("--top-k", metavar="K", help="Keep the K likeliest tokens.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Keep tokens up to this joint probability.")
+]
+MinP = Annotated[
+    float, typer.Option("--min-p", metavar="P", help="Drop tokens this much less likely.")
+]
+RepeatPenalty = Annotated[
+    float, typer.Option("--repeat-penalty", metavar="R", help="Above 1 avoids repetition.")
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="The same seed, the same answer.")
+]
+System = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="What the model is told to be.")
+]

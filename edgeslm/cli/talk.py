@@ -1,0 +1,169 @@
+"""The verbs that talk: run, chat."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeslm.cli import options, output
+from edgeslm.cli.streaming import interruptible, show, statistics_line
+from edgeslm.errors import InvalidOption
+from edgeslm.records import to_json
+
+if TYPE_CHECKING:
+    from edgeslm.llama.context import ContextOptions
+    from edgeslm.llama.model import Model
+    from edgeslm.runtime.session import Generation
+
+_CONTEXT = 2048
+
+
+def run(
+    model: options.Model,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="What to say; '-' reads stdin."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")
+    ] = None,
+    system: options.System = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+    ] = False,
+    temperature: options.Temperature = 0.7,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.05,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    seed: options.Seed = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End the answer here; may be repeated."),
+    ] = None,
+    context: options.Context = _CONTEXT,
+    kv_type: options.KvType = "F16",
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Answer one prompt: the answer on stdout, what it took on stderr.
+
+    Examples:
+        edgeslm run model.gguf -p 'What is the capital of France?' --temperature 0
+        edgeslm run model.gguf --raw -p 'Once upon a time' -n 64 --seed 7
+        cat letter.txt | edgeslm run model.gguf -p -
+    """
+    from edgeslm.llama.sampler import SamplingOptions
+    from edgeslm.runtime.prompt import Message, PromptEncoder
+    from edgeslm.runtime.session import GenerationOptions, Session
+
+    if raw and system:
+        raise InvalidOption(
+            "--system needs the chat template that --raw leaves out", hint="Use one of the two."
+        )
+    generation = GenerationOptions(
+        max_tokens,
+        tuple(stop or ()),
+        SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed=seed),
+    )
+    context_options = _context_options(context, kv_type, threads)
+    text = _prompt_text(prompt)
+    with _open(model) as opened:
+        encoder = PromptEncoder(opened)
+        if raw or not encoder.has_template:
+            tokens = encoder.encode_text(text)
+        else:
+            messages = [Message("system", system)] if system else []
+            tokens = encoder.encode_messages([*messages, Message("user", text)])
+        with Session(opened, context_options) as session, interruptible() as cancelled:
+            answer = session.generate(
+                tokens, generation, on_text=None if json else show, cancelled=cancelled.is_set
+            )
+    _print_answer(answer, json=json)
+
+
+def chat(
+    model: options.Model,
+    system: options.System = None,
+    temperature: options.Temperature = 0.7,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.05,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    seed: options.Seed = None,
+    context: options.Context = _CONTEXT,
+    kv_type: options.KvType = "F16",
+    threads: options.Threads = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
+    ] = False,
+) -> None:
+    """Chat in the terminal, offline. Type /help there for its commands.
+
+    Ctrl-C stops the answer; at the prompt, Ctrl-D or /quit ends the chat.
+
+    Examples:
+        edgeslm chat model.gguf
+        edgeslm chat packed/ --system 'You answer in one sentence.'
+    """
+    from edgeslm.cli.terminal import Terminal
+    from edgeslm.llama.sampler import SamplingOptions
+    from edgeslm.runtime.chat import Conversation
+    from edgeslm.runtime.prompt import PromptEncoder
+    from edgeslm.runtime.session import GenerationOptions, Session
+
+    sampling = SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed=seed)
+    context_options = _context_options(context, kv_type, threads)
+    with _open(model) as opened, Session(opened, context_options) as session:
+        encoder = PromptEncoder(opened)
+        encoder.require_template()
+        conversation = Conversation(session, encoder, system=system)
+        Terminal(conversation, GenerationOptions(sampling=sampling), json_lines=json).loop()
+
+
+COMMANDS = (run, chat)
+
+
+def _open(path: Path) -> Model:
+    from edgeslm.bundle.model_path import find_model
+    from edgeslm.llama.model import Model
+
+    return Model(find_model(path))
+
+
+def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
+    from edgeslm.llama.context import ContextOptions
+    from edgeslm.runtime.governor import default_threads
+
+    return ContextOptions(
+        length=context,
+        kv_type=kv_type.upper(),
+        threads=default_threads() if threads is None else threads,
+    )
+
+
+def _prompt_text(prompt: str | None) -> str:
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    if prompt is None:
+        raise InvalidOption("there is no prompt", hint="Say something: -p 'Hello'")
+    return prompt
+
+
+def _print_answer(answer: Generation, *, json: bool) -> None:
+    if json:
+        output.print_json(
+            {
+                **to_json(answer),
+                "prefill_tokens_per_second": answer.prefill_tokens_per_second,
+                "decode_tokens_per_second": answer.decode_tokens_per_second,
+            }
+        )
+        return
+    print()
+    print(statistics_line(answer), file=sys.stderr)
+    if answer.finish_reason.value == "cancelled":
+        raise KeyboardInterrupt

@@ -1,0 +1,269 @@
+"""A context: the KV cache and the compute buffers in which a model runs.
+
+Positions are the caller's business: a `Batch` says for each token where it stands, in
+which sequence, and whether its logits are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeslm.errors import InvalidOption, NativeFailure
+from edgeslm.gguf.types import TENSOR_TYPES
+from edgeslm.llama import native
+from edgeslm.llama.buffers import buffer_bytes
+from edgeslm.llama.model import Model
+
+KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+"""Tensor types the KV cache may have, widest first."""
+
+_OK, _NO_SLOT, _ABORTED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class ContextOptions:
+    """Size and shape of a context.
+
+    Attributes:
+        length: Tokens the KV cache holds; llama.cpp rounds it up to a multiple of 256.
+        batch: Most tokens in one decode call.
+        ubatch: Tokens computed at once; the compute buffer grows with it.
+        threads: Threads for decode (one token at a time).
+        prefill_threads: Threads for prefill; None means the same as `threads`.
+        kv_type: Type of cached keys and values, one of `KV_TYPES`.
+        sequences: Sequences that may live in the cache at once.
+        outputs: Most rows of logits one decode call may give. With one instead of a row per
+            token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
+        flash_attention: None lets llama.cpp decide.
+    """
+
+    length: int = 2048
+    batch: int = 512
+    ubatch: int = 512
+    threads: int = 1
+    prefill_threads: int | None = None
+    kv_type: str = "F16"
+    sequences: int = 1
+    outputs: int = 1
+    flash_attention: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch", "ubatch", "threads", "sequences", "outputs"):
+            if getattr(self, name) < 1:
+                raise InvalidOption(
+                    f"{name} must be at least 1, not {getattr(self, name)}",
+                    hint="Leave it out to get a sensible default.",
+                )
+        if self.kv_type not in KV_TYPES:
+            raise InvalidOption(
+                f"not a type for the KV cache: {self.kv_type}",
+                hint=f"One of {', '.join(KV_TYPES)}; Q8_0 halves it at almost no cost.",
+            )
+
+
+class DecodeAborted(Exception):
+    """Decoding stopped because the caller's `cancelled` said so; not an error."""
+
+
+class Batch:
+    """Tokens to decode together; reused between calls."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.native: Any = native.library().llama_batch_init(capacity, 0, 1)
+
+    def __len__(self) -> int:
+        return int(self.native.n_tokens)
+
+    def clear(self) -> None:
+        """Empty the batch."""
+        self.native.n_tokens = 0
+
+    def add(self, token: int, position: int, *, sequence: int = 0, logits: bool = False) -> None:
+        """Append one token; `logits` asks for its output row."""
+        index = self.native.n_tokens
+        self.native.token[index] = token
+        self.native.pos[index] = position
+        self.native.n_seq_id[index] = 1
+        self.native.seq_id[index][0] = sequence
+        self.native.logits[index] = logits
+        self.native.n_tokens = index + 1
+
+    def close(self) -> None:
+        """Free the native arrays."""
+        native.library().llama_batch_free(self.native)
+
+
+class Context:
+    """KV cache and compute buffers for one model.
+
+    Raises:
+        NativeFailure: llama.cpp could not allocate it; the message has its reason.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        lib = native.library()
+        self.model = model
+        self.options = options
+        self._handle: Any
+        self._handle, self.buffer_bytes = _create(model, options)
+        self._memory: Any = lib.llama_get_memory(self._handle)
+        self.length = int(lib.llama_n_ctx(self._handle))
+        self._batch = Batch(max(options.batch, 1))
+        self._cancelled: Callable[[], bool] = _never
+        self._abort_callback = lib.ggml_abort_callback(lambda _data: self._cancelled())
+        self._no_callback = lib.ggml_abort_callback()
+
+    def close(self) -> None:
+        """Free the native context."""
+        if self._handle is not None:
+            self._batch.close()
+            native.library().llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        start: int = 0,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Decode `tokens` from position `start`; the last one's logits are kept.
+
+        Raises:
+            DecodeAborted: `cancelled` returned True; the cache may hold part of the tokens.
+            NativeFailure: llama.cpp failed, or the tokens don't fit.
+        """
+        for first in range(0, len(tokens), self.options.batch):
+            chunk = tokens[first : first + self.options.batch]
+            last = first + len(chunk) == len(tokens)
+            self._batch.clear()
+            for index, token in enumerate(chunk):
+                wanted = last and index == len(chunk) - 1
+                self._batch.add(token, start + first + index, logits=wanted)
+            self.decode(self._batch, cancelled=cancelled)
+
+    def step(self, token: int, position: int) -> None:
+        """Decode one token; its logits are kept."""
+        self._batch.clear()
+        self._batch.add(token, position, logits=True)
+        self.decode(self._batch)
+
+    def decode(self, batch: Batch, *, cancelled: Callable[[], bool] | None = None) -> None:
+        """Run the model on `batch`.
+
+        Args:
+            batch: At most `options.batch` tokens.
+            cancelled: Asked between operations of the graph; True stops the decode.
+
+        Raises:
+            DecodeAborted: `cancelled` returned True.
+            NativeFailure: llama.cpp failed, or the cache is full.
+        """
+        lib = native.library()
+        if cancelled is not None:
+            self._cancelled = cancelled
+            lib.llama_set_abort_callback(self._handle, self._abort_callback, None)
+        try:
+            with native.captured_log() as lines:
+                status = lib.llama_decode(self._handle, batch.native)
+        finally:
+            if cancelled is not None:
+                lib.llama_set_abort_callback(self._handle, self._no_callback, None)
+        if status == _OK:
+            return
+        if status == _ABORTED:
+            raise DecodeAborted
+        if status == _NO_SLOT:
+            raise NativeFailure(
+                f"the context of {self.length} tokens is full", hint="Use a longer --context."
+            )
+        raise NativeFailure(
+            f"llama.cpp failed to decode: {native.reason(lines, f'status {status}')}",
+            hint="Check the model with: edgeslm inspect FILE",
+        )
+
+    def synchronize(self) -> None:
+        """Wait until everything submitted has been computed."""
+        native.library().llama_synchronize(self._handle)
+
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        """Logits of output row `index` of the last batch, shape (vocabulary,).
+
+        A view of llama.cpp's buffer: it changes at the next decode.
+        """
+        pointer = native.library().llama_get_logits_ith(self._handle, index)
+        if not pointer:
+            raise ValueError(f"no logits were asked for at batch index {index}")
+        return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+
+    def forget(self, start: int = 0, *, sequence: int = 0) -> bool:
+        """Drop what the cache holds of `sequence` from position `start` on.
+
+        Returns:
+            False where the model's memory cannot be cut there (recurrent state, or a sliding
+            window that has moved past it); then nothing was dropped.
+        """
+        lib = native.library()
+        if start == 0:
+            return bool(lib.llama_memory_seq_rm(self._memory, sequence, -1, -1))
+        window = self.model.sliding_window
+        oldest = int(lib.llama_memory_seq_pos_min(self._memory, sequence))
+        if window and oldest > max(0, start - window):
+            return False
+        return bool(lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    @property
+    def handle(self) -> Any:
+        """The native context, for the other modules of this room."""
+        return self._handle
+
+
+def _never() -> bool:
+    return False
+
+
+def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]:
+    """The native context, and how many bytes its cache and buffers took."""
+    lib = native.library()
+    params = lib.llama_context_default_params()
+    params.n_ctx = options.length
+    params.n_batch = options.batch
+    params.n_ubatch = min(options.ubatch, options.batch)
+    params.n_seq_max = options.sequences
+    params.n_outputs_max = options.outputs
+    params.n_threads = options.threads
+    params.n_threads_batch = options.prefill_threads or options.threads
+    params.swa_full = False
+    params.type_k = params.type_v = _type_id(options.kv_type)
+    if options.flash_attention is not None:
+        params.flash_attn_type = int(options.flash_attention)
+    with native.captured_log() as lines:
+        handle = lib.llama_init_from_model(model.handle, params)
+    if not handle:
+        raise NativeFailure(
+            f"llama.cpp cannot make a context: {native.reason(lines, 'no reason given')}",
+            hint="A shorter --context or a smaller --kv-type needs less memory.",
+        )
+    return handle, buffer_bytes(lines)
+
+
+def _type_id(name: str) -> int:
+    return next(type_.id for type_ in TENSOR_TYPES.values() if type_.name == name)

@@ -1,0 +1,127 @@
+"""The first load of an unknown file happens in a child process.
+
+`edgeslm.gguf` refuses what it knows llama.cpp to choke on. What it does not know ends the
+process: a failed assertion, a division by zero. So a file this machine has not loaded
+before is first opened, and asked for one token, in a child; if the child dies, its last
+words become an error. Files that passed are remembered by identity (device, inode, size,
+modification time) and llama.cpp build, so the price is paid once; the pages the child read
+stay in the page cache for the load that follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from edgeslm.errors import NativeFailure, reading
+from edgeslm.files import cache_folder
+from edgeslm.llama import native
+
+_PROBE_TEXT = "The 1st naïve café—日本語 🙂\n\tdef f(x): return x\n"
+_PROBE_CONTEXT = 256
+
+
+def ensure_loadable(path: Path) -> None:
+    """Return if `path` loads and computes in a child process, now or at an earlier time.
+
+    Raises:
+        NativeFailure: the child died or reported an error.
+    """
+    mark = _mark(path)
+    if mark is not None and mark.exists():
+        return
+    child = subprocess.run(
+        [sys.executable, "-m", __spec__.name, str(path)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if child.returncode != 0:
+        raise NativeFailure(
+            _last_words(path, child),
+            hint="The file is damaged or made for another version; fetch or convert it again.",
+        )
+    _remember(mark)
+
+
+def _mark(path: Path) -> Path | None:
+    """Where the mark of a file that passed lies; None without a usable cache folder."""
+    with reading(path):
+        status = path.stat()
+    identity = json.dumps(
+        [
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            native.build_info().binding,
+            native.build_info().features,
+        ]
+    )
+    folder = cache_folder("loadable")
+    return folder / hashlib.sha256(identity.encode()).hexdigest()[:32] if folder else None
+
+
+def _remember(mark: Path | None) -> None:
+    if mark is None:
+        return
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        return  # a read-only or full cache only costs the next start a little time
+
+
+def _last_words(path: Path, child: subprocess.CompletedProcess[str]) -> str:
+    """One sentence from what the child left on stderr and how it ended."""
+    lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+    if child.returncode > 0 and lines:
+        return lines[-1]
+    ending = (
+        f"exit code {child.returncode}"
+        if child.returncode > 0
+        else signal.Signals(-child.returncode).name
+    )
+    words = next((line for line in lines if "GGML_ASSERT" in line or "what():" in line), None)
+    return f"{path}: llama.cpp crashes on it ({words or ending})"
+
+
+def probe(path: Path) -> None:
+    """Load `path`, read a text, compute one token: what a first use would do.
+
+    Raises:
+        EdgeslmError: llama.cpp refused the file. A native abort ends the process.
+    """
+    from edgeslm.llama.context import Context, ContextOptions
+    from edgeslm.llama.model import Model, ModelOptions
+
+    with Model(path, ModelOptions(trusted=True, repack=False)) as model:
+        tokens = model.tokenize(_PROBE_TEXT, add_special=True, parse_special=True)
+        for token in tokens[:8]:
+            model.token_bytes(token)
+        options = ContextOptions(length=_PROBE_CONTEXT, batch=16, ubatch=16)
+        with Context(model, options) as context:
+            context.prefill(tokens[:16] or [0])
+            if model.can_generate:
+                context.logits()
+
+
+def _main() -> int:
+    from edgeslm.errors import EdgeslmError
+
+    try:
+        probe(Path(sys.argv[1]))
+    except EdgeslmError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

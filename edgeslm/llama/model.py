@@ -1,0 +1,222 @@
+"""An open model: its vocabulary, its metadata, text to tokens and back.
+
+A `Model` owns a native handle; use it as a context manager. Files are checked by
+`edgeslm.gguf` and, the first time they are seen, loaded once in a child process, since
+llama.cpp ends the process on some malformed files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgeslm.errors import NativeFailure
+from edgeslm.gguf.reader import Header
+from edgeslm.gguf.validation import read_model
+from edgeslm.llama import guard, native
+from edgeslm.llama.buffers import buffer_bytes
+
+_ATTRIBUTE_CONTROL = 1 << 3
+_NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the weights are held.
+
+    Attributes:
+        mmap: Map the file instead of reading it; pages are then shared and reclaimable.
+        repack: Let llama.cpp keep a second, interleaved copy of some weights, which speeds
+            up prefill on most processors and costs that much memory.
+        trusted: Skip the first load in a child process.
+    """
+
+    mmap: bool = True
+    repack: bool = True
+    trusted: bool = False
+
+
+class Model:
+    """A loaded model.
+
+    Args:
+        path: A GGUF file.
+        options: How the weights are held.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidGGUF, Unsupported: the file is malformed, or not a model for this build.
+        NativeFailure: llama.cpp refused it; the message has its reason.
+    """
+
+    def __init__(self, path: Path, options: ModelOptions | None = None) -> None:
+        options = options or ModelOptions()
+        self.path = path
+        self.header: Header = read_model(path)
+        if not options.trusted:
+            guard.ensure_loadable(path)
+        self._handle: Any
+        self._handle, self.buffer_bytes = _load(path, options)
+        self._vocabulary: Any = native.library().llama_model_get_vocab(self._handle)
+
+    def close(self) -> None:
+        """Free the native model; contexts made from it must be closed before."""
+        if self._handle is not None:
+            native.library().llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def handle(self) -> Any:
+        """The native model, for the other modules of this room."""
+        if self._handle is None:
+            raise ValueError("the model is closed")
+        return self._handle
+
+    @property
+    def vocabulary_handle(self) -> Any:
+        """The native vocabulary, for the other modules of this room."""
+        return self._vocabulary
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; logits have this length."""
+        return int(native.library().llama_vocab_n_tokens(self._vocabulary))
+
+    @cached_property
+    def trained_context_length(self) -> int:
+        """The longest context the model was trained for, in tokens."""
+        return int(native.library().llama_model_n_ctx_train(self.handle))
+
+    @cached_property
+    def sliding_window(self) -> int:
+        """Width of the sliding attention window in tokens; 0 where every layer sees all."""
+        return int(native.library().llama_model_n_swa(self.handle))
+
+    @cached_property
+    def can_generate(self) -> bool:
+        """Whether the model predicts a next token; embedding models don't."""
+        return bool(
+            native.library().llama_model_has_decoder(self.handle)
+        ) and not self.header.hyper("pooling_type")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja chat template."""
+        template = self.header.get("tokenizer.chat_template")
+        return template if isinstance(template, str) and template.strip() else None
+
+    @cached_property
+    def bos(self) -> int | None:
+        """The token that begins a text, None where there is none."""
+        return _optional(native.library().llama_vocab_bos(self._vocabulary))
+
+    @cached_property
+    def eos(self) -> int | None:
+        """The token that ends a text, None where there is none."""
+        return _optional(native.library().llama_vocab_eos(self._vocabulary))
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether every text of this model starts with `bos`."""
+        return bool(native.library().llama_vocab_get_add_bos(self._vocabulary))
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Text and id of each token that steers the model instead of being text."""
+        lib = native.library()
+        found = {}
+        for token in range(self.vocabulary_size):
+            if lib.llama_vocab_get_attr(self._vocabulary, token) & _ATTRIBUTE_CONTROL:
+                text = lib.llama_vocab_get_text(self._vocabulary, token).decode("utf-8", "replace")
+                if text:
+                    found[text] = token
+        return found
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary entry itself, as stored in the file."""
+        text = native.library().llama_vocab_get_text(self._vocabulary, token)
+        return str(text.decode("utf-8", "replace"))
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether `token` ends an answer (end of text, of turn, ...)."""
+        return bool(native.library().llama_vocab_is_eog(self._vocabulary, token))
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Token ids of `text`.
+
+        Args:
+            text: Any text; lone surrogates become U+FFFD.
+            add_special: Add the tokens the model wants around a text (BOS, EOS).
+            parse_special: Read the spelling of control tokens as those tokens. Never use it
+                on text that comes from somebody else.
+        """
+        lib = native.library()
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8
+        while True:
+            buffer = (ctypes.c_int32 * capacity)()
+            count = lib.llama_tokenize(
+                self._vocabulary, data, len(data), buffer, capacity, add_special, parse_special
+            )
+            if count >= 0:
+                return list(buffer[:count])
+            capacity = -count
+
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes `token` stands for; a character may span several tokens.
+
+        Args:
+            token: An id below `vocabulary_size`.
+            special: Spell control tokens out instead of giving nothing for them.
+        """
+        lib = native.library()
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            count = lib.llama_token_to_piece(self._vocabulary, token, buffer, capacity, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            capacity = -count
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, without control tokens."""
+        return b"".join(self.token_bytes(token) for token in tokens).decode("utf-8", "replace")
+
+
+def _optional(token: int) -> int | None:
+    return None if token == _NO_TOKEN else int(token)
+
+
+def _load(path: Path, options: ModelOptions) -> tuple[Any, dict[str, int]]:
+    """The native model, and how many bytes its weights took."""
+    lib = native.library()
+    params = lib.llama_model_default_params()
+    if not options.mmap:
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+    params.use_extra_bufts = options.repack
+    with native.captured_log() as lines:
+        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+    if not handle:
+        raise NativeFailure(
+            f"{path}: llama.cpp cannot load it: {native.reason(lines, 'no reason given')}",
+            hint="See what is inside with: edgeslm inspect FILE",
+        )
+    return handle, buffer_bytes(lines)

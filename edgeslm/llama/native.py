@@ -1,0 +1,155 @@
+"""Loads llama.cpp once, keeps its log, and says which build it is.
+
+llama.cpp reports why it refused something only through its log, so the log is always
+captured: `reason(lines)` turns the lines of a failed call into the sentence for the user.
+Set EDGESLM_NATIVE_LOG=1 to see every line on stderr as it comes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgeslm.errors import NativeFailure
+
+_LEVEL_DEBUG = 1
+_LEVEL_WARN = 3
+_LEVEL_ERROR = 4
+_LEVEL_CONTINUES = 5
+_KEPT_LINES = 400
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of llama.cpp's log; `level` as in ggml.h (1 debug .. 4 error)."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """What runs: the binding's version and the instruction sets ggml was built with."""
+
+    binding: str
+    features: tuple[str, ...]
+
+
+class _Log:
+    """Collects log lines from any native thread into the buffers that are open."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buffers: list[deque[LogLine]] = []
+        self._level = 0
+        self._echo = bool(os.environ.get("EDGESLM_NATIVE_LOG"))
+
+    def write(self, level: int, text: bytes | None, _user_data: object) -> None:
+        """Called by llama.cpp for every log event."""
+        self._level = self._level if level == _LEVEL_CONTINUES else level
+        line = (text or b"").decode("utf-8", "replace")
+        if self._echo:
+            sys.stderr.write(line)
+        if self._level == _LEVEL_DEBUG:
+            return
+        with self._lock:
+            for buffer in self._buffers:
+                buffer.append(LogLine(self._level, line.rstrip("\n")))
+
+    @contextmanager
+    def captured(self) -> Iterator[deque[LogLine]]:
+        """Collect the lines written while the block runs, the newest few hundred."""
+        lines: deque[LogLine] = deque(maxlen=_KEPT_LINES)
+        with self._lock:
+            self._buffers.append(lines)
+        try:
+            yield lines
+        finally:
+            with self._lock:
+                self._buffers = [buffer for buffer in self._buffers if buffer is not lines]
+
+
+_log = _Log()
+
+
+@cache
+def library() -> Any:
+    """The llama_cpp module, loaded and initialised at the first call.
+
+    Raises:
+        NativeFailure: the shared library is missing or cannot be loaded here.
+    """
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise NativeFailure(
+            f"llama.cpp cannot be loaded: {error}",
+            hint="Reinstall llama-cpp-python for this machine; on Debian it needs libgomp1.",
+        ) from error
+    llama_cpp.llama_log_set(_callback(llama_cpp), None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def _callback(llama_cpp: Any) -> Any:
+    """The log callback as a C function; cached so that it is never collected."""
+    return llama_cpp.llama_log_callback(_log.write)
+
+
+@cache
+def ggml() -> CDLL:
+    """libggml-base, for the calls that llama_cpp does not wrap.
+
+    Raises:
+        NativeFailure: the library is not where llama_cpp keeps it.
+    """
+    folder = Path(library().__file__).parent / "lib"
+    for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
+        if (folder / name).exists():
+            return CDLL(str(folder / name))
+    raise NativeFailure(
+        f"no ggml-base library in {folder}", hint="Reinstall llama-cpp-python for this machine."
+    )
+
+
+def captured_log() -> Any:
+    """Context manager: the log lines written while its block runs."""
+    return _log.captured()
+
+
+def reason(lines: deque[LogLine], default: str) -> str:
+    """The first error llama.cpp logged, else its first warning, else `default`."""
+    for level in (_LEVEL_ERROR, _LEVEL_WARN):
+        for line in lines:
+            if line.level == level and line.text.strip():
+                return _without_function_name(line.text.strip())
+    return default
+
+
+def _without_function_name(text: str) -> str:
+    """`text` without the `llama_model_load: ` that the log puts before a sentence."""
+    head, separator, rest = text.partition(": ")
+    return rest if separator and rest and " " not in head else text
+
+
+@cache
+def build_info() -> BuildInfo:
+    """Version and CPU features of the loaded build."""
+    lib = library()
+    described = lib.llama_print_system_info().decode("utf-8", "replace")
+    features = tuple(
+        item.split("=")[0].strip()
+        for item in described.replace("CPU :", "").split("|")
+        if item.strip().endswith("= 1")
+    )
+    return BuildInfo(binding=str(lib.__version__), features=features)

@@ -1,0 +1,301 @@
+"""llama.cpp's file quantizer, run in a child process.
+
+The native call cannot be interrupted, ends its process on a failed assertion, and reports
+why it stopped only through its log. In a child, Ctrl-C works, an abort is an error with a
+reason, and the log, which has a line for each tensor, drives a progress bar.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm import progress
+from edgeslm.errors import EdgeslmError, InvalidOption, NativeFailure, OutputFailure, Unsupported
+from edgeslm.files import atomic_path
+from edgeslm.gguf.reader import Header
+from edgeslm.gguf.types import FILE_TYPES, TensorType
+from edgeslm.gguf.validation import read_model
+from edgeslm.llama import native
+
+COPY = "COPY"
+"""Not a type: every tensor stays as it is, only the container is written anew."""
+
+_ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_FILE_TYPE_IDS = {name: number for number, name in FILE_TYPES.items() if name != "NVFP4"}
+
+FILE_TYPE_NAMES = (*_FILE_TYPE_IDS, *_ALIASES, COPY)
+"""Every name llama-quantize takes. Files may also be NVFP4, but no encoder chooses it."""
+
+_MAY_NEED_IMPORTANCE = re.compile(r"IQ[12]_.*|IQ3_XX?S|Q2_K_S")
+_TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
+_FALLBACK_LINE = re.compile(r"warning: .* -> falling back to")
+_KEPT_LINES = 100
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How llama.cpp quantizes a file."""
+
+    file_type: str
+    """One of FILE_TYPE_NAMES, in upper or lower case."""
+    threads: int | None = None
+    """None for one per core."""
+    allow_requantize: bool = False
+    """Accept a source whose tensors are quantized already."""
+    overrides: tuple[tuple[str, TensorType], ...] = ()
+    """Tensors, by full name, that get a type of their own. Without effect under a
+    `file_type` that is a float type."""
+
+
+def file_type_name(text: str) -> str:
+    """The name llama.cpp gives a file type: "q4_k" is Q4_K_M.
+
+    Raises:
+        InvalidOption: there is no such type.
+    """
+    name = text.strip().upper()
+    if name in FILE_TYPE_NAMES:
+        return _ALIASES.get(name, name)
+    close = difflib.get_close_matches(name, FILE_TYPE_NAMES, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else "Try Q4_K_M, Q6_K or Q8_0."
+    raise InvalidOption(f"not a quantization type: {text!r}", hint=hint)
+
+
+def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
+    """Write `source` quantized to `output`, which appears only when it is complete.
+
+    Returns:
+        How many tensors got another type than asked for, since their rows are no multiple
+        of its block.
+
+    Raises:
+        InvalidOption: an unknown type, or an output that is the source.
+        InvalidGGUF: the source is no sound model file.
+        Unsupported: the type needs an importance matrix for this model.
+        OutputFailure: the output cannot be written.
+        NativeFailure: llama.cpp refused or crashed.
+    """
+    name = file_type_name(options.file_type)
+    header = read_model(source)
+    _refuse_same_file(source, output)
+    with atomic_path(output) as temporary:
+        job = _Job(source, output, temporary, name, options)
+        if _MAY_NEED_IMPORTANCE.fullmatch(name):
+            _refuse_without_importance(job)
+        return _quantize(job, header)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a child is told; `output` is the name for messages, `temporary` what it writes."""
+
+    source: Path
+    output: Path
+    temporary: Path
+    file_type: str
+    options: QuantizeOptions
+
+    def request(self, *, dry_run: bool) -> _Request:
+        return _Request(
+            source=str(self.source),
+            output=str(self.temporary),
+            file_type=_FILE_TYPE_IDS.get(self.file_type, 0),
+            only_copy=self.file_type == COPY,
+            dry_run=dry_run,
+            threads=self.options.threads or 0,
+            allow_requantize=self.options.allow_requantize,
+            overrides=[(name, kind.id) for name, kind in self.options.overrides],
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A job as JSON can carry it, in llama.cpp's terms."""
+
+    source: str
+    output: str
+    file_type: int
+    only_copy: bool
+    dry_run: bool
+    threads: int
+    allow_requantize: bool
+    overrides: list[tuple[str, int]]
+
+
+def _refuse_same_file(source: Path, output: Path) -> None:
+    if output.exists() and output.samefile(source):
+        raise InvalidOption(
+            f"{output}: the output is the source itself", hint="Give the output another name."
+        )
+
+
+def _refuse_without_importance(job: _Job) -> None:
+    """Ask llama.cpp, which knows the model's shapes, before hours are spent."""
+    needed = False
+
+    def watch(line: str) -> None:
+        nonlocal needed
+        needed = needed or "will require an imatrix" in line
+
+    _run(job, watch, dry_run=True)
+    if needed:
+        raise Unsupported(
+            f"{job.file_type} needs an importance matrix for {job.source}, "
+            "which edgeslm cannot use yet",
+            hint="Choose Q2_K, IQ3_S or a larger type, or a size with --bits.",
+        )
+
+
+def _quantize(job: _Job, header: Header) -> int:
+    elements = {tensor.name: tensor.elements for tensor in header.tensors}
+    fallbacks = 0
+    with progress.bar(f"quantizing to {job.file_type}", sum(elements.values())) as advance:
+
+        def watch(line: str) -> None:
+            nonlocal fallbacks
+            fallbacks += bool(_FALLBACK_LINE.match(line))
+            if tensor := _TENSOR_LINE.match(line):
+                advance(elements.get(tensor[1], 0))
+
+        _run(job, watch, dry_run=False)
+    return fallbacks
+
+
+def _run(job: _Job, watch: Callable[[str], None], *, dry_run: bool) -> None:
+    """Run one native call in a child, giving `watch` each line of its log."""
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    with _child(json.dumps(asdict(job.request(dry_run=dry_run)))) as child:
+        assert child.stderr is not None and child.stdout is not None  # noqa: S101  for mypy
+        for line in child.stderr:
+            last_lines.append(line.strip())
+            if os.environ.get("EDGESLM_NATIVE_LOG"):
+                sys.stderr.write(line)
+            watch(line)
+        answer = child.stdout.read()
+        status = child.wait()
+    if status != 0 or not answer:
+        raise NativeFailure(
+            f"{job.source}: llama.cpp crashed while quantizing ({_last_words(last_lines, status)})",
+            hint="Try another type; if memory ran out, use fewer --threads.",
+        )
+    _raise_failure(job, json.loads(answer))
+
+
+def _raise_failure(job: _Job, problem: str | None) -> None:
+    if problem is None:
+        return
+    if "iostream" in problem or "basic_ios" in problem or "basic_filebuf" in problem:
+        raise OutputFailure(
+            f"cannot write {job.output}: the disk took only part of it",
+            hint="Free some space or choose another disk; nothing half-written was left behind.",
+        )
+    raise NativeFailure(
+        f"{job.source}: llama.cpp cannot quantize it to {job.file_type}: {problem}",
+        hint="Look inside with edgeslm inspect, or try another type.",
+    )
+
+
+def _last_words(lines: deque[str], status: int) -> str:
+    for line in lines:
+        if "GGML_ASSERT" in line or "what():" in line or "fatal error" in line:
+            return line
+    if status < 0:
+        return signal.Signals(-status).name
+    return next((line for line in reversed(lines) if line), f"exit code {status}")
+
+
+@contextmanager
+def _child(request: str) -> Iterator[subprocess.Popen[str]]:
+    """This module as a program, with its request on stdin; killed if the block is left early."""
+    environment = os.environ | {
+        "EDGESLM_NATIVE_LOG": "1",  # every log line to stderr, as it comes
+        "GGML_NO_BACKTRACE": "1",  # an abort must not start a debugger
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONSAFEPATH": "1",
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        assert child.stdin is not None  # noqa: S101  for mypy
+        child.stdin.write(request)
+        child.stdin.close()
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for stream in (child.stdout, child.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _main() -> int:
+    """The child: request on stdin, log on stderr, null or a reason as JSON on stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
+    request = _Request(**json.load(sys.stdin))
+    try:
+        problem = _call(request)
+    except EdgeslmError as error:
+        problem = error.message
+    json.dump(problem, sys.stdout)
+    return 0
+
+
+def _call(request: _Request) -> str | None:
+    """Run llama.cpp's quantizer here; None, or why it stopped."""
+    lib = native.library()
+    overrides = _native_overrides(lib, request.overrides)  # has to outlive the call
+    parameters = lib.llama_model_quantize_default_params()
+    parameters.ftype = request.file_type
+    parameters.nthread = request.threads
+    parameters.allow_requantize = request.allow_requantize
+    parameters.only_copy = request.only_copy
+    parameters.dry_run = request.dry_run
+    if request.overrides:
+        parameters.tt_overrides = overrides
+    paths = os.fsencode(request.source), os.fsencode(request.output)
+    with native.captured_log() as lines:
+        status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))
+    if status == 0:
+        return None
+    failure = next((line.text for line in lines if "failed to quantize: " in line.text), "")
+    return failure.partition("failed to quantize: ")[2] or native.reason(lines, "no reason given")
+
+
+def _native_overrides(lib: Any, overrides: list[tuple[str, int]]) -> Any:
+    """The overrides as C knows them: patterns that match one name each, ended by a null."""
+    array = (lib.llama_model_tensor_override * (len(overrides) + 1))()
+    for entry, (name, kind) in zip(array, overrides, strict=False):
+        entry.pattern = f"^{_escaped(name)}$".encode()
+        entry.type = kind
+    return array
+
+
+def _escaped(name: str) -> str:
+    """`name` with ECMAScript's special characters escaped, and no others: std::regex objects."""
+    return re.sub(r"([\^$\\.*+?()\[\]{}|])", r"\\\1", name)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,38 @@
+"""How many threads to use on this machine.
+
+Decoding is bound by memory bandwidth and every thread waits for the slowest, so neither a
+second thread per core nor the small cores of a big.LITTLE board help.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+_SYSFS_CPU = Path("/sys/devices/system/cpu")
+
+
+def default_threads(sysfs: Path = _SYSFS_CPU) -> int:
+    """Fast cores this process may use, each counted once."""
+    allowed = _allowed_cores()
+    capacities = {core: _capacity(sysfs, core) for core in allowed}
+    known = [capacity for capacity in capacities.values() if capacity is not None]
+    fast = [core for core in allowed if capacities[core] == max(known)] if known else allowed
+    physical = psutil.cpu_count(logical=False) or len(fast)
+    return max(1, min(len(fast), physical))
+
+
+def _allowed_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _capacity(sysfs: Path, core: int) -> int | None:
+    """Relative speed of a core as the kernel states it on ARM, 1024 for the fastest."""
+    try:
+        return int((sysfs / f"cpu{core}" / "cpu_capacity").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,213 @@
+"""Which target this machine is, and why.
+
+A board names itself: in the device tree on ARM, in the CPU's name on x86 and on a Mac. Each
+target file says which names are its own. The files read all lie under `root`, so that a
+recorded tree gives the same answer as the board it was recorded on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from edgeslm.targets.loading import boards, variants_of
+from edgeslm.targets.target import Target
+
+_X86_FALLBACK = "laptop-x86"
+_CPU_PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0b": "Cortex-A76",
+    "0xd42": "Cortex-A78AE",
+}
+"""Part numbers of /proc/cpuinfo, from Arm's technical reference manuals (MIDR_EL1)."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the machine says about itself; None or empty where it says nothing."""
+
+    board: str | None
+    cpu: str | None
+    cores: int | None
+    features: tuple[str, ...]
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The target that fits this machine best.
+
+    `exact` is True where the board named itself and its memory size is one it is sold with;
+    otherwise the target is only the closest one, or None, and `reasons` say what is missing.
+    """
+
+    target: str | None
+    exact: bool
+    reasons: tuple[str, ...]
+    host: Host
+
+
+def detect(root: Path = Path("/")) -> Detection:
+    """Compare the machine whose files lie under `root` with every shipped target."""
+    compatible = _compatible(root)
+    host = _macos_host() if _is_macos(root) else _linux_host(root)
+    for board in boards():
+        if (reason := _evidence(board, host, compatible)) is not None:
+            return _choose_variant(board, host, reason)
+    return _no_match(root, host)
+
+
+def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | None:
+    """Why `host` is this board, or None where it isn't."""
+    for name in board.match.device_tree:
+        if name in compatible:
+            return f"the device tree is compatible with {name}"
+        if host.board is not None and host.board.startswith(name):
+            return f"the device tree's model is {host.board!r}"
+    if host.cpu is not None and host.cpu in board.match.cpu:
+        return f"the CPU is {host.cpu}"
+    return None
+
+
+def _choose_variant(board: Target, host: Host, reason: str) -> Detection:
+    """The smallest memory size that holds what the system sees, since firmware keeps some."""
+    family = board.match.family
+    variants = variants_of(family)
+    if len(variants) == 1:
+        return Detection(variants[0].id, True, (reason,), host)
+    if host.memory_bytes is None:
+        why = f"its memory size is unknown, so {family} stands for its usual one"
+        return Detection(board.id, False, (reason, why), host)
+    seen = f"{host.memory_bytes / 2**30:.1f} GiB of memory visible"
+    for variant in variants:
+        total = variant.memory.total_bytes.value or 0
+        if total / 2 < host.memory_bytes <= total:
+            return Detection(variant.id, True, (reason, f"{seen}: the {variant.id}"), host)
+    closest = min(
+        variants,
+        key=lambda variant: abs((variant.memory.total_bytes.value or 0) - host.memory_bytes),
+    )
+    why = f"{seen}, which no variant has; {closest.id} is the closest"
+    return Detection(closest.id, False, (reason, why), host)
+
+
+def _no_match(root: Path, host: Host) -> Detection:
+    names = " and ".join(repr(name) for name in (host.board, host.cpu) if name)
+    reason = f"no target file names {names}" if names else "the machine does not name itself"
+    if not _is_x86(root):
+        return Detection(None, False, (reason,), host)
+    fallback = f"no better match for an x86 machine than {_X86_FALLBACK}; its speeds may differ"
+    return Detection(_X86_FALLBACK, False, (reason, fallback), host)
+
+
+def _is_macos(root: Path) -> bool:
+    return sys.platform == "darwin" and root == Path("/")
+
+
+def _is_x86(root: Path) -> bool:
+    return any(cpu.get("vendor_id") for cpu in _processors(root))
+
+
+def _linux_host(root: Path) -> Host:
+    processors = _processors(root)
+    return Host(
+        board=_device_tree_model(root) or _dmi_board(root),
+        cpu=_cpu_name(processors),
+        cores=len(processors) or None,
+        features=_features(processors),
+        memory_bytes=_memory_bytes(root),
+    )
+
+
+def _macos_host() -> Host:
+    return Host(
+        board=_sysctl("hw.model"),
+        cpu=_sysctl("machdep.cpu.brand_string"),
+        cores=os.cpu_count(),
+        features=(),
+        memory_bytes=psutil.virtual_memory().total,
+    )
+
+
+def _sysctl(name: str) -> str | None:
+    """A value of macOS's sysctl, or None where it has none."""
+    try:
+        result = subprocess.run(
+            ["sysctl", "-n", name], capture_output=True, text=True, check=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
+
+
+def _text(path: Path) -> str:
+    """A small file of /proc or /sys, empty where it is missing or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _device_tree_model(root: Path) -> str | None:
+    return _text(root / "proc/device-tree/model").strip("\0\n ") or None
+
+
+def _compatible(root: Path) -> tuple[str, ...]:
+    names = _text(root / "proc/device-tree/compatible").split("\0")
+    return tuple(name for name in names if name)
+
+
+def _dmi_board(root: Path) -> str | None:
+    """Vendor and product as the firmware of a PC gives them."""
+    folder = root / "sys/class/dmi/id"
+    parts = (_text(folder / name).strip() for name in ("sys_vendor", "product_name"))
+    return " ".join(part for part in parts if part) or None
+
+
+def _processors(root: Path) -> list[dict[str, str]]:
+    """One dictionary per logical processor of /proc/cpuinfo."""
+    processors: list[dict[str, str]] = []
+    for block in _text(root / "proc/cpuinfo").split("\n\n"):
+        lines = (line.partition(":") for line in block.splitlines())
+        fields = {key.strip(): value.strip() for key, separator, value in lines if separator}
+        if "processor" in fields:
+            processors.append(fields)
+    return processors
+
+
+def _cpu_name(processors: list[dict[str, str]]) -> str | None:
+    """The model's name; on ARM the kinds of core, since the kernel gives only part numbers."""
+    names: list[str] = []
+    for cpu in processors:
+        name = cpu.get("model name") or _CPU_PARTS.get(cpu.get("CPU part", ""))
+        if name and name not in names:
+            names.append(name)
+    return " + ".join(names) or None
+
+
+def _features(processors: list[dict[str, str]]) -> tuple[str, ...]:
+    """What every core can do, in the order the first one lists it."""
+    lists = [(cpu.get("flags") or cpu.get("Features") or "").split() for cpu in processors]
+    if not lists:
+        return ()
+    common = set(lists[0]).intersection(*lists[1:])
+    return tuple(feature for feature in lists[0] if feature in common)
+
+
+def _memory_bytes(root: Path) -> int | None:
+    for line in _text(root / "proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        fields = value.split()
+        if name == "MemTotal" and fields and fields[0].isdecimal():
+            return int(fields[0]) * 1024
+    return None

@@ -1,0 +1,344 @@
+"""TOML to `Target`, strict: an unknown key, a wrong type or a figure without a source is an error.
+
+A file describes one board. Where a board is sold with several memory sizes, `[variants.NAME]`
+holds what differs and `default_variant` says which one the bare board name means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edgeslm.errors import InvalidTarget, NotFound, reading
+from edgeslm.gguf.types import tensor_type
+from edgeslm.records import UNKNOWN, Figure, Provenance
+from edgeslm.targets.target import (
+    CoreCluster,
+    Defaults,
+    Kernel,
+    Match,
+    Memory,
+    Power,
+    Target,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCHEMA = "edgeslm.target/1"
+
+
+def load_target(id_or_path: str) -> Target:
+    """The target called `id_or_path`, or described by the `.toml` file of that path.
+
+    Raises:
+        NotFound: no such target or file; the hint names the closest ones.
+        InvalidTarget: the file breaks the schema; the message names file and key.
+    """
+    if id_or_path.endswith(".toml"):
+        path = Path(id_or_path)
+        board = _read(path)
+        return _target(path, board, _default_variant(path, board))
+    for path in _files():
+        board = _read(path)
+        for variant in _variants(board):
+            if _id(path, board, variant) == id_or_path:
+                return _target(path, board, variant)
+        if id_or_path == path.stem:
+            return _target(path, board, _default_variant(path, board))
+    raise _unknown(id_or_path)
+
+
+def list_targets() -> tuple[Target, ...]:
+    """Every shipped target, each memory size on its own, sorted by id."""
+    return tuple(sorted(_all_targets(), key=lambda target: _natural(target.id)))
+
+
+def target_ids() -> tuple[str, ...]:
+    """Every id that `load_target` knows, bare board names included, sorted."""
+    names = {path.stem for path in _files()} | {target.id for target in _all_targets()}
+    return tuple(sorted(names, key=_natural))
+
+
+def variants_of(board: str) -> tuple[Target, ...]:
+    """The memory sizes of the shipped board `board`, smallest first; the board itself if one."""
+    path = data_directory() / f"{board}.toml"
+    content = _read(path)
+    found = [_target(path, content, variant) for variant in _variants(content)]
+    return tuple(sorted(found, key=lambda target: target.memory.total_bytes.value or 0))
+
+
+def boards() -> tuple[Target, ...]:
+    """Every shipped board once, in its default variant."""
+    return tuple(load_target(path.stem) for path in _files())
+
+
+def data_directory() -> Path:
+    """Where the shipped target files are: inside the package, or beside it in a source tree."""
+    packaged = Path(__file__).parent / "data"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "targets"
+
+
+def _files() -> list[Path]:
+    return sorted(data_directory().glob("*.toml"))
+
+
+def _all_targets() -> Iterator[Target]:
+    for path in _files():
+        board = _read(path)
+        for variant in _variants(board):
+            yield _target(path, board, variant)
+
+
+def _natural(text: str) -> tuple[tuple[int, str], ...]:
+    """A sort key that puts 2gb before 16gb."""
+    parts: list[tuple[int, str]] = []
+    for part in text.split("-"):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        parts.append((int(digits or 0), part))
+    return tuple(parts)
+
+
+def _unknown(name: str) -> NotFound:
+    close = difflib.get_close_matches(name.lower(), target_ids(), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return NotFound(
+        f"no target called {name!r}", hint=f"{hint}`edgeslm targets list` shows all of them."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with reading(path):
+        raw = path.read_bytes()
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidTarget(
+            f"{path}: not a TOML file: {error}", hint="docs/targets.md shows the form."
+        ) from error
+
+
+def _variants(board: Mapping[str, Any]) -> list[str | None]:
+    variants = board.get("variants")
+    return list(variants) if isinstance(variants, dict) and variants else [None]
+
+
+def _default_variant(path: Path, board: Mapping[str, Any]) -> str | None:
+    """The variant a bare board name means; None for a board without variants."""
+    variants = _variants(board)
+    default = board.get("default_variant")
+    if variants == [None] and default is None:
+        return None
+    if default not in variants or not isinstance(default, str):
+        names = ", ".join(name for name in variants if name) or "none"
+        raise InvalidTarget(
+            f"{path}: default_variant: {default!r} is no variant of this board",
+            hint=f"Its variants: {names}.",
+        )
+    return default
+
+
+def _id(path: Path, board: Mapping[str, Any], variant: str | None) -> str:
+    base = board.get("id", path.stem)
+    return f"{base}-{variant}" if variant else f"{base}"
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, table by table; a figure is replaced as a whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        tables = isinstance(old, dict) and isinstance(value, dict) and "value" not in value
+        result[key] = _merged(old, value) if tables and old is not None else value
+    return result
+
+
+def _target(path: Path, board: Mapping[str, Any], variant: str | None) -> Target:
+    base = {key: value for key, value in board.items() if key not in _VARIANT_KEYS}
+    if variant is not None:
+        changes = board["variants"][variant]
+        if not isinstance(changes, dict):
+            raise _invalid(path, f"variants.{variant}", "must be a table")
+        base = _merged(base, changes)
+    table = _Table(path, "", base)
+    if (schema := table.text("schema")) != SCHEMA:
+        raise _invalid(path, "schema", f"is {schema!r}, this version reads {SCHEMA!r}")
+    table.text("id")
+    target = Target(
+        id=_id(path, board, variant),
+        name=table.text("name"),
+        vendor=table.text("vendor"),
+        soc=table.text("soc"),
+        architecture=table.text("architecture"),
+        backend=table.text("backend"),
+        cores=tuple(_cluster(cluster) for cluster in table.tables("cores")),
+        memory=_memory(table.table("memory")),
+        storage=table.texts("storage"),
+        power=_power(table.table("power")),
+        meters=table.texts("meters"),
+        prefill_gigaflops=_prefill(table.table("compute")),
+        kernels=_kernels(table.table("kernels")),
+        defaults=_defaults(table.table("defaults")),
+        match=_match(table.table("match")),
+    )
+    table.finish()
+    return target
+
+
+_VARIANT_KEYS = ("variants", "default_variant")
+
+
+def _cluster(table: _Table) -> CoreCluster:
+    cluster = CoreCluster(
+        name=table.text("name"),
+        count=table.figure("count"),
+        megahertz=table.figure("megahertz"),
+        features=table.texts("features"),
+        march=table.optional_text("march"),
+    )
+    table.finish()
+    return cluster
+
+
+def _memory(table: _Table) -> Memory:
+    memory = Memory(
+        total_bytes=table.figure("total_bytes"),
+        reserved_bytes=table.figure("reserved_bytes"),
+        nominal_gigabytes_per_second=table.figure("nominal_gigabytes_per_second"),
+        decode_gigabytes_per_second=table.figure("decode_gigabytes_per_second"),
+    )
+    table.finish()
+    return memory
+
+
+def _power(table: _Table) -> Power:
+    power = Power(idle_watts=table.figure("idle_watts"), load_watts=table.figure("load_watts"))
+    table.finish()
+    return power
+
+
+def _prefill(table: _Table) -> Figure:
+    figure = table.figure("prefill_gigaflops")
+    table.finish()
+    return figure
+
+
+def _kernels(table: _Table) -> Mapping[str, Kernel]:
+    kernels: dict[str, Kernel] = {}
+    for name in table.keys():
+        try:
+            known = tensor_type(name).name == name
+        except Exception:
+            known = False
+        if not known:
+            raise table.wrong(name, "is not the name of a tensor type")
+        entry = table.table(name)
+        kernels[name] = Kernel(
+            decode_gigabytes_per_second=entry.figure("decode_gigabytes_per_second"),
+            prefill_gigaflops=entry.figure("prefill_gigaflops"),
+        )
+        entry.finish()
+    return MappingProxyType(kernels)
+
+
+def _defaults(table: _Table) -> Defaults:
+    defaults = Defaults(
+        threads=table.optional_count("threads"),
+        context_length=table.optional_count("context_length") or 2048,
+        kv_type=table.optional_text("kv_type") or "F16",
+    )
+    table.finish()
+    return defaults
+
+
+def _match(table: _Table) -> Match:
+    match = Match(device_tree=table.texts("device_tree"), cpu=table.texts("cpu"))
+    table.finish()
+    return match
+
+
+def _invalid(path: Path, key: str, what: str) -> InvalidTarget:
+    return InvalidTarget(f"{path}: {key}: {what}", hint="docs/targets.md lists the keys.")
+
+
+class _Table:
+    """One TOML table; each key is taken once, and `finish` complains about those left over."""
+
+    def __init__(self, path: Path, name: str, content: Mapping[str, Any]) -> None:
+        self._path = path
+        self._name = name
+        self._left = dict(content)
+
+    def wrong(self, key: str, what: str) -> InvalidTarget:
+        """The error about `key` of this table."""
+        return _invalid(self._path, f"{self._name}.{key}" if self._name else key, what)
+
+    def keys(self) -> list[str]:
+        """The keys not taken yet."""
+        return list(self._left)
+
+    def finish(self) -> None:
+        """Every key was known, or InvalidTarget."""
+        for key in self._left:
+            raise self.wrong(key, "no such key")
+
+    def text(self, key: str) -> str:
+        value = self.optional_text(key)
+        if value is None:
+            raise self.wrong(key, "is missing")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value = self._left.pop(key, None)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise self.wrong(key, "must be a string")
+        return value
+
+    def optional_count(self, key: str) -> int | None:
+        value = self._left.pop(key, None)
+        if value is not None and (type(value) is not int or value < 1):
+            raise self.wrong(key, "must be a positive whole number")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._left.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(key, "must be a list of strings")
+        return tuple(value)
+
+    def table(self, key: str) -> _Table:
+        value = self._left.pop(key, {})
+        if not isinstance(value, dict):
+            raise self.wrong(key, "must be a table")
+        return _Table(self._path, f"{self._name}.{key}" if self._name else key, value)
+
+    def tables(self, key: str) -> list[_Table]:
+        value = self._left.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.wrong(key, "must be a list of tables")
+        return [_Table(self._path, f"{key}[{index}]", item) for index, item in enumerate(value)]
+
+    def figure(self, key: str) -> Figure:
+        """The figure called `key`; `UNKNOWN` where the file has none."""
+        if key not in self._left:
+            return UNKNOWN
+        entry = self.table(key)
+        value = entry._left.pop("value", None)
+        if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+            raise entry.wrong("value", "must be a positive number; leave unknown figures out")
+        name = entry.text("provenance")
+        try:
+            provenance = Provenance(name)
+        except ValueError as error:
+            known = ", ".join(kind.value for kind in Provenance)
+            raise entry.wrong("provenance", f"is {name!r}, not one of {known}") from error
+        figure = Figure(value, provenance, entry.text("source"))
+        entry.finish()
+        return figure

@@ -1,0 +1,197 @@
+"""Small real fakes, for the tests of programs that use edgeslm and for our own.
+
+`tiny_gguf` writes a model of some hundred kilobytes with random weights that llama.cpp truly
+loads, tokenizes for and decodes. What it says is noise, but the same noise for the same seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeslm.errors import InvalidOption
+from edgeslm.gguf.types import FILE_TYPES, Field, ValueType, tensor_type
+from edgeslm.gguf.writer import TensorSpec, write_gguf
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MERGES = ("Ġ t", "h e", "i n", "r e", "a n", "Ġ a", "o u", "Ġt he", "in g", "Ġa n", "an d")
+_NORMAL, _CONTROL = 1, 3
+_ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Sizes of a tiny model."""
+
+    architecture: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    context_length: int
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+def tiny_gguf(
+    path: Path,
+    *,
+    architecture: str = "llama",
+    layers: int = 2,
+    width: int = 32,
+    heads: int = 2,
+    kv_heads: int = 1,
+    feed_forward: int = 64,
+    context_length: int = 256,
+    weight_type: str = "F32",
+    seed: int = 0,
+) -> Path:
+    """Write a tiny model with random weights and a byte-level vocabulary; returns `path`.
+
+    Args:
+        path: Where the file goes.
+        architecture: "llama", "qwen2", "qwen3" or "gemma3".
+        layers: Number of blocks.
+        width: Length of an embedding; a multiple of `heads`.
+        heads: Attention heads, a multiple of `kv_heads`.
+        kv_heads: Heads of keys and values.
+        feed_forward: Width inside the feed-forward part.
+        context_length: The context the model claims to have been trained for.
+        weight_type: "F32" or "F16", for the matrices; vectors are always F32.
+        seed: Another seed gives other weights.
+
+    Raises:
+        InvalidOption: an architecture or type that is not among those.
+    """
+    if architecture not in _ARCHITECTURES or weight_type not in ("F32", "F16"):
+        raise InvalidOption(f"no tiny model: {architecture} with {weight_type} weights")
+    shape = _Shape(architecture, layers, width, heads, kv_heads, feed_forward, context_length)
+    tensors = [
+        TensorSpec(name, tensor_type(weight_type if len(size) > 1 else "F32"), size)
+        for name, size in _tensors(shape)
+    ]
+    fields = (*_hyperparameters(shape, weight_type), *_vocabulary_fields())
+    write_gguf(path, fields, tensors, lambda index: _weights(tensors[index], seed, index))
+    return path
+
+
+def byte_vocabulary() -> tuple[str, ...]:
+    """Tokens in order of their ids: control tokens, 256 bytes, merged pieces."""
+    return (*CONTROL_TOKENS, *_byte_characters(), *(pair.replace(" ", "") for pair in MERGES))
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that byte-level vocabularies write for each of the 256 bytes."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
+
+
+def _hyperparameters(shape: _Shape, weight_type: str) -> list[Field]:
+    file_types = {name: number for number, name in FILE_TYPES.items()}
+    integers = {
+        "context_length": shape.context_length,
+        "embedding_length": shape.width,
+        "block_count": shape.layers,
+        "feed_forward_length": shape.feed_forward,
+        "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.kv_heads,
+        "attention.key_length": shape.head_width,
+        "attention.value_length": shape.head_width,
+        "rope.dimension_count": shape.head_width,
+    }
+    if shape.architecture == "gemma3":
+        integers["attention.sliding_window"] = 32
+    floats = {"attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 10000.0}
+    own = shape.architecture
+    return [
+        Field("general.architecture", ValueType.STRING, own),
+        Field("general.name", ValueType.STRING, f"Tiny {own}"),
+        Field("general.license", ValueType.STRING, "apache-2.0"),
+        Field("general.file_type", ValueType.UINT32, file_types[weight_type]),
+        *(Field(f"{own}.{name}", ValueType.UINT32, value) for name, value in integers.items()),
+        *(Field(f"{own}.{name}", ValueType.FLOAT32, value) for name, value in floats.items()),
+    ]
+
+
+def _vocabulary_fields() -> list[Field]:
+    tokens = byte_vocabulary()
+    controls = len(CONTROL_TOKENS)
+    types = [_CONTROL] * controls + [_NORMAL] * (len(tokens) - controls)
+    ids = {"bos": 1, "eos": 2, "unknown": 0, "padding": 2}
+    array, text = ValueType.ARRAY, ValueType.STRING
+    return [
+        Field("tokenizer.ggml.model", text, "gpt2"),
+        Field("tokenizer.ggml.pre", text, "gpt-2"),
+        Field("tokenizer.ggml.tokens", array, tokens, text),
+        Field("tokenizer.ggml.token_type", array, types, ValueType.INT32),
+        Field("tokenizer.ggml.merges", array, MERGES, text),
+        *(
+            Field(f"tokenizer.ggml.{name}_token_id", ValueType.UINT32, number)
+            for name, number in ids.items()
+        ),
+        Field("tokenizer.ggml.add_bos_token", ValueType.BOOL, False),
+        Field("tokenizer.chat_template", text, CHAT_TEMPLATE),
+    ]
+
+
+def _tensors(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes (ggml order) of everything llama.cpp expects; the embedding is tied."""
+    tensors: list[tuple[str, tuple[int, ...]]] = [
+        ("token_embd.weight", (shape.width, len(byte_vocabulary()))),
+        ("output_norm.weight", (shape.width,)),
+    ]
+    for layer in range(shape.layers):
+        tensors += [(f"blk.{layer}.{name}", size) for name, size in _block(shape)]
+    return tensors
+
+
+def _block(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
+    width, inner, kv = shape.width, shape.feed_forward, shape.head_width * shape.kv_heads
+    tensors: list[tuple[str, tuple[int, ...]]] = [
+        ("attn_norm.weight", (width,)),
+        ("attn_q.weight", (width, width)),
+        ("attn_k.weight", (width, kv)),
+        ("attn_v.weight", (width, kv)),
+        ("attn_output.weight", (width, width)),
+        ("ffn_norm.weight", (width,)),
+        ("ffn_gate.weight", (width, inner)),
+        ("ffn_up.weight", (width, inner)),
+        ("ffn_down.weight", (inner, width)),
+    ]
+    if shape.architecture == "qwen2":
+        tensors += [("attn_q.bias", (width,)), ("attn_k.bias", (kv,)), ("attn_v.bias", (kv,))]
+    if shape.architecture in ("qwen3", "gemma3"):
+        head = (shape.head_width,)
+        tensors += [("attn_q_norm.weight", head), ("attn_k_norm.weight", head)]
+    if shape.architecture == "gemma3":
+        tensors += [("post_attention_norm.weight", (width,)), ("post_ffw_norm.weight", (width,))]
+    return tensors
+
+
+def _weights(tensor: TensorSpec, seed: int, index: int) -> NDArray[Any]:
+    """Numbers that keep activations near one: norms are one, matrices scaled by their fan-in."""
+    import numpy as np
+
+    size = tensor.shape[::-1]
+    if tensor.name.endswith("norm.weight"):
+        return np.ones(size, np.float32)
+    numbers = np.random.default_rng([seed, index]).standard_normal(size, np.float32)
+    scale = np.float32(tensor.shape[0] ** -0.5)
+    scaled: NDArray[Any] = numbers * scale
+    return scaled.astype(np.float16) if tensor.type.name == "F16" else scaled
