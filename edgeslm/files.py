@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeslm.errors import OutputFailure, writing
+from edgeslm.errors import OutputFailure, reading, writing
+
+_PIECE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -60,6 +63,19 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in pieces.
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def cache_folder(name: str) -> Path | None:

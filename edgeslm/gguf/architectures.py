@@ -6,7 +6,12 @@ the assertions from the graph builders in `src/models`.
 
 from __future__ import annotations
 
-ARCHITECTURES = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ARCHITECTURES = _names(
     """
     afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert
     bitnet bloom chameleon chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci
@@ -24,11 +29,11 @@ ARCHITECTURES = frozenset(
     qwen3moe qwen3next qwen3tts qwen3vl qwen3vlmoe qwen4exp refact rnd1 rwkv6 rwkv6qwen2
     rwkv7 seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 t5
     t5encoder talkie wavtokenizer-dec xverse
-    """.split()
+    """
 )
 """Every `general.architecture` that llama.cpp loads."""
 
-WHOLE_HEAD_ROPE = frozenset(
+WHOLE_HEAD_ROPE = _names(
     """
     apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek
     dots1 dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon granite granite_swa
@@ -37,16 +42,24 @@ WHOLE_HEAD_ROPE = frozenset(
     nemotron olmo olmo2 olmoe orion paddleocr pangu-embedded plamo pockettts qwen2 qwen2moe
     qwen2vl qwen3 qwen3moe qwen3tts qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3
     starcoder2 talkie xverse
-    """.split()
+    """
 )
 """Families for which it asserts that keys, values and rotation have one width."""
 
-EQUAL_HEADS = WHOLE_HEAD_ROPE | frozenset(
+EQUAL_HEADS = WHOLE_HEAD_ROPE | _names(
     """
     afmoe bailingmoe2 bert bitnet bloom chatglm cohere2 command-r deepseek4 dflash eagle3
     eurobert glm4 glm4moe gpt2 gptneox granitehybrid jais laguna maple minimax-m3
     modern-bert mpt muse-glimmer nanbeige nemotron_h nemotron_h_moe neo-bert openelm phi2
     phi3 qwen qwen35 qwen35moe qwen3next qwen4exp refact spark2_5 stablelm starcoder t5
-    """.split()
+    """
 )
 """Families for which it asserts that keys and values have one width."""
+
+NO_ROPE = _names(
+    """
+    arwkv7 bloom glm5-next gpt2 jais jamba jina-bert-v2 kimi-k3 kimi-linear mamba mamba2 mpt
+    nemotron_h nemotron_h_moe refact rwkv6 rwkv6qwen2 rwkv7 t5 t5encoder wavtokenizer-dec
+    """
+)
+"""Families without rotary positions; with the others, rotating 0 dimensions never ends."""

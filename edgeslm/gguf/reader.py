@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from edgeslm.errors import InvalidGGUF, Unsupported, reading
+from edgeslm.errors import InvalidGGUF, Unsupported, UserError, reading
 from edgeslm.gguf.types import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -30,6 +30,7 @@ from edgeslm.gguf.types import (
     TensorType,
     ValueType,
     padded,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def read_header(path: Path) -> Header:
         Unsupported: a version, byte order or tensor type that llama.cpp does not read.
         NotFound: there is no such file.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: not a regular file", hint="Name a file on a disk.")
     with reading(path), path.open("rb") as stream:
         cursor = _Cursor(path, stream, os.fstat(stream.fileno()).st_size)
         version = _read_version(cursor)
@@ -147,7 +150,7 @@ class _Cursor:
         return min(self.size, _MAX_HEADER_BYTES) - self.position
 
     def fail(self, problem: str, hint: str | None = _DAMAGED) -> NoReturn:
-        raise InvalidGGUF(f"{self.path}: {problem} (at byte {self.position})", hint=hint)
+        raise InvalidGGUF(f"{self.path}: {printable(problem)} (at byte {self.position})", hint=hint)
 
     def expect_room(self, count: int, least_bytes: int, what: str) -> None:
         """Refuse a count of things that take at least so many bytes each and cannot fit."""
@@ -293,7 +296,7 @@ def _alignment(path: Path, field: Field | None) -> int:
 
 def _refuse_split(path: Path, fields: Mapping[str, Field]) -> None:
     parts = fields.get("split.count")
-    if parts is not None and parts.value != 0 and parts.value != 1:
+    if parts is not None and isinstance(parts.value, int) and parts.value > 1:
         raise Unsupported(
             f"{path}: one part of a model that is split into {parts.value} files",
             hint="Merge them first: llama-gguf-split --merge FIRST-PART OUTPUT.gguf",
@@ -352,18 +355,18 @@ def _read_tensor(cursor: _Cursor, index: int) -> _Entry:
 
 def _tensor_type(cursor: _Cursor, name: str) -> TensorType:
     number = cursor.number("I", f"the type of tensor {name}")
-    if number in TENSOR_TYPES:
-        return TENSOR_TYPES[number]
     if number in REMOVED_TENSOR_TYPES:
         raise Unsupported(
-            f"{cursor.path}: tensor {name} is {REMOVED_TENSOR_TYPES[number]}, a type that "
-            "llama.cpp no longer reads",
+            f"{cursor.path}: tensor {printable(name)} is {REMOVED_TENSOR_TYPES[number]}, a type "
+            "that llama.cpp no longer reads",
             hint="Get a file in a current type (Q4_0 or IQ4_NL instead of their _4_4 variants).",
         )
-    cursor.fail(
-        f"tensor {name} has the unknown type {number}",
-        "The file is damaged, or made for another program or a newer llama.cpp.",
-    )
+    if number not in TENSOR_TYPES:
+        cursor.fail(
+            f"tensor {name} has the unknown type {number}",
+            "The file is damaged, or made for another program or a newer llama.cpp.",
+        )
+    return TENSOR_TYPES[number]
 
 
 def _place(cursor: _Cursor, entries: list[_Entry], data_offset: int) -> tuple[TensorInfo, ...]:
@@ -374,8 +377,8 @@ def _place(cursor: _Cursor, entries: list[_Entry], data_offset: int) -> tuple[Te
         size = entry.type.bytes_for(entry.shape)
         if offset + size > cursor.size:
             raise InvalidGGUF(
-                f"{cursor.path}: incomplete: tensor {entry.name} ends at byte {offset + size}, "
-                f"the file at {cursor.size}",
+                f"{cursor.path}: incomplete: tensor {printable(entry.name)} ends at byte "
+                f"{offset + size}, the file at {cursor.size}",
                 hint="Download or copy it again.",
             )
         tensors.append(TensorInfo(entry.name, entry.type, entry.shape, offset, size))

@@ -219,3 +219,9 @@ class Field:
 def padded(position: int, alignment: int) -> int:
     """`position` moved up to the next multiple of `alignment`."""
     return -(-position // alignment) * alignment
+
+
+def printable(text: str) -> str:
+    """Text from a file, fit for one line on a terminal: nothing invisible, not too long."""
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:201])
+    return shown if len(text) <= 200 else shown[:200] + "…"

@@ -11,13 +11,13 @@ Sources: `src/llama-model.cpp` (load_hparams), `src/llama-vocab.cpp`, `src/llama
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgeslm.errors import InvalidGGUF, Unsupported
-from edgeslm.gguf.architectures import ARCHITECTURES, EQUAL_HEADS, WHOLE_HEAD_ROPE
-from edgeslm.gguf.reader import Header, TensorInfo, read_header
+from edgeslm.gguf.architectures import ARCHITECTURES, EQUAL_HEADS, NO_ROPE, WHOLE_HEAD_ROPE
+from edgeslm.gguf.reader import Header, read_header
+from edgeslm.gguf.types import printable
 
 _MAX_BLOCKS = 512
 _MAX_EXPERTS = 1024
@@ -61,7 +61,7 @@ def validate(header: Header) -> None:
 
 
 def _fail(header: Header, problem: str) -> NoReturn:
-    raise InvalidGGUF(f"{header.path}: {problem}", hint=_HINT)
+    raise InvalidGGUF(f"{header.path}: {printable(problem)}", hint=_HINT)
 
 
 # What kind of file it is
@@ -88,7 +88,7 @@ def _check_architecture(header: Header) -> None:
         _fail(header, "general.architecture is missing, so nobody knows what model this is")
     if architecture not in ARCHITECTURES:
         raise Unsupported(
-            f"{header.path}: the architecture {architecture!r} is unknown to this llama.cpp",
+            f"{header.path}: this llama.cpp knows no architecture {printable(architecture)!r}",
             hint="A newer edgeslm may know it.",
         )
     if not header.tensors:
@@ -114,8 +114,8 @@ def _check_sizes(header: Header) -> None:
 
 def _check_heads(header: Header) -> None:
     heads = _per_layer(header, "attention.head_count")
-    kv_heads = _per_layer(header, "attention.head_count_kv") or heads
-    for layer, (count, kv_count) in enumerate(zip(heads, kv_heads, strict=True)):
+    kv_heads = _per_layer(header, "attention.head_count_kv")
+    for layer, (count, kv_count) in enumerate(zip(heads, kv_heads, strict=False)):
         if count and kv_count and count % kv_count:
             _fail(header, f"block {layer} has {count} heads that cannot share {kv_count} key heads")
 
@@ -124,20 +124,44 @@ def _check_head_widths(header: Header) -> None:
     heads = _per_layer(header, "attention.head_count")
     if not heads or not heads[0]:
         return
-    default = header.hyper("embedding_length") // heads[0]
-    key = header.hyper("attention.key_length", default)
-    value = header.hyper("attention.value_length", default)
-    rotated = header.hyper("rope.dimension_count", key)
-    for name, width in (("attention.key_length", key), ("attention.value_length", value)):
-        _integer(header, name, width, 1, _MAX_LENGTH)
-    _integer(header, "rope.dimension_count", rotated, 0, key)
-    if header.architecture in EQUAL_HEADS and key != value:
-        _fail(header, f"keys are {key} wide and values {value}; {header.architecture} needs one")
+    width = header.hyper("embedding_length") // heads[0]
+    key, value, rotated = _head_widths(header, "", (width, width, None))
+    _head_widths(header, "_swa", (key, value, rotated))
     if header.architecture in WHOLE_HEAD_ROPE and rotated != key:
         _fail(
             header,
             f"{header.architecture}.rope.dimension_count is {rotated}, not the {key} of a head",
         )
+    if header.architecture in WHOLE_HEAD_ROPE and header.hyper("attention.key_length_swa") is None:
+        _check_queries(header, heads, key)
+
+
+def _check_queries(header: Header, heads: tuple[int, ...], width: int) -> None:
+    """Some families split queries by head without comparing the sizes first."""
+    for tensor in header.tensors:
+        block, _, name = tensor.name.removeprefix("blk.").partition(".")
+        if name != "attn_q.weight" or not block.isdecimal() or int(block) >= len(heads):
+            continue
+        count = heads[int(block)]
+        if count and (len(tensor.shape) != 2 or tensor.shape[1] != count * width):
+            _fail(header, f"tensor {tensor.name} has no rows for {count} heads of {width}")
+
+
+def _head_widths(
+    header: Header, suffix: str, default: tuple[int, int, int | None]
+) -> tuple[int, int, int]:
+    """Widths of a key, a value and their rotated part; `suffix` "_swa" for sliding windows."""
+    key_name, value_name = f"attention.key_length{suffix}", f"attention.value_length{suffix}"
+    rotated_name = f"rope.dimension_count{suffix}"
+    key = _integer(header, key_name, header.hyper(key_name, default[0]), 1, _MAX_LENGTH)
+    value = _integer(header, value_name, header.hyper(value_name, default[1]), 1, _MAX_LENGTH)
+    if header.architecture in EQUAL_HEADS and key != value:
+        _fail(header, f"keys are {key} wide and values {value}; {header.architecture} needs one")
+    rotated = header.hyper(rotated_name, key if default[2] is None else default[2])
+    _integer(header, rotated_name, rotated, int(header.architecture not in NO_ROPE), key)
+    if rotated % 2 and rotated != key:
+        _fail(header, f"{header.architecture}.{rotated_name} is {rotated}, not an even number")
+    return key, value, rotated
 
 
 def _check_experts(header: Header) -> None:
@@ -157,13 +181,11 @@ def _check_experts(header: Header) -> None:
 
 _DIVISORS = (
     "full_attention_interval",
-    "interleave_moe_layer_step",
     "wkv.head_size",
     "ssm.conv_kernel",
     "ssm.inner_size",
     "ssm.state_size",
     "ssm.time_step_rank",
-    "ssm.group_count",
 )
 """llama.cpp divides by these, or makes tensors of that size, where a file has them."""
 
@@ -208,7 +230,7 @@ def _integer(header: Header, name: str, value: Any, least: int, most: int) -> in
         _fail(header, f"{key} is {value!r}, not a whole number")
     if not least <= value <= most:
         _fail(header, f"{key} is {value}, not {least} to {most}")
-    return value
+    return int(value)
 
 
 def _optional(header: Header, name: str, least: int, most: int) -> int:
@@ -223,7 +245,7 @@ def _per_layer(header: Header, name: str) -> tuple[int, ...]:
     if value is None:
         return ()
     if not isinstance(value, tuple):
-        return (_integer(header, name, value, 0, _INT32_MAX),) * blocks
+        return (_integer(header, name, value, 0, _INT32_MAX),) * int(blocks)
     if len(value) != blocks:
         _fail(header, f"{header.architecture}.{name} has {len(value)} values for {blocks} blocks")
     return tuple(_integer(header, name, item, 0, _INT32_MAX) for item in value)
@@ -319,14 +341,8 @@ def _check_tensors(header: Header) -> None:
             _fail(header, f"tensor {tensor.name} is {kind}, which no weight can be")
         if len(tensor.shape) == 1 and kind not in ("F32", "I32"):
             _fail(header, f"tensor {tensor.name} is a vector in {kind}; vectors have to be F32")
-    embedding = next(_named(header, "token_embd.weight"), None)
-    if embedding is None:
-        return
-    rows = math.prod(embedding.shape[1:])
     tokens = len(header.get("tokenizer.ggml.tokens"))
-    if rows != tokens:
-        _fail(header, f"token_embd.weight has {rows} rows for a vocabulary of {tokens}")
-
-
-def _named(header: Header, name: str) -> Iterator[TensorInfo]:
-    return (tensor for tensor in header.tensors if tensor.name == name)
+    for tensor in header.tensors:
+        if tensor.name == "token_embd.weight" and math.prod(tensor.shape[1:]) != tokens:
+            rows = math.prod(tensor.shape[1:])
+            _fail(header, f"token_embd.weight has {rows} rows for a vocabulary of {tokens}")

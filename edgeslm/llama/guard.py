@@ -23,6 +23,8 @@ from edgeslm.llama import native
 
 _PROBE_TEXT = "The 1st naïve café—日本語 🙂\n\tdef f(x): return x\n"
 _PROBE_CONTEXT = 256
+_PATIENCE_SECONDS = 60
+_SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
 
 
 def ensure_loadable(path: Path) -> None:
@@ -34,20 +36,37 @@ def ensure_loadable(path: Path) -> None:
     mark = _mark(path)
     if mark is not None and mark.exists():
         return
-    child = subprocess.run(
-        [sys.executable, "-m", __spec__.name, str(path)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    child = _try(path)
     if child.returncode != 0:
         raise NativeFailure(
             _last_words(path, child),
             hint="The file is damaged or made for another version; fetch or convert it again.",
         )
     _remember(mark)
+
+
+def _try(path: Path) -> subprocess.CompletedProcess[str]:
+    """Load `path` in a child process.
+
+    Raises:
+        NativeFailure: the child does not come to an end.
+    """
+    patience = _PATIENCE_SECONDS + path.stat().st_size / _SLOWEST_STORAGE_BYTES_PER_SECOND
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", __spec__.name, str(path)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=patience,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NativeFailure(
+            f"{path}: llama.cpp did not finish loading it in {patience:.0f} seconds",
+            hint="The file is damaged, or this machine is overloaded: try again when it is idle.",
+        ) from error
 
 
 def _mark(path: Path) -> Path | None:

@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm import progress
-from edgeslm.errors import EdgeslmError, InvalidOption, NativeFailure, OutputFailure, Unsupported
+from edgeslm.errors import (
+    EdgeslmError,
+    InvalidOption,
+    NativeFailure,
+    OutputFailure,
+    Unsupported,
+    UserError,
+)
 from edgeslm.files import atomic_path
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import FILE_TYPES, TensorType
@@ -95,7 +102,29 @@ def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
         job = _Job(source, output, temporary, name, options)
         if _MAY_NEED_IMPORTANCE.fullmatch(name):
             _refuse_without_importance(job)
-        return _quantize(job, header)
+        fallbacks = _quantize(job, header)
+        _verify(job)
+    return fallbacks
+
+
+def quantizable_tensors(source: Path) -> frozenset[str]:
+    """Names of the tensors that llama.cpp's quantizer would change; it leaves norms and such.
+
+    Raises:
+        InvalidGGUF: the source is no sound model file.
+        NativeFailure: llama.cpp refused or crashed.
+    """
+    present = {tensor.type.name for tensor in read_model(source).tensors}
+    absent = next(name for name in ("BF16", "F16", "Q8_0", "Q4_0", "F32") if name not in present)
+    changed: set[str] = set()
+
+    def watch(line: str) -> None:
+        if (tensor := _TENSOR_LINE.match(line)) and " -> " in line:
+            changed.add(tensor[1])
+
+    options = QuantizeOptions(absent, allow_requantize=True)
+    _run(_Job(source, source, source, absent, options), watch, dry_run=True)
+    return frozenset(changed)
 
 
 @dataclass(frozen=True)
@@ -172,6 +201,25 @@ def _quantize(job: _Job, header: Header) -> int:
 
         _run(job, watch, dry_run=False)
     return fallbacks
+
+
+def _verify(job: _Job) -> None:
+    """Read back what was written: sound, and every override heeded."""
+    try:
+        written = read_model(job.temporary)
+    except UserError as error:
+        raise NativeFailure(
+            f"{job.source}: llama.cpp wrote an unsound file: {error.message}",
+            hint="Please report it, with the model's name.",
+        ) from error
+    types = {tensor.name: tensor.type for tensor in written.tensors}
+    for name, kind in job.options.overrides:
+        if types.get(name) != kind:
+            found = types[name].name if name in types else "nothing"
+            raise NativeFailure(
+                f"{job.source}: llama.cpp wrote {name} as {found}, not as {kind.name}",
+                hint="Choose a stock type with --type instead.",
+            )
 
 
 def _run(job: _Job, watch: Callable[[str], None], *, dry_run: bool) -> None:

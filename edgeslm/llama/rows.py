@@ -7,7 +7,9 @@ here equal bytes in a quantized file. Both calls release the interpreter lock: t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,17 +105,17 @@ def decode_rows(kind: TensorType, data: NDArray[np.uint8], width: int) -> NDArra
 
 
 @cache
-def _quantize_chunk() -> ctypes._NamedFuncPointer:
+def _quantize_chunk() -> Callable[..., int]:
     function = native.ggml().ggml_quantize_chunk
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = (ctypes.c_int, pointer, pointer, number, number, number, pointer)
     function.restype = ctypes.c_size_t
-    return function
+    return cast("Callable[..., int]", function)
 
 
 @cache
-def _to_float(kind: TensorType) -> ctypes._CFuncPtr:
-    """ggml's decoder for a type, once its table was seen to have the layout expected here."""
+def _to_float(kind: TensorType) -> Callable[[int, int, int], None]:
+    """The decoder ggml has for a type, once its table was seen to be laid out as expected."""
     function = native.ggml().ggml_get_type_traits
     function.argtypes = (ctypes.c_int,)
     function.restype = ctypes.POINTER(_TypeTraits)
@@ -125,4 +127,4 @@ def _to_float(kind: TensorType) -> ctypes._CFuncPtr:
         )
     if not traits.to_float:
         raise ValueError(f"{kind.name} has no decoder")
-    return traits.to_float
+    return cast("Callable[[int, int, int], None]", traits.to_float)

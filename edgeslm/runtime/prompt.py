@@ -94,8 +94,6 @@ class PromptEncoder:
         return {"role": message.role, "content": text}
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-
         model = self._model
         try:
             return self._template.render(
@@ -105,7 +103,7 @@ class PromptEncoder:
                 eos_token="" if model.eos is None else model.token_text(model.eos),
                 tools=None,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+        except Exception as error:  # a template is a program that came with the model
             raise UserError(
                 f"the model's chat template refuses this conversation: {error}",
                 hint="Some templates want user and assistant to alternate, or know no system "

@@ -81,24 +81,21 @@ def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | N
 
 def _choose_variant(board: Target, host: Host, reason: str) -> Detection:
     """The smallest memory size that holds what the system sees, since firmware keeps some."""
-    family = board.match.family
-    variants = variants_of(family)
+    variants = variants_of(board.board)
     if len(variants) == 1:
         return Detection(variants[0].id, True, (reason,), host)
-    if host.memory_bytes is None:
-        why = f"its memory size is unknown, so {family} stands for its usual one"
+    memory = host.memory_bytes
+    if memory is None:
+        why = f"its memory size is unknown, so {board.id} stands for the board"
         return Detection(board.id, False, (reason, why), host)
-    seen = f"{host.memory_bytes / 2**30:.1f} GiB of memory visible"
-    for variant in variants:
-        total = variant.memory.total_bytes.value or 0
-        if total / 2 < host.memory_bytes <= total:
-            return Detection(variant.id, True, (reason, f"{seen}: the {variant.id}"), host)
-    closest = min(
-        variants,
-        key=lambda variant: abs((variant.memory.total_bytes.value or 0) - host.memory_bytes),
-    )
-    why = f"{seen}, which no variant has; {closest.id} is the closest"
-    return Detection(closest.id, False, (reason, why), host)
+    seen = f"{memory / 2**30:.1f} GiB of memory visible"
+    sizes = {variant.id: variant.memory.total_bytes.value or 0.0 for variant in variants}
+    for name, total in sizes.items():
+        if total / 2 < memory <= total:
+            return Detection(name, True, (reason, f"{seen}, so it is {name}"), host)
+    closest = min(sizes, key=lambda name: abs(sizes[name] - memory))
+    why = f"{seen}, a size that no variant has; {closest} is the closest"
+    return Detection(closest, False, (reason, why), host)
 
 
 def _no_match(root: Path, host: Host) -> Detection:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgeslm.errors import InvalidTarget, NotFound, reading
-from edgeslm.gguf.types import tensor_type
+from edgeslm.gguf.types import TENSOR_TYPES
 from edgeslm.records import UNKNOWN, Figure, Provenance
 from edgeslm.targets.target import (
     CoreCluster,
@@ -34,6 +34,8 @@ else:
 
 SCHEMA = "edgeslm.target/1"
 
+_TENSOR_TYPE_NAMES = frozenset(kind.name for kind in TENSOR_TYPES.values())
+
 
 def load_target(id_or_path: str) -> Target:
     """The target called `id_or_path`, or described by the `.toml` file of that path.
@@ -47,12 +49,13 @@ def load_target(id_or_path: str) -> Target:
         board = _read(path)
         return _target(path, board, _default_variant(path, board))
     for path in _files():
-        board = _read(path)
-        for variant in _variants(board):
-            if _id(path, board, variant) == id_or_path:
-                return _target(path, board, variant)
         if id_or_path == path.stem:
+            board = _read(path)
             return _target(path, board, _default_variant(path, board))
+        if id_or_path.startswith(f"{path.stem}-"):
+            for target in _of(path):
+                if target.id == id_or_path:
+                    return target
     raise _unknown(id_or_path)
 
 
@@ -69,15 +72,14 @@ def target_ids() -> tuple[str, ...]:
 
 def variants_of(board: str) -> tuple[Target, ...]:
     """The memory sizes of the shipped board `board`, smallest first; the board itself if one."""
-    path = data_directory() / f"{board}.toml"
-    content = _read(path)
-    found = [_target(path, content, variant) for variant in _variants(content)]
+    found = _of(data_directory() / f"{board}.toml")
     return tuple(sorted(found, key=lambda target: target.memory.total_bytes.value or 0))
 
 
 def boards() -> tuple[Target, ...]:
     """Every shipped board once, in its default variant."""
-    return tuple(load_target(path.stem) for path in _files())
+    found = ((path, _read(path)) for path in _files())
+    return tuple(_target(path, board, _default_variant(path, board)) for path, board in found)
 
 
 def data_directory() -> Path:
@@ -92,9 +94,13 @@ def _files() -> list[Path]:
 
 def _all_targets() -> Iterator[Target]:
     for path in _files():
-        board = _read(path)
-        for variant in _variants(board):
-            yield _target(path, board, variant)
+        yield from _of(path)
+
+
+def _of(path: Path) -> list[Target]:
+    """Every variant in the file at `path`."""
+    board = _read(path)
+    return [_target(path, board, variant) for variant in _variants(board)]
 
 
 def _natural(text: str) -> tuple[tuple[int, str], ...]:
@@ -118,11 +124,12 @@ def _read(path: Path) -> dict[str, Any]:
     with reading(path):
         raw = path.read_bytes()
     try:
-        return tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content: dict[str, Any] = tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidTarget(
             f"{path}: not a TOML file: {error}", hint="docs/targets.md shows the form."
         ) from error
+    return content
 
 
 def _variants(board: Mapping[str, Any]) -> list[str | None]:
@@ -145,11 +152,6 @@ def _default_variant(path: Path, board: Mapping[str, Any]) -> str | None:
     return default
 
 
-def _id(path: Path, board: Mapping[str, Any], variant: str | None) -> str:
-    base = board.get("id", path.stem)
-    return f"{base}-{variant}" if variant else f"{base}"
-
-
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes` laid over it, table by table; a figure is replaced as a whole."""
     result = dict(base)
@@ -170,9 +172,10 @@ def _target(path: Path, board: Mapping[str, Any], variant: str | None) -> Target
     table = _Table(path, "", base)
     if (schema := table.text("schema")) != SCHEMA:
         raise _invalid(path, "schema", f"is {schema!r}, this version reads {SCHEMA!r}")
-    table.text("id")
+    name = table.text("id")
     target = Target(
-        id=_id(path, board, variant),
+        id=f"{name}-{variant}" if variant else name,
+        board=name,
         name=table.text("name"),
         vendor=table.text("vendor"),
         soc=table.text("soc"),
@@ -232,12 +235,8 @@ def _prefill(table: _Table) -> Figure:
 
 def _kernels(table: _Table) -> Mapping[str, Kernel]:
     kernels: dict[str, Kernel] = {}
-    for name in table.keys():
-        try:
-            known = tensor_type(name).name == name
-        except Exception:
-            known = False
-        if not known:
+    for name in table.left():
+        if name not in _TENSOR_TYPE_NAMES:
             raise table.wrong(name, "is not the name of a tensor type")
         entry = table.table(name)
         kernels[name] = Kernel(
@@ -280,7 +279,7 @@ class _Table:
         """The error about `key` of this table."""
         return _invalid(self._path, f"{self._name}.{key}" if self._name else key, what)
 
-    def keys(self) -> list[str]:
+    def left(self) -> list[str]:
         """The keys not taken yet."""
         return list(self._left)
 

@@ -83,13 +83,14 @@ class Match:
 
 @dataclass(frozen=True)
 class Target:
-    """One board, or one memory size of it.
+    """One board, or one memory size of it: `id` is rpi5-8gb where `board` is rpi5.
 
     `backend` names the llama.cpp backend (cpu, cuda, metal) that `kernels` were measured with.
     `kernels` is keyed by tensor type name; `prefill_gigaflops` stands in for the other types.
     """
 
     id: str
+    board: str
     name: str
     vendor: str
     soc: str

@@ -99,7 +99,7 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> StoredT
         begin, end = entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, f"its entry for {name} is malformed") from error
-    if dtype not in _DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
         raise _broken(path, f"{name} has the unknown type {dtype}")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise _broken(path, f"its entry for {name} is malformed")

@@ -69,17 +69,20 @@ def scores(tokens: Sequence[str], merges: Sequence[Merge]) -> list[float]:
             raise _inexpressible(f"merges to {token!r} are interleaved with others")
         ranks.setdefault(token, rank)
         last[token] = rank
-    _check_complete(ranks, merges, frozenset(tokens))
+    _check_complete(tokens, merges)
     # Tokens that no merge makes are never offered one; their score only has to be low.
     return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
-def _check_complete(
-    ranks: Mapping[str, int], merges: Sequence[Merge], known: frozenset[str]
-) -> None:
-    """Every split of a merged token into two tokens must itself be a merge."""
+def _check_complete(tokens: Sequence[str], merges: Sequence[Merge]) -> None:
+    """Every split of a token into two tokens, or single characters, must be a merge.
+
+    Otherwise llama.cpp would merge what BPE leaves apart; of control tokens, it would make
+    them out of ordinary text.
+    """
+    known = frozenset(tokens) | {character for token in tokens for character in token}
     pairs = frozenset(merges)
-    for token in ranks:
+    for token in tokens:
         for cut in range(1, len(token)):
             pair = token[:cut], token[cut:]
             if pair[0] in known and pair[1] in known and pair not in pairs:

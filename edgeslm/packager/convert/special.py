@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import InvalidCheckpoint, reading
@@ -106,9 +107,19 @@ def _templates(checkpoint: Checkpoint) -> dict[str, str]:
     files |= {path.stem: path for path in (directory / "additional_chat_templates").glob("*.jinja")}
     for name, path in files.items():
         if path.is_file():
-            with reading(path):
-                templates[name] = path.read_text(encoding="utf-8")
+            templates[name] = _text(path)
     return templates
+
+
+def _text(path: Path) -> str:
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidCheckpoint(
+            f"{path}: not UTF-8 text", hint="Download or copy it again."
+        ) from error
 
 
 def _named(value: Any, file: str) -> dict[str, str]:

@@ -91,7 +91,8 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
             hint="Download or copy it again.",
         ) from error
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
-    vocabulary = replace(vocabulary, special=special_ids(checkpoint, settings, tokenizer, ids))
+    special = special_ids(checkpoint, settings, tokenizer, ids)
+    vocabulary = replace(vocabulary, special=_with_template(special, tokenizer))
     _check(vocabulary, path)
     return vocabulary
 
@@ -134,7 +135,7 @@ def _vocabulary(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rows:
         entries[number] = _added(added, entries.get(number), made)
     entries = _fitted(entries, rows)
     tokens = tuple(entries[number].text for number in range(rows))
-    add_bos, add_eos = _template(tokenizer.get("post_processor"))
+    before, behind = _template(tokenizer.get("post_processor"))
     common = Vocabulary(
         model="gpt2",
         pre="",
@@ -142,8 +143,8 @@ def _vocabulary(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rows:
         types=tuple(entries[number].type for number in range(rows)),
         merges=None,
         scores=None,
-        add_bos=add_bos,
-        add_eos=add_eos,
+        add_bos=bool(before),
+        add_eos=bool(behind),
         add_space_prefix=False,
         special={},
     )
@@ -220,17 +221,34 @@ def _fitted(entries: Mapping[int, _Entry], rows: int) -> dict[int, _Entry]:
     return {number: entries.get(number, _Entry(f"[PAD{number}]", UNUSED)) for number in range(rows)}
 
 
-def _template(processor: Any) -> tuple[bool, bool]:
-    """Whether a token is put in front of a text, and behind it."""
+def _template(processor: Any) -> tuple[list[int], list[int]]:
+    """The ids put in front of a text, and behind it."""
     parts = [processor] if isinstance(processor, Mapping) else []
     if parts and parts[0].get("type") == "Sequence":
         parts = parts[0]["processors"]
     for part in parts:
         if part.get("type") == "TemplateProcessing":
-            kinds = [next(iter(item)) for item in part["single"]]
-            text_at = kinds.index("Sequence")
-            return text_at > 0, text_at < len(kinds) - 1
-    return False, False
+            at = next(i for i, item in enumerate(part["single"]) if "Sequence" in item)
+            return _template_ids(part, 0, at), _template_ids(part, at + 1, None)
+    return [], []
+
+
+def _template_ids(part: Mapping[str, Any], start: int, stop: int | None) -> list[int]:
+    names = [item["SpecialToken"]["id"] for item in part["single"][start:stop]]
+    return [number for name in names for number in part["special_tokens"][name]["ids"]]
+
+
+def _with_template(special: Mapping[str, int], tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """The special ids, after those that the template adds were found to be among them."""
+    result = dict(special)
+    for role, added in zip(("bos", "eos"), _template(tokenizer.get("post_processor")), strict=True):
+        if len(added) > 1 or (added and result.setdefault(role, added[0]) != added[0]):
+            raise Unsupported(
+                f"the tokenizer adds the tokens {added} to texts, its {role} token is "
+                f"{special.get(role)}",
+                hint=f"llama.cpp can add the {role} token only.",
+            )
+    return result
 
 
 def _check(vocabulary: Vocabulary, path: Path) -> None:
@@ -240,11 +258,12 @@ def _check(vocabulary: Vocabulary, path: Path) -> None:
         raise InvalidCheckpoint(
             f"{path}: the token {twice!r} has two ids", hint="Every token needs its own text."
         )
-    for name, wanted in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)):
-        if wanted and name not in vocabulary.special:
+    for role, number in vocabulary.special.items():
+        if number >= len(vocabulary.tokens):
             raise InvalidCheckpoint(
-                f"{path}: adds a {name} token to texts, but none is named",
-                hint=f"Name the {name}_token in tokenizer_config.json.",
+                f"{path}: the {role} token is {number}, the embedding has "
+                f"{len(vocabulary.tokens)} rows",
+                hint="Tokenizer and weights belong to different models.",
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 VOCABULARY = 320
 TOKENS = tuple(int(token) for token in np.random.default_rng(7).integers(0, VOCABULARY, 64))
@@ -54,20 +55,34 @@ def build(family: str, *, seed: int = 0, **changes: Any) -> Any:
 
 
 def randomize(model: Any) -> None:
-    """Norms near their neutral value, everything else with a deviation of 0.1."""
+    """Norms near their neutral value, everything else with a deviation of 0.1.
+
+    Gemma's norms are neutral at 0. Its embedding is larger here, as it is in real models,
+    so that ggml's GELU, which is looked up in half precision, stays a small part of it all.
+    """
+    gemma = "Gemma3" in type(model).__name__
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter) * 0.1
-            neutral = name.endswith("norm.weight") and not is_gemma(model)
+            if gemma and name.endswith("embed_tokens.weight"):
+                noise *= 5
+            neutral = name.endswith("norm.weight") and not gemma
             parameter.copy_(noise + 1 if neutral else noise)
     model.tie_weights()
 
 
-def is_gemma(model: Any) -> bool:
-    return "Gemma3" in type(model).__name__
+class HalfGelu(torch.nn.Module):
+    """GELU as ggml computes it: argument and result in half precision."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        rounded = values.half().float()
+        result = torch.nn.functional.gelu(rounded, approximate="tanh").half().float()
+        return torch.where(values.abs() < 10, result, values.clamp(min=0))
 
 
-def save(model: Any, directory: Path, write_tokenizer: Callable[[Path], object], **options: Any) -> Path:
+def save(
+    model: Any, directory: Path, write_tokenizer: Callable[[Path], object], **options: Any
+) -> Path:
     """Save model and tokenizer as a checkpoint directory."""
     model.save_pretrained(directory, **options)
     write_tokenizer(directory)
@@ -79,6 +94,20 @@ def edit_config(directory: Path, **changes: Any) -> None:
     path = directory / "config.json"
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def nest_text_model(directory: Path, prefix: str) -> None:
+    """Turn a Gemma 3 text checkpoint into one that also has an image part."""
+    path = directory / "model.safetensors"
+    tensors = {prefix + name.removeprefix("model."): data for name, data in load_file(path).items()}
+    image = {"vision_tower.x.weight": np.zeros((2, 2), np.float32)}
+    save_file({**tensors, **image}, path)
+    text = json.loads((directory / "config.json").read_text())
+    whole = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": {key: value for key, value in text.items() if key != "architectures"},
+    }
+    (directory / "config.json").write_text(json.dumps(whole))
 
 
 def reference_logits(model: Any) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ BYTE_LEVEL = {
     "smaug-bpe": _split(LLAMA3_PATTERN),
     "qwen2": _split(QWEN2_PATTERN),
     "smollm": pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     ),
     "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
 }
@@ -72,15 +76,19 @@ def sentencepiece_like(*, prefix: bool, size: int = 900) -> Tokenizer:
     trained = Tokenizer(BPE())
     trained.normalizer = space
     trained.train_from_iterator(
-        [text.replace("\n", "") for text in mixed_strings(300, seed=2)],
+        # Without < and > no piece of <s> becomes a token, from which llama.cpp would make it.
+        [re.sub("[\n<>]", "", text) for text in mixed_strings(300, seed=2)],
         BpeTrainer(vocab_size=size, show_progress=False, max_token_length=12),
     )
     pieces = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    ranked = [piece for piece in pieces if len(piece) > 1]
-    vocabulary = {token: number for number, token in enumerate(
-        [*special, *ranked, *(piece for piece in pieces if len(piece) == 1)]
-    )}
+    ranked = [piece for piece in pieces if len(piece) > 1 and piece not in special]
+    vocabulary = {
+        token: number
+        for number, token in enumerate(
+            [*special, *ranked, *(piece for piece in pieces if len(piece) == 1)]
+        )
+    }
     merges = [
         (piece[:cut], piece[cut:])
         for piece in ranked

@@ -7,27 +7,55 @@ import unicodedata
 from collections.abc import Callable
 
 _WORDS = (
-    "the quick brown fox jumps over a lazy dog I'm you're WE'LL don't Don’t naïve café Zürich "
-    "x y1 HTTPServer camelCase snake_case kebab-case 3.14 1e-9 0xFF 2026-11-22 12:34:56 $5.00 "
-    "100% a/b C++ C# foo() bar[0] {baz} <tag> </tag> #hash @user http://example.org/?q=1&r=2 "
-    "... --- *** !!! ??? :-) ==> != <= >= && || \\n \\t \"quoted\" 'single' `code`"
-).split(" ")
+    "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "I'm", "you're",
+    "WE'LL", "don't", "Don’t", "naïve", "café", "Zürich", "x", "y1", "HTTPServer", "camelCase",
+    "snake_case", "kebab-case", "3.14", "1e-9", "0xFF", "2026-11-22", "12:34:56", "$5.00",
+    "100%", "a/b", "C++", "C#", "foo()", "bar[0]", "{baz}", "<tag>", "</tag>", "#hash", "@user",
+    "http://example.org/?q=1&r=2", "...", "---", "***", "!!!", "???", ":-)", "==>", "!=", "<=",
+    ">=", "&&", "||", "\\n", "\\t", '"quoted"', "'single'", "`code`",
+)  # fmt: skip
 _CODE = (
     "def f(x: int) -> int:\n    return x ** 2  # square\n",
-    "for (int i = 0; i < n; ++i) {\n\tprintf(\"%d\\n\", a[i]);\n}\n",
+    'for (int i = 0; i < n; ++i) {\n\tprintf("%d\\n", a[i]);\n}\n',
     "SELECT * FROM t WHERE a >= 10 AND b LIKE '%x%';",
     '{"key": [1, 2.5, null, true], "nested": {"a": "b"}}',
-    "<div class=\"x\">\r\n  <p>text</p>\r\n</div>\r\n",
+    '<div class="x">\r\n  <p>text</p>\r\n</div>\r\n',
     "if x:\n        y()\n\n\n    else:\n\t\tz()\n",
 )
 _SCRIPTS = (
-    "你好，世界！今天天气很好。", "日本語のテキストとカタカナ、ひらがな", "안녕하세요 세계 여러분",
-    "السلام عليكم ورحمة الله", "नमस्ते दुनिया, कैसे हैं आप?", "สวัสดีชาวโลก วันนี้อากาศดี",
-    "Привет, как дела? ЁЛКА", "Γειά σου Κόσμε", "שלום עולם", "Tiếng Việt có dấu", "ગુજરાતી ತಮಿಳು",
-    "İstanbul ışık ŞİŞLİ", "straße ẞ ﬁ ﬂ Ǆ ǅ", "½ ² ³ ① Ⅷ ٣ ๓ 五", "ａｂｃ１２３！", "𝒜𝓑𝒞 𐍈 𠜎𠜱",
+    "你好，世界！今天天气很好。",
+    "日本語のテキストとカタカナ、ひらがな",
+    "안녕하세요 세계 여러분",
+    "السلام عليكم ورحمة الله",
+    "नमस्ते दुनिया, कैसे हैं आप?",
+    "สวัสดีชาวโลก วันนี้อากาศดี",
+    "Привет, как дела? ЁЛКА",
+    "Γειά σου Κόσμε",
+    "שלום עולם",
+    "Tiếng Việt có dấu",
+    "ગુજરાતી ತಮಿಳು",
+    "İstanbul ışık ŞİŞLİ",
+    "straße ẞ ﬁ ﬂ Ǆ ǅ",
+    "½ ² ³ ① Ⅷ ٣ ๓ 五",
+    "ａｂｃ１２３！",
+    "𝒜𝓑𝒞 𐍈 𠜎𠜱",
 )
 _EMOJI = ("😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪", "❤️", "1️⃣", "🧑🏿‍🚀", "☺︎", "🤷🏼‍♀️")
-_SPACES = (" ", "  ", "   ", "\t", "\n", "\r\n", "\r", "\u00a0", "\u3000", "\u2003", "\v", "\f", "\u2028")
+_SPACES = (
+    " ",
+    "  ",
+    "   ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\r",
+    "\u00a0",
+    "\u3000",
+    "\u2003",
+    "\v",
+    "\f",
+    "\u2028",
+)
 
 
 def mixed_strings(count: int, controls: tuple[str, ...] = (), seed: int = 0) -> list[str]:
@@ -59,13 +87,19 @@ def _runs(chance: random.Random) -> str:
 
 def _composition(chance: random.Random) -> str:
     form = chance.choice(("NFC", "NFD", "NFKD"))
-    return unicodedata.normalize(form, " ".join(chance.choices(_SCRIPTS + _WORDS[:20], k=3)))
+    return unicodedata.normalize(form, " ".join(chance.choices((*_SCRIPTS, *_WORDS[:20]), k=3)))
 
 
 def _any_character(chance: random.Random) -> str:
     """Any assigned or unassigned character but a surrogate."""
     while True:
-        code = chance.choice((chance.randint(1, 0x7F), chance.randint(0x80, 0xFFFF), chance.randint(0x10000, 0x10FFFF)))
+        code = chance.choice(
+            (
+                chance.randint(1, 0x7F),
+                chance.randint(0x80, 0xFFFF),
+                chance.randint(0x10000, 0x10FFFF),
+            )
+        )
         if not 0xD800 <= code <= 0xDFFF:
             return chr(code)
 

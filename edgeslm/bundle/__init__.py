@@ -1,0 +1,1 @@
+"""What passes between the machine that packs and the device that runs."""

@@ -1,0 +1,178 @@
+"""How much memory a loaded model will occupy, from its header alone.
+
+    weights    the tensors' bytes: mapped from the file and read for every token
+    KV cache   per layer: cells x (key + value) x KV heads, in the type asked for
+    compute    activations and attention masks of one micro-batch
+    overhead   Python, numpy and llama.cpp, the vocabulary's tables, the file's own header
+
+The KV cache follows llama.cpp exactly. Compute and overhead are fits to what stays resident
+after a prefill (`/proc/self/smaps_rollup`, x86-64 Linux, llama-cpp-python 0.3.36, SmolLM2-135M
+and Gemma-3-270M, micro-batches of 64, 128 and 512 tokens). llama.cpp *reserves* logits for a
+whole micro-batch (n_ubatch x vocabulary x 4 bytes: 512 MiB for Gemma 3), but only the rows
+asked for are ever touched, and memory that was never touched is not resident.
+
+Not counted: a CPU backend that repacks tensors keeps a second copy of them; the first, in the
+file's mapping, is never read again and the system drops it when it needs room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeslm.errors import InvalidGGUF
+from edgeslm.gguf.reader import Header
+from edgeslm.gguf.types import tensor_type
+from edgeslm.records import MemoryPlan
+
+_CELLS = 256
+"""llama.cpp rounds a cache up to a multiple of this many tokens."""
+
+_PROCESS_BYTES = 43_000_000
+"""Python, numpy and llama_cpp once imported."""
+_GRAPH_BYTES = 5_000_000
+"""Compute graphs, scheduler and the code pages that decoding touches."""
+_TOKEN_BYTES = 170
+_MERGE_BYTES = 200
+"""llama.cpp's tables per vocabulary entry and per BPE merge."""
+
+_WINDOW_PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
+"""Every n-th layer sees the whole context; the rest have a sliding window (`src/models/*.cpp`)."""
+_DEFAULT_WINDOWS: Mapping[str, int] = {"gemma2": 4096}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer keeps per token; `window` is None where it keeps the whole context."""
+
+    kv_heads: int
+    key_length: int
+    value_length: int
+    window: int | None
+
+
+def plan_memory(
+    header: Header,
+    *,
+    context_length: int,
+    kv_type: str = "F16",
+    ubatch: int = 512,
+) -> MemoryPlan:
+    """Predict the memory that is resident once the model has answered a long prompt.
+
+    Args:
+        header: The model.
+        context_length: Tokens the KV cache holds.
+        kv_type: Tensor type of the cached keys and values.
+        ubatch: Tokens computed at once during prefill.
+
+    Raises:
+        InvalidGGUF: the header lacks a hyperparameter the plan needs.
+        InvalidOption: `kv_type` is no tensor type.
+    """
+    cells = _padded(context_length)
+    return MemoryPlan(
+        weights_bytes=sum(tensor.bytes for tensor in header.tensors),
+        kv_bytes=kv_bytes(header, context_length=context_length, kv_type=kv_type, ubatch=ubatch),
+        compute_bytes=_compute_bytes(header, cells, min(ubatch, cells)),
+        overhead_bytes=_overhead_bytes(header),
+    )
+
+
+def kv_bytes(header: Header, *, context_length: int, kv_type: str, ubatch: int) -> int:
+    """Bytes of the KV cache as llama.cpp allocates it, for one sequence."""
+    kind = tensor_type(kv_type)
+    cells = _padded(context_length)
+    total = 0
+    for layer in layers(header):
+        kept = cells if layer.window is None else min(cells, _padded(layer.window + ubatch))
+        for length in (layer.key_length, layer.value_length):
+            width = layer.kv_heads * length
+            if width:
+                total += kind.bytes_for((_padded(width, kind.block_elements), kept))
+    return total
+
+
+def layers(header: Header) -> tuple[Layer, ...]:
+    """What each layer of the model keeps in the KV cache, first layer first."""
+    count = _count(header, "block_count")
+    heads = _per_layer(header, "attention.head_count", count)
+    kv_heads = _per_layer(header, "attention.head_count_kv", count, fallback=heads)
+    width = _count(header, "embedding_length")
+    head_length = width // max(heads[0], 1)
+    key_length = int(header.hyper("attention.key_length", head_length))
+    value_length = int(header.hyper("attention.value_length", head_length))
+    windows = _windows(header, count)
+    return tuple(
+        Layer(kv_heads[index], key_length, value_length, windows[index]) for index in range(count)
+    )
+
+
+def _windows(header: Header, count: int) -> tuple[int | None, ...]:
+    """The sliding window of each layer, None where it sees everything."""
+    family = header.architecture or ""
+    window = header.hyper("attention.sliding_window", _DEFAULT_WINDOWS.get(family))
+    pattern: Any = header.hyper("attention.sliding_window_pattern", _WINDOW_PATTERNS.get(family))
+    if not window or pattern is None:
+        return (None,) * count
+    if isinstance(pattern, (tuple, list)):
+        slides = [bool(item) for item in pattern] + [False] * count
+    else:
+        slides = [pattern == 0 or index % pattern < pattern - 1 for index in range(count)]
+    return tuple(int(window) if slides[index] else None for index in range(count))
+
+
+def _compute_bytes(header: Header, cells: int, ubatch: int) -> int:
+    """Activations and masks of one micro-batch, and two rows of logits.
+
+    Per token: three hidden states, two feed-forward states and the queries that go beyond the
+    hidden size, in F32; a mask in F32 and F16 for each kind of attention.
+    """
+    width = _count(header, "embedding_length")
+    feed_forward = max(_per_layer(header, "feed_forward_length", 1, fallback=[4 * width]))
+    masks = len({layer.window is None for layer in layers(header)})
+    per_token = 4 * (3 * width + 2 * feed_forward) + masks * 6 * cells
+    return ubatch * per_token + 2 * 4 * _vocabulary(header)
+
+
+def _overhead_bytes(header: Header) -> int:
+    merges = header.metadata.get("tokenizer.ggml.merges")
+    merge_count = len(merges) if isinstance(merges, (tuple, list)) else 0
+    tables = _TOKEN_BYTES * _vocabulary(header) + _MERGE_BYTES * merge_count
+    return _PROCESS_BYTES + _GRAPH_BYTES + tables + header.data_offset
+
+
+def _vocabulary(header: Header) -> int:
+    """Rows of the token embedding, else of the metadata's list of tokens."""
+    for tensor in header.tensors:
+        if tensor.name == "token_embd.weight" and len(tensor.shape) > 1:
+            return tensor.shape[1]
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if isinstance(tokens, (tuple, list)) else 0
+
+
+def _count(header: Header, name: str) -> int:
+    value = header.hyper(name)
+    if not isinstance(value, int) or value < 1:
+        raise InvalidGGUF(
+            f"{header.path}: {header.architecture}.{name} is missing or not a positive number",
+            hint="Convert the model again; without it no memory plan can be made.",
+        )
+    return value
+
+
+def _per_layer(
+    header: Header, name: str, count: int, *, fallback: list[int] | None = None
+) -> list[int]:
+    """A hyperparameter that is one number for all layers or an array with one for each."""
+    value = header.hyper(name)
+    if value is None and fallback is not None:
+        return fallback
+    if isinstance(value, (tuple, list)) and len(value) >= count:
+        return [int(item) for item in value]
+    return [_count(header, name)] * count
+
+
+def _padded(value: int, multiple: int = _CELLS) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,50 @@
+"""Memory, speed and energy of a model on a target, in one record."""
+
+from __future__ import annotations
+
+from edgeslm.errors import InvalidOption
+from edgeslm.estimate.energy import decode_joules_per_token
+from edgeslm.estimate.memory import plan_memory
+from edgeslm.estimate.speed import decode_tokens_per_second, prefill_tokens_per_second
+from edgeslm.gguf.reader import Header
+from edgeslm.records import MemoryPlan, Prediction
+from edgeslm.targets.target import Target
+
+
+def predict(
+    header: Header, target: Target, *, context_length: int = 2048, kv_type: str = "F16"
+) -> Prediction:
+    """What is expected of the model on `target`.
+
+    Raises:
+        InvalidOption: a context of no tokens, or `kv_type` is no tensor type.
+        InvalidGGUF: the header lacks a hyperparameter.
+    """
+    if context_length < 1:
+        raise InvalidOption(
+            f"a context needs at least one token, not {context_length}",
+            hint="Try 2048.",
+        )
+    memory = plan_memory(header, context_length=context_length, kv_type=kv_type)
+    decode = decode_tokens_per_second(
+        header, target, context_length=context_length, kv_type=kv_type
+    )
+    return Prediction(
+        target=target.id,
+        target_name=target.name,
+        context_length=context_length,
+        memory=memory,
+        memory_free_bytes=target.memory.free_bytes,
+        fits=_fits(memory, target),
+        prefill_tokens_per_second=prefill_tokens_per_second(header, target),
+        decode_tokens_per_second=decode,
+        decode_joules_per_token=decode_joules_per_token(target, decode),
+    )
+
+
+def _fits(memory: MemoryPlan, target: Target) -> bool | None:
+    """Whether the plan fits what is free; None where that is unknown and the total suffices."""
+    if (free := target.memory.free_bytes) is not None:
+        return memory.total_bytes <= free
+    total = target.memory.total_bytes.value
+    return False if total is not None and memory.total_bytes > total else None

@@ -1,0 +1,64 @@
+"""What a quantization gave, read back from the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeslm.gguf.inspection import inspect
+from edgeslm.gguf.reader import Header
+from edgeslm.gguf.validation import read_model
+
+FLOAT_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """A quantized file, as read back after it was written."""
+
+    path: Path
+    requested: str
+    """What was asked for, in words: "Q4_K_M", "4.5 bits per weight" or "90.0 MB"."""
+    file_bytes: int
+    bits_per_weight: float | None
+    """Bytes of all tensors * 8 / elements of all tensors."""
+    types: Mapping[str, int]
+    """How many tensors have each type, the one with the most parameters first."""
+    requantized_from: str | None
+    """The type most of the source's parameters had, if that was a quantized one."""
+    warnings: tuple[str, ...]
+
+
+def describe(
+    source: Header, output: Path, *, requested: str, warnings: Sequence[str]
+) -> QuantizeResult:
+    """Read a written file back and say what it is.
+
+    Raises:
+        InvalidGGUF: what was written is not sound.
+    """
+    written = inspect(read_model(output))
+    origin = inspect(source).true_type if is_quantized(source) else None
+    if origin is not None:
+        notice = f"the source was quantized already ({origin}): its errors stay, new ones add up"
+        warnings = (notice, *warnings)
+    return QuantizeResult(
+        path=output,
+        requested=requested,
+        file_bytes=written.file_bytes,
+        bits_per_weight=written.bits_per_weight,
+        types={share.type: share.tensors for share in written.types},
+        requantized_from=origin,
+        warnings=tuple(warnings),
+    )
+
+
+def is_quantized(header: Header) -> bool:
+    """Whether most parameters are in a quantized type."""
+    return inspect(header).true_type not in FLOAT_TYPES
+
+
+def count_elements(header: Header) -> int:
+    """Parameters in all tensors."""
+    return sum(tensor.elements for tensor in header.tensors)

@@ -1,0 +1,32 @@
+"""Quantize to a type by llama.cpp's name: the mix of tensor types is llama.cpp's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeslm.gguf.reader import Header
+from edgeslm.llama.quantizer import QuantizeOptions, file_type_name, quantize_file
+from edgeslm.packager.quantize.result import QuantizeResult, describe
+
+
+def quantize_stock(
+    header: Header, output: Path, file_type: str, threads: int | None
+) -> QuantizeResult:
+    """Write the model of `header` to `output` as llama-quantize would.
+
+    Raises:
+        InvalidOption: an unknown type.
+        Unsupported: the type needs an importance matrix for this model.
+        OutputFailure: the output cannot be written.
+        NativeFailure: llama.cpp refused or crashed.
+    """
+    name = file_type_name(file_type)
+    options = QuantizeOptions(name, threads=threads, allow_requantize=True)
+    fallbacks = quantize_file(header.path, output, options)
+    warnings = []
+    if fallbacks:
+        warnings.append(
+            f"{fallbacks} of {len(header.tensors)} tensors have rows that {name}'s blocks do not "
+            "divide; llama.cpp gave them larger types (--bits chooses among all that fit)"
+        )
+    return describe(header, output, requested=name, warnings=warnings)

@@ -1,0 +1,1 @@
+"""What a model costs here, measured: memory, speed and energy."""

@@ -1,0 +1,194 @@
+"""The memory plan against llama.cpp's own allocations and against measured processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.errors import InvalidGGUF, InvalidOption
+from edgeslm.estimate.memory import kv_bytes, layers, plan_memory
+from edgeslm.gguf.reader import Header, TensorInfo, read_header
+from edgeslm.gguf.types import tensor_type
+from edgeslm.testing import tiny_gguf
+
+SMOLLM2 = {
+    "embedding_length": 576,
+    "block_count": 30,
+    "feed_forward_length": 1536,
+    "attention.head_count": 9,
+    "attention.head_count_kv": 3,
+}
+GEMMA3_270M = {
+    "embedding_length": 640,
+    "block_count": 18,
+    "feed_forward_length": 2048,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 1,
+    "attention.key_length": 256,
+    "attention.value_length": 256,
+    "attention.sliding_window": 512,
+}
+
+
+def model(architecture: str, hyper: dict[str, object], **sizes: int) -> Header:
+    """A header with these hyperparameters; `sizes`: vocabulary, merges, weights, data_offset."""
+    width = int(str(hyper.get("embedding_length", 1)))
+    f16 = tensor_type("F16")
+    shape = (width, sizes.get("vocabulary", 256))
+    bytes_ = sizes.get("weights", 1000)
+    return Header(
+        path=Path("model.gguf"),
+        version=3,
+        metadata={
+            "general.architecture": architecture,
+            "tokenizer.ggml.merges": ("a b",) * sizes.get("merges", 0),
+            **{f"{architecture}.{name}": value for name, value in hyper.items()},
+        },
+        metadata_types={},
+        tensors=(TensorInfo("token_embd.weight", f16, shape, 0, bytes_),),
+        data_offset=sizes.get("data_offset", 0),
+        alignment=32,
+        file_bytes=10**9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("context_length", "kv_type", "mebibytes"),
+    [(2048, "F16", 45.0), (8192, "F16", 180.0), (512, "Q8_0", 5.98)],
+)
+def test_kv_of_smollm2_is_what_llama_cpp_prints(
+    context_length: int, kv_type: str, mebibytes: float
+) -> None:
+    header = model("llama", SMOLLM2)
+
+    planned = kv_bytes(header, context_length=context_length, kv_type=kv_type, ubatch=512)
+
+    assert planned / 2**20 == pytest.approx(mebibytes, abs=0.01)
+
+
+def test_sliding_layers_of_gemma_3_keep_their_window_only() -> None:
+    header = model("gemma3", GEMMA3_270M)
+
+    windows = [layer.window for layer in layers(header)]
+    planned = kv_bytes(header, context_length=8192, kv_type="F16", ubatch=512)
+
+    assert [index for index, window in enumerate(windows) if window is None] == [5, 11, 17]
+    assert planned == (3 * 8192 + 15 * 1024) * 512 * 2
+
+
+def test_a_short_context_is_shorter_than_the_window() -> None:
+    header = model("gemma3", GEMMA3_270M)
+
+    assert kv_bytes(header, context_length=256, kv_type="F16", ubatch=512) == 18 * 256 * 512 * 2
+
+
+def test_a_pattern_in_the_file_is_followed() -> None:
+    as_array = {**GEMMA3_270M, "attention.sliding_window_pattern": (True, False) * 9}
+    as_number = {**GEMMA3_270M, "attention.sliding_window_pattern": 2}
+
+    for hyper in (as_array, as_number):
+        windows = [layer.window for layer in layers(model("gemma3", hyper))]
+        assert windows == [512, None] * 9
+
+
+def test_layers_may_differ_in_kv_heads() -> None:
+    heads = (0, 4) * 15
+    header = model("lfm2", {**SMOLLM2, "attention.head_count_kv": heads})
+
+    planned = kv_bytes(header, context_length=256, kv_type="F16", ubatch=512)
+
+    assert planned == 15 * 256 * 2 * (4 * 64) * 2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kv_type", ["F16", "Q8_0"])
+def test_kv_equals_llama_cpps_allocation(tmp_path: Path, architecture: str, kv_type: str) -> None:
+    from edgeslm.llama.context import Context, ContextOptions
+    from edgeslm.llama.model import Model
+
+    path = tiny_gguf(
+        tmp_path / "tiny.gguf", architecture=architecture, layers=7, width=128, context_length=4096
+    )
+    options = ContextOptions(length=3000, batch=256, ubatch=256, threads=1, kv_type=kv_type)
+    with Model(path) as loaded, Context(loaded, options) as context:
+        allocated = context.buffer_bytes["kv"]
+
+    planned = kv_bytes(read_header(path), context_length=3000, kv_type=kv_type, ubatch=256)
+
+    assert planned == pytest.approx(allocated, abs=0.01 * 2**20)
+
+
+MEASURED = [
+    # Private and mapped bytes after prefill and decode, less tensors that llama.cpp copied and,
+    # for Gemma, the cells that a full-size window cache had beyond the window.
+    ("SmolLM2-135M Q4_1", 2048, 512, "F16", 227.8e6),
+    ("SmolLM2-135M Q4_1", 2048, 128, "F16", 217.2e6),
+    ("SmolLM2-135M Q4_1", 512, 64, "Q8_0", 173.2e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 512, "F16", 386.4e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 128, "F16", 367.3e6),
+    ("Gemma-3-270M Q4_K_M", 512, 64, "Q8_0", 350.7e6),
+]
+MODELS = {
+    "SmolLM2-135M Q4_1": model(
+        "llama", SMOLLM2, vocabulary=49152, merges=48900, weights=96576768, data_offset=1785664
+    ),
+    "Gemma-3-270M Q4_K_M": model(
+        "gemma3", GEMMA3_270M, vocabulary=262144, weights=246587904, data_offset=6525120
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "context_length", "ubatch", "kv_type", "resident"), MEASURED)
+def test_the_total_is_within_three_percent_of_a_measured_process(
+    name: str, context_length: int, ubatch: int, kv_type: str, resident: float
+) -> None:
+    plan = plan_memory(MODELS[name], context_length=context_length, kv_type=kv_type, ubatch=ubatch)
+
+    assert plan.total_bytes == pytest.approx(resident, rel=0.03)
+
+
+def test_weights_are_the_tensors_bytes() -> None:
+    assert plan_memory(
+        model("llama", SMOLLM2, weights=12345), context_length=256
+    ).weights_bytes == (12345)
+
+
+@pytest.mark.parametrize("missing", ["block_count", "embedding_length", "attention.head_count"])
+def test_a_missing_hyperparameter_is_named(missing: str) -> None:
+    hyper = {name: value for name, value in SMOLLM2.items() if name != missing}
+
+    with pytest.raises(InvalidGGUF, match=missing):
+        plan_memory(model("llama", hyper), context_length=256)
+
+
+def test_a_kv_type_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="Q9_9"):
+        plan_memory(model("llama", SMOLLM2), context_length=256, kv_type="Q9_9")
+
+
+@given(
+    architecture=st.sampled_from(["llama", "gemma2", "gemma3"]),
+    context_length=st.integers(1, 100_000),
+    ubatch=st.integers(1, 4096),
+    kv_type=st.sampled_from(["F32", "F16", "Q8_0", "Q4_0"]),
+    window=st.none() | st.integers(0, 10_000),
+)
+def test_more_context_never_takes_less(
+    architecture: str, context_length: int, ubatch: int, kv_type: str, window: int | None
+) -> None:
+    hyper: dict[str, object] = {**SMOLLM2}
+    if window is not None:
+        hyper["attention.sliding_window"] = window
+    header = model(architecture, hyper)
+
+    small = plan_memory(header, context_length=context_length, kv_type=kv_type, ubatch=ubatch)
+    large = plan_memory(
+        header, context_length=context_length + 1000, kv_type=kv_type, ubatch=ubatch
+    )
+
+    assert 0 < small.kv_bytes <= large.kv_bytes
+    assert 0 < small.compute_bytes <= large.compute_bytes
+    assert small.weights_bytes == large.weights_bytes

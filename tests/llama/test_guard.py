@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import NativeFailure
+from edgeslm.files import cache_folder
+from edgeslm.llama import guard
+from edgeslm.testing import tiny_gguf
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "cache"))
+    return tiny_gguf(tmp_path / "model.gguf")
+
+
+def _count_children(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    started: list[object] = []
+    run = subprocess.run
+
+    def counted(*arguments: object, **options: object) -> object:
+        started.append(arguments)
+        return run(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", counted)
+    return started
+
+
+def test_a_file_that_passed_is_not_tried_again(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = _count_children(monkeypatch)
+    guard.ensure_loadable(model)
+    guard.ensure_loadable(model)
+    assert len(started) == 1
+
+
+def test_a_file_that_changed_is_tried_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = _count_children(monkeypatch)
+    guard.ensure_loadable(model)
+    tiny_gguf(model, seed=1)
+    guard.ensure_loadable(model)
+    assert len(started) == 2
+
+
+def test_a_failure_is_not_remembered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.write_bytes(model.read_bytes().replace(b"blk.0.ffn_up.weight", b"blk.0.ffn_xx.weight"))
+    started = _count_children(monkeypatch)
+    for _ in range(2):
+        with pytest.raises(NativeFailure, match="not found"):
+            guard.ensure_loadable(model)
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os; os.abort()", "SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "SIGFPE"),
+        ("import os, sys; sys.stderr.write('GGML_ASSERT(n > 0) failed\\n'); os.abort()", "n > 0"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+    ],
+)
+def test_a_crash_of_the_child_becomes_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, expected: str
+) -> None:
+    run = subprocess.run
+
+    def crash(command: list[str], **options: object) -> object:
+        script = tmp_path / "crash.py"
+        script.write_text(f"import sys; sys.stderr.flush()\n{code}")
+        return run([command[0], str(script)], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", crash)
+    with pytest.raises(NativeFailure) as caught:
+        guard.ensure_loadable(model)
+    assert expected in caught.value.message
+    assert "crashes" in caught.value.message
+
+
+def test_without_a_cache_every_start_tries(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESLM_CACHE", "/dev/null/no-folder")
+    started = _count_children(monkeypatch)
+    guard.ensure_loadable(model)
+    guard.ensure_loadable(model)
+    assert len(started) == 2
+    assert cache_folder("loadable") == Path("/dev/null/no-folder/loadable")
+
+
+def test_a_child_that_hangs_is_given_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_PATIENCE_SECONDS", 0.01)
+    with pytest.raises(NativeFailure, match="did not finish"):
+        guard.ensure_loadable(model)

@@ -1,0 +1,77 @@
+import pytest
+
+from edgeslm.bundle.directory import verify_bundle
+from edgeslm.errors import InvalidOption, NotFound, OutputFailure
+from edgeslm.packager import pipeline
+from edgeslm.packager.pipeline import pack
+from edgeslm.packager.quantize import quantize
+from edgeslm.records import to_json
+from edgeslm.targets.loading import load_target
+from edgeslm.testing import tiny_gguf
+
+
+@pytest.fixture
+def target():
+    return load_target("rpi5-4gb")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_gguf(tmp_path / "tiny.gguf", weight_type="F16")
+
+
+def test_float_weights_are_quantized_by_default(tmp_path, model, target):
+    result = pack(model, tmp_path / "packed", target=target, threads=1)
+    assert result.manifest == verify_bundle(tmp_path / "packed")
+    assert result.manifest.prediction == to_json(result.prediction)
+    assert result.prediction.target == "rpi5-4gb"
+    assert result.manifest.model.file_bytes < model.stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "tiny.gguf"}
+
+
+def test_a_quantized_model_is_kept_as_it_is(tmp_path, model, target):
+    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0", threads=1).path
+    result = pack(small, tmp_path / "packed", target=target)
+    assert (tmp_path / "packed" / "model.gguf").read_bytes() == small.read_bytes()
+    assert result.warnings == ()
+
+
+def test_what_is_asked_for_is_done(tmp_path, model, target):
+    result = pack(model, tmp_path / "packed", target=target, bits=6, threads=1, context_length=128)
+    assert result.manifest.model.bits_per_weight <= 6
+    assert result.prediction.context_length == 128
+    smaller = pack(
+        tmp_path / "packed", tmp_path / "again", target=target, file_type="Q4_0", threads=1
+    )
+    assert smaller.manifest.model.file_bytes < result.manifest.model.file_bytes
+    assert any("quantized already" in warning for warning in smaller.warnings)
+
+
+def test_a_checkpoint_is_converted_first(tmp_path, target, monkeypatch):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    monkeypatch.setattr(pipeline, "convert", lambda _, output: tiny_gguf(output))
+    result = pack(checkpoint, tmp_path / "packed", target=target, size_bytes=60_000, threads=1)
+    assert result.manifest.model.file_bytes <= 60_000
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "checkpoint"}
+
+
+def test_a_failure_leaves_nothing(tmp_path, model, target):
+    before = set(tmp_path.iterdir())
+    for given in ({"bits": 1.5}, {"bits": 5, "file_type": "Q8_0"}, {"file_type": "Q9"}):
+        with pytest.raises(InvalidOption):
+            pack(model, tmp_path / "packed", target=target, **given)
+    with pytest.raises(NotFound):
+        pack(tmp_path / "none.gguf", tmp_path / "packed", target=target)
+    with pytest.raises(OutputFailure):
+        pack(model, tmp_path / "no" / "packed", target=target)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_foreign_directory_is_refused_before_any_work(tmp_path, model, target, monkeypatch):
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "precious").touch()
+    monkeypatch.setattr(pipeline, "quantize", pytest.fail)
+    with pytest.raises(OutputFailure, match="packed"):
+        pack(model, tmp_path / "packed", target=target)

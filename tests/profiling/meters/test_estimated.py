@@ -1,0 +1,52 @@
+"""Without an instrument the target's watts serve, and say that they are estimated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm.profiling.meters import find_meter, start
+from edgeslm.profiling.meters.base import Scope
+from edgeslm.profiling.meters.estimated import EstimatedMeter
+from edgeslm.records import Provenance
+from edgeslm.targets.loading import load_target
+
+
+def test_watts_times_seconds() -> None:
+    ticks = iter([100.0, 103.0])
+    meter = EstimatedMeter(4.0, "a test", clock=lambda: next(ticks))
+
+    reading = start(meter, clock=lambda: 0.0)()
+
+    assert reading.joules == pytest.approx(12.0)
+    assert reading.provenance is Provenance.ESTIMATED
+    assert reading.scope is Scope.BOARD
+    assert reading.watts is None
+
+
+def test_the_targets_watts_are_the_fallback(tmp_path: Path) -> None:
+    target = load_target("rpi3b-plus")
+
+    meter, reasons = find_meter(target, sysfs=tmp_path)
+
+    assert meter is not None
+    assert meter.provenance is Provenance.ESTIMATED
+    assert "5.6 W" in meter.source
+    assert "sbc-reviews" in meter.source
+    assert "no processor package" in reasons[0]
+    assert reasons[1].startswith("estimated:")
+
+
+def test_a_target_without_watts_gives_no_meter(tmp_path: Path) -> None:
+    meter, reasons = find_meter(load_target("rpi-zero-2w"), sysfs=tmp_path)
+
+    assert meter is None
+    assert "rpi-zero-2w has no power.load_watts" in reasons[1]
+
+
+def test_neither_counter_nor_target_gives_no_meter(tmp_path: Path) -> None:
+    meter, reasons = find_meter(sysfs=tmp_path)
+
+    assert meter is None
+    assert len(reasons) == 2

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from edgeslm.progress import bar, note
+
+
+def test_nothing_is_printed_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("Working", 3) as advance:
+        advance(2)
+    note("a word")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_the_bar_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with bar("Working", 100, unit="bytes") as advance:
+        advance(50)
+    note("a word")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Working" in err
+    assert "a word" in err

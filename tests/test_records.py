@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.records import UNKNOWN, Figure, Provenance, Statistic, document, to_json
+
+
+@dataclass(frozen=True)
+class _Inner:
+    path: Path
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class _Outer:
+    inner: _Inner
+    items: tuple[int, ...]
+
+
+def test_records_become_plain_json() -> None:
+    value = _Outer(_Inner(Path("a/b"), Figure(1.5, Provenance.ESTIMATED, "a guess")), (1, 2))
+    assert json.loads(json.dumps(document("test/1", value))) == {
+        "schema": "test/1",
+        "inner": {
+            "path": "a/b",
+            "figure": {"value": 1.5, "provenance": "estimated", "source": "a guess"},
+        },
+        "items": [1, 2],
+    }
+
+
+def test_what_is_unknown_is_null_not_zero() -> None:
+    assert to_json(UNKNOWN) == {"value": None, "provenance": None, "source": None}
+
+
+def test_spread_is_a_fraction_of_the_median() -> None:
+    statistic = Statistic.of([9.0, 10.0, 12.0])
+    assert statistic.median == 10.0
+    assert statistic.spread == 0.3
+
+
+@given(st.lists(st.floats(min_value=0.1, max_value=1e6), min_size=1))
+def test_the_median_lies_between_the_extremes(samples: list[float]) -> None:
+    statistic = Statistic.of(samples)
+    assert statistic.minimum <= statistic.median <= statistic.maximum
+    assert statistic.samples == tuple(samples)
