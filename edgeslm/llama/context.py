@@ -260,7 +260,7 @@ def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]
     if not handle:
         raise NativeFailure(
             f"llama.cpp cannot make a context: {native.reason(lines, 'no reason given')}",
-            hint="A shorter --context or a smaller --kv-type needs less memory.",
+            hint="A shorter --context needs less memory; another --kv-type may suit the model.",
         )
     return handle, buffer_bytes(lines)
 

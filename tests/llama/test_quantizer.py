@@ -168,7 +168,6 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", script, model, tmp_path / "out.gguf"],
         env=os.environ | {"PYTHONPATH": str(Path(edgeslm.__file__).parents[1])},
-        start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -177,7 +176,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # to the parent alone: it has to end its child
     _, errors = process.communicate(timeout=10)
     assert "KeyboardInterrupt" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]

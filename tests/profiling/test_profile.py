@@ -86,9 +86,7 @@ def test_the_json_has_the_names_that_others_read(tiny_model: Path) -> None:
 
 
 def test_decode_can_start_deep_in_the_context(tiny_model: Path) -> None:
-    deep = ProfileOptions(
-        threads=1, prompt_tokens=8, generated_tokens=8, depth=300, repeats=1, kv_type="Q8_0"
-    )
+    deep = ProfileOptions(threads=1, prompt_tokens=8, generated_tokens=8, depth=300, repeats=1)
     assert deep.needed_context == 308
     assert profile(tiny_model, deep).settings.depth == 300
 

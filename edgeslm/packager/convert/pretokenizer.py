@@ -28,10 +28,6 @@ _QWEN35 = (
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _NEWLINES
 )
-_DEEPSEEK3 = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _NEWLINES
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ _NAMES: Mapping[_Structure, str] = MappingProxyType(
         _Structure((_LLAMA3,)): "smaug-bpe",
         _Structure((_QWEN2,)): "qwen2",
         _Structure((_QWEN35,)): "qwen35",
-        _Structure((r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK3)): "deepseek-v3",
     }
 )
 

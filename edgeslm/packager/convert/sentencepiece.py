@@ -28,8 +28,9 @@ def is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
 def adds_space_prefix(tokenizer: Mapping[str, Any], tokens: Collection[str]) -> bool:
     """Whether text gets a space in front, after checking that spaces are handled as usual.
 
-    A Metaspace that adds the space to the beginning only, not after control tokens, cannot
-    be told apart in GGUF; it counts as adding one.
+    Two things a Metaspace does cannot be told in GGUF, and it is taken all the same, since
+    transformers 5 writes one for every model of this kind: it adds no space where the text
+    begins with one, and with the scheme "first" none after control tokens.
 
     Raises:
         Unsupported: llama.cpp cannot treat whitespace like this tokenizer.

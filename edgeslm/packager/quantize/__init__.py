@@ -33,7 +33,7 @@ def quantize(
         threads: None for one per core.
 
     Raises:
-        InvalidOption: not exactly one of the three, an unknown type, or a size out of reach.
+        InvalidOption: not exactly one of the three, an unknown type, or a number out of reach.
         InvalidGGUF, NotFound: the source is no sound model file.
         Unsupported: the type needs an importance matrix for this model.
         OutputFailure: the output cannot be written.
@@ -44,6 +44,10 @@ def quantize(
             "exactly one of a type, a width in bits and a size says how to quantize",
             hint="Give one of --type Q4_K_M, --bits 4.5 or --size 90M.",
         )
+    if bits is not None and not 1 <= bits <= 32:
+        raise InvalidOption(f"{bits:g} bits per weight", hint="Any number from 1 to 32.")
+    if threads is not None and threads < 1:
+        raise InvalidOption(f"{threads} threads", hint="Give 1 or more, or none for one per core.")
     header = read_model(source)
     if file_type is not None:
         return quantize_stock(header, output, file_type, threads)

@@ -3,8 +3,8 @@
 The loss is measured: a sample of the tensor's rows is encoded and decoded by ggml, and the
 squared error taken relative to the squared values. That is the noise a matrix product with
 this weight gets, relative to its result, whatever the size of the matrix. How much noise in
-one place harms the model's answer cannot be seen from the weights; the gains below stand for
-it until it is measured on text.
+one place harms the model's answer cannot be seen from the weights; the gains below, measured
+once on one model, stand for it.
 """
 
 from __future__ import annotations
@@ -40,16 +40,22 @@ _SAMPLE_ELEMENTS = 32768
 _SEED = 20260101
 
 _GAINS = {
-    "token_embd": 4.0,
-    "output": 4.0,
-    "attn_v": 2.0,
-    "attn_output": 1.5,
-    "ffn_down": 1.5,
+    "attn_q": (0.03, 0.09, 0.02),
+    "attn_k": (0.02, 0.09, 0.02),
+    "attn_v": (0.28, 0.40, 0.15),
+    "attn_qkv": (0.28, 0.40, 0.15),
+    "attn_output": (0.10, 0.07, 0.04),
+    "ffn_gate": (0.09, 0.10, 0.18),
+    "ffn_up": (0.15, 0.15, 0.50),
+    "ffn_down": (0.47, 0.32, 0.81),
 }
-"""Harm per relative error by role; 1 for the rest. Embeddings and head act on every logit
-directly, the others named feed the residual stream, which q, k, gate and up do not."""
-_FIRST_LAYERS_GAIN = 2.0
-"""What the first and last eighth of the layers count: as in llama.cpp's own mixes."""
+"""Nats of KL divergence per unit of relative error, by role, in the first eighth of the
+layers, the middle, and the last eighth. Measured on SmolLM2-135M with one group of tensors
+at a time in Q4_0 and the rest in F16, on 768 tokens of English prose. For other models
+they are a prior: better than none, and than the same for all."""
+_OTHER_GAIN = 0.2
+_HEAD_GAIN = 5.7
+"""The same for the matrix that makes the logits, which a tied embedding is."""
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+?)\.weight")
 
 
@@ -62,6 +68,7 @@ def score_tensors(header: Header, names: Collection[str], threads: int | None) -
     """
     tensors = [tensor for tensor in header.tensors if tensor.name in names]
     layers = int(header.hyper("block_count", 1))
+    tied = all(tensor.name != "output.weight" for tensor in header.tensors)
     with (
         progress.bar("measuring what each type loses", len(tensors), unit="tensors") as advance,
         ThreadPoolExecutor(threads or os.cpu_count()) as pool,
@@ -69,7 +76,7 @@ def score_tensors(header: Header, names: Collection[str], threads: int | None) -
 
         def measure(tensor: TensorInfo) -> Options:
             sample = sample_rows(header.path, tensor)
-            gain = _gain(tensor.name, layers)
+            gain = _gain(tensor.name, layers, tied=tied)
             candidates = [_candidate(tensor, kind, sample, gain) for kind in types_for(tensor)]
             advance(1)
             return Options(tensor.name, tuple(candidates))
@@ -128,11 +135,14 @@ def relative_error(sample: NDArray[np.float32], kind: TensorType) -> float:
     return float(lost / total) if total > 0 else 0.0
 
 
-def _gain(name: str, layers: int) -> float:
+def _gain(name: str, layers: int, *, tied: bool) -> float:
+    """How much an error in this tensor harms the model's answer, relative to others."""
+    if name == "output.weight" or (tied and name == "token_embd.weight"):
+        return _HEAD_GAIN
     match = _LAYER.fullmatch(name)
     if match is None:
-        return _GAINS.get(name.removesuffix(".weight"), 1.0)
-    layer, role = int(match[1]), match[2]
-    edge = layers // 8
-    at_edge = layer < edge or layer >= layers - edge
-    return _GAINS.get(role, 1.0) * (_FIRST_LAYERS_GAIN if at_edge else 1.0)
+        return _OTHER_GAIN
+    layer, edge = int(match[1]), layers // 8
+    part = 0 if layer < edge else 2 if layer >= layers - edge else 1
+    gains = _GAINS.get(match[2].removesuffix("_exps"))
+    return gains[part] if gains else _OTHER_GAIN

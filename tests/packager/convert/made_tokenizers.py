@@ -18,6 +18,10 @@ LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN35_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
@@ -34,6 +38,7 @@ BYTE_LEVEL = {
     "llama-bpe": _split(LLAMA3_PATTERN),
     "smaug-bpe": _split(LLAMA3_PATTERN),
     "qwen2": _split(QWEN2_PATTERN),
+    "qwen35": _split(QWEN35_PATTERN),
     "smollm": pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -48,7 +53,7 @@ BYTE_LEVEL = {
 def byte_level(name: str, size: int = 1000) -> Tokenizer:
     """A byte-level BPE tokenizer that splits text as `name` does."""
     tokenizer = Tokenizer(BPE(ignore_merges=name == "llama-bpe"))
-    if name == "qwen2":
+    if name.startswith("qwen"):
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = BYTE_LEVEL[name]
     tokenizer.decoder = decoders.ByteLevel()
