@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -54,6 +55,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 it failed, 2 what was given is wrong, 130 interrupted.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except EdgeslmError as error:
@@ -66,6 +68,11 @@ def main() -> None:
         # Whoever read our output has gone; nothing more can be printed, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """End as if the program had decided to, so that nothing half-written is left."""
+    sys.exit(128 + number)
 
 
 def _report(error: EdgeslmError) -> None:

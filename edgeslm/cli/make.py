@@ -35,7 +35,9 @@ def convert(
     """
     from edgeslm.packager.convert import convert as convert_checkpoint
 
-    result = convert_checkpoint(checkpoint, destination, type=file_type)
+    result = convert_checkpoint(
+        checkpoint, destination, type=file_type.upper() if file_type else None
+    )
     if json:
         output.print_json(to_json(result))
         return

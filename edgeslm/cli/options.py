@@ -13,7 +13,10 @@ Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A GGUF file, or a packed directory.", show_default=False),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="PATH", help="Where to write.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Bits = Annotated[
     float | None,

@@ -147,9 +147,9 @@ def _context_options(context: int, kv_type: str, threads: int | None) -> Context
 
 def _prompt_text(prompt: str | None) -> str:
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
-    if prompt is None:
-        raise InvalidOption("there is no prompt", hint="Say something: -p 'Hello'")
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if not prompt or not prompt.strip():
+        raise InvalidOption("the prompt is empty", hint="Say something: -p 'Hello'")
     return prompt
 
 

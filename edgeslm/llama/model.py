@@ -8,6 +8,7 @@ llama.cpp ends the process on some malformed files.
 from __future__ import annotations
 
 import ctypes
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from edgeslm.llama.buffers import buffer_bytes
 
 _ATTRIBUTE_CONTROL = 1 << 3
 _NO_TOKEN = -1
+_COMPOSING = frozenset({"qwen2", "qwen35"})
+"""Pre-tokenizers whose tokenizer.json normalises to NFC first."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ class Model:
                     found[text] = token
         return found
 
+    @cached_property
+    def _composes(self) -> bool:
+        """Whether the tokenizer was trained on composed characters; llama.cpp leaves that out."""
+        return self.header.get("tokenizer.ggml.pre") in _COMPOSING
+
     def token_text(self, token: int) -> str:
         """The vocabulary entry itself, as stored in the file."""
         text = native.library().llama_vocab_get_text(self._vocabulary, token)
@@ -169,6 +177,8 @@ class Model:
                 on text that comes from somebody else.
         """
         lib = native.library()
+        if self._composes:
+            text = unicodedata.normalize("NFC", text)
         data = text.encode("utf-8", "replace")
         capacity = len(data) + 8
         while True:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass
 from functools import cache
@@ -122,8 +122,13 @@ def ggml() -> CDLL:
     )
 
 
-def captured_log() -> Any:
-    """Context manager: the log lines written while its block runs."""
+def captured_log() -> AbstractContextManager[deque[LogLine]]:
+    """Collect the log lines written while the block runs.
+
+    The callback is set anew each time: other users of llama_cpp in this process set theirs.
+    """
+    lib = library()
+    lib.llama_log_set(_callback(lib), None)
     return _log.captured()
 
 

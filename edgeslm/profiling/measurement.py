@@ -14,11 +14,11 @@ class ProfiledModel:
 
     path: Path
     sha256: str
-    architecture: str
+    architecture: str | None
     name: str | None
     file_bytes: int
     parameters: int
-    bits_per_weight: float
+    bits_per_weight: float | None
 
 
 @dataclass(frozen=True)

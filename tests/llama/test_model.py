@@ -40,6 +40,15 @@ def test_control_tokens_are_read_only_where_asked(model: Model) -> None:
     assert control not in model.tokenize("<|im_end|>")
 
 
+def test_qwen_text_is_composed_first(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "qwen.gguf", architecture="qwen3")
+    with Model(path) as model:
+        plain = model.tokenize("cafe\u0301")
+    path.write_bytes(path.read_bytes().replace(b"gpt-2", b"qwen2"))
+    with Model(path) as model:
+        assert model.tokenize("cafe\u0301") == model.tokenize("caf\u00e9") != plain
+
+
 def test_a_long_piece_of_a_token_is_given_whole(model: Model) -> None:
     control = model.control_tokens["<|im_end|>"]
     assert model.token_bytes(control, special=True) == b"<|im_end|>"

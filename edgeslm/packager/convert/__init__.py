@@ -1,5 +1,5 @@
 """Hugging Face checkpoints to GGUF."""
 
-from edgeslm.packager.convert.convert import ConvertResult, FloatType, convert
+from edgeslm.packager.convert.convert import ConvertResult, convert
 
-__all__ = ["ConvertResult", "FloatType", "convert"]
+__all__ = ["ConvertResult", "convert"]

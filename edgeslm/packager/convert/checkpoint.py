@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint directory: its config.json, its side files, its tensors.
 
-Reads what transformers 4 and 5 write. Which tensors the weights hold is known after
-opening; their data is read one tensor at a time.
+Reads what transformers 4 and 5 write. Which tensors the weights hold is read when it is
+asked for; their data comes one tensor at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ class Checkpoint:
     directory: Path
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """What the weights hold, by name; read when first asked for.
+
+        Raises:
+            InvalidCheckpoint: files are missing or damaged.
+        """
+        return _tensors(self.directory)
 
     @property
     def architecture(self) -> str:
@@ -52,7 +61,7 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Open a directory and read everything but the weights themselves.
+    """Open a directory and read its configuration.
 
     Raises:
         NotFound: there is no such directory.
@@ -75,7 +84,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             hint="Convert the original checkpoint, then quantize the GGUF file.",
         )
     generation = read_optional_json(directory / "generation_config.json")
-    return Checkpoint(directory, config, generation, _tensors(directory))
+    return Checkpoint(directory, config, generation)
 
 
 def read_json(path: Path) -> dict[str, Any]:

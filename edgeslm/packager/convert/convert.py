@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import InvalidCheckpoint, Unsupported
+from edgeslm.errors import InvalidCheckpoint, InvalidOption, Unsupported
 from edgeslm.gguf.types import Field, tensor_type
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.packager.convert.checkpoint import FLOAT_TYPES, Checkpoint, open_checkpoint
@@ -22,8 +22,6 @@ from edgeslm.packager.convert.safetensors import StoredTensor
 from edgeslm.packager.convert.special import chat_templates
 from edgeslm.packager.convert.tokenizer import read_vocabulary
 from edgeslm.progress import bar
-
-FloatType = Literal["F32", "F16", "BF16"]
 
 _NAMES_SHOWN = 3
 
@@ -48,7 +46,7 @@ class _Planned:
     source: StoredTensor | NDArray[np.float32]
 
 
-def convert(checkpoint_dir: Path, output: Path, *, type: FloatType | None = None) -> ConvertResult:  # noqa: A002 - the option's name
+def convert(checkpoint_dir: Path, output: Path, *, type: str | None = None) -> ConvertResult:  # noqa: A002 - the option's name
     """Write the model in `checkpoint_dir` to `output` as GGUF.
 
     Memory stays within a small multiple of the largest tensor.
@@ -60,11 +58,17 @@ def convert(checkpoint_dir: Path, output: Path, *, type: FloatType | None = None
             the norms among them, are always F32.
 
     Raises:
+        InvalidOption: a `type` of another kind.
         NotFound: there is no such directory.
         InvalidCheckpoint: it is incomplete, damaged, or contradicts itself.
         Unsupported: a model, option or tokenizer that llama.cpp cannot run faithfully.
         OutputFailure: `output` cannot be written.
     """
+    if type is not None and type not in FLOAT_TYPES:
+        raise InvalidOption(
+            f"conversion does not write {type}",
+            hint=f"One of {', '.join(FLOAT_TYPES)}; other types come with: edgeslm quantize",
+        )
     checkpoint = open_checkpoint(checkpoint_dir)
     family = family_for(checkpoint.architecture)
     config = family.text_config(checkpoint.config)

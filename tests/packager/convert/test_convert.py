@@ -342,3 +342,9 @@ def test_rounding_is_that_of_torch() -> None:
     codes = bits.astype(np.uint16)
     codes = codes[(codes & 0x7F80) != 0x7F80]
     np.testing.assert_array_equal(encode("x", codes, "BF16"), codes)
+
+
+def test_a_full_disk_is_said_and_left_empty(checkpoint: Path, small_disk: Path) -> None:
+    with pytest.raises(OutputFailure, match="No space left"):
+        convert(checkpoint, small_disk / "model.gguf")
+    assert list(small_disk.iterdir()) == []

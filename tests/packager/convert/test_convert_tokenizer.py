@@ -30,7 +30,7 @@ SPACES = {"space-prefix": True, "no-prefix": False}
 def checkpoint_at(directory: Path, config: dict[str, Any] | None = None) -> Checkpoint:
     """A checkpoint of which only the side files matter."""
     generation = read_optional_json(directory / "generation_config.json")
-    return Checkpoint(directory, config or {}, generation, {})
+    return Checkpoint(directory, config or {}, generation)
 
 
 def vocabulary_of(

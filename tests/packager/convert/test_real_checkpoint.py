@@ -19,7 +19,7 @@ from edgeslm.packager.convert import convert
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "make_checkpoint.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "make_checkpoint"
 TEXT = (
     "The capital of France is Paris. Once upon a time, in a small workshop at the edge of the "
     "city, there lived a machine called Seven; it had 3 arms, 12 brushes and no idea what "

@@ -1,0 +1,166 @@
+"""What users get wrong: one line of cause, one of hint, a code, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm.testing import tiny_gguf
+
+Edgeslm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert lines[-1].startswith("hint: "), done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "MODEL", "-p", "x", "--temperature", "-1"), ["temperature"]),
+        (("run", "MODEL", "-p", "x", "--top-p", "0"), ["top-p"]),
+        (("run", "MODEL", "-p", "x", "--kv-type", "Q4_K"), ["Q4_K", "Q8_0"]),
+        (("run", "MODEL", "-p", "x", "--threads", "0"), ["threads"]),
+        (("run", "MODEL", "-p", "x", "--context", "0"), ["length"]),
+        (("run", "MODEL", "-p", "x", "-n", "0"), ["tokens"]),
+        (("run", "MODEL", "-p", "x", "--raw", "--system", "y"), ["--raw"]),
+        (("run", "MODEL", "-p", "word " * 3000), ["context"]),
+        (("run", "MODEL", "-p", ""), ["empty"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--type", "Q9_Z"), ["Q9_Z"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "99"), ["99"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "1.1"), ["1.1", "--bits 4."]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--size", "12X"), ["12X"]),
+        (("quantize", "MODEL", "-o", "o.gguf"), ["--type"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "5", "--size", "1M"), ["--bits"]),
+        (("pack", "MODEL", "-o", "out", "--target", "rpi9"), ["rpi9", "rpi"]),
+        (("profile", "MODEL", "--target", "nowhere"), ["nowhere"]),
+        (("profile", "MODEL", "--repeats", "0"), ["repeats"]),
+        (("profile", "MODEL", "--context", "8"), ["too short"]),
+        (("targets", "show", "rpi55"), ["rpi5"]),
+        (("inspect", "nothing.gguf"), ["nothing.gguf"]),
+        (("run", "nothing.gguf", "-p", "x"), ["nothing.gguf"]),
+        (("verify", "nothing"), ["nothing"]),
+        (("convert", "nothing", "-o", "o.gguf"), ["nothing"]),
+        (("convert", "EMPTY", "-o", "o.gguf"), ["config.json"]),
+        (("convert", "MODEL", "-o", "o.gguf"), ["not a checkpoint"]),
+        (("convert", "EMPTY", "-o", "o.gguf", "--type", "F8"), ["F8"]),
+        (("run", "EMPTY", "-p", "x"), ["director"]),
+        (("chat", "EMPTY"), ["director"]),
+        (("inspect", "TEXT"), ["GGUF"]),
+        (("run", "TEXT", "-p", "x"), ["GGUF"]),
+    ],
+)
+def test_mistakes_get_a_cause_a_hint_and_code_2(
+    edgeslm: Edgeslm,
+    tiny_model: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: list[str],
+) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("Dear reader, this is a letter.\n" * 10)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    stand_ins = {"MODEL": str(tiny_model), "TEXT": str(text), "EMPTY": str(empty)}
+    done = edgeslm(*(stand_ins.get(argument, argument) for argument in arguments))
+    _assert_refused(done, 2, *words)
+    assert _names(tmp_path) == ["empty", "text.gguf"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--frobnicate"), ("nonsense",), ("run",), ("run", "x", "-n", "many")]
+)
+def test_words_the_command_line_does_not_know(edgeslm: Edgeslm, arguments: tuple[str, ...]) -> None:
+    done = edgeslm(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Usage: " in done.stderr
+
+
+def test_an_architecture_that_is_not_supported(edgeslm: Edgeslm, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["NeverHeardOfForCausalLM"]}')
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (folder / "tokenizer.json").write_text("{}")
+    done = edgeslm("convert", folder, "-o", tmp_path / "out.gguf")
+    _assert_refused(done, 2, "NeverHeardOfForCausalLM")
+    assert _names(tmp_path) == ["checkpoint"]
+
+
+WRITERS = [
+    ("quantize", "MODEL", "-o", "OUT", "--type", "Q8_0"),
+    ("quantize", "MODEL", "-o", "OUT", "--bits", "9"),
+    ("pack", "MODEL", "-o", "OUT", "--target", "rpi4", "--type", "Q8_0"),
+]
+
+
+@pytest.mark.parametrize("arguments", WRITERS, ids=lambda words: " ".join(words[::4]))
+@pytest.mark.parametrize("place", ["missing/out", "file/out", "/proc/out"])
+def test_places_that_cannot_be_written(
+    edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path, arguments: tuple[str, ...], place: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    stand_ins = {"MODEL": str(tiny_model), "OUT": place}
+    done = edgeslm(*(stand_ins.get(argument, argument) for argument in arguments))
+    assert done.returncode in (1, 2)
+    _assert_refused(done, done.returncode, "out")
+    assert _names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("arguments", WRITERS, ids=lambda words: " ".join(words[::4]))
+def test_a_full_disk_leaves_nothing_behind(
+    edgeslm: Edgeslm, tmp_path: Path, small_disk: Path, arguments: tuple[str, ...]
+) -> None:
+    model = tiny_gguf(tmp_path / "model.gguf", layers=8, width=128, feed_forward=256)
+    stand_ins = {"MODEL": str(model), "OUT": str(small_disk / "out")}
+    done = edgeslm(*(stand_ins.get(argument, argument) for argument in arguments))
+    _assert_refused(done, 1, "Free some space")
+    assert _names(small_disk) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_quantization_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    model = tiny_gguf(tmp_path / "model.gguf", layers=40, width=512, heads=8, feed_forward=2048)
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "edgeslm", "quantize", model, "-o", out / "o.gguf"),
+            *("--type", "Q4_K_M", "--threads", "1"),
+        ],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not _names(out) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _names(out), "it never started to write"
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert b"Traceback" not in errors
+    assert _names(out) == []
+    shutil.rmtree(out)
