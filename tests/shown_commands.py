@@ -1,0 +1,109 @@
+"""Runs the commands that pages show, with tiny files under the names the pages use.
+
+A command is a line of a ```console block that begins with "$ "; a backslash at its end goes on.
+Model files, checkpoints and texts that no earlier command of the page makes are put there first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source")
+"""What sets a machine up or reaches another one; such commands are shown but not run."""
+
+CHAT = "hello\n/quit\n"
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """What is copied where a page names a file it does not make."""
+
+    model: Path
+    checkpoint: Path
+    packed: Path
+
+
+def shown_commands(page: Path) -> list[str]:
+    """The commands of a page in their order."""
+    blocks = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [command for block in blocks for command in _COMMAND.findall(block)]
+
+
+def is_run(command: str) -> bool:
+    """Whether a command is run; a script of ours is only looked for."""
+    first = command.split()[0]
+    if first.startswith("scripts/"):
+        script = ROOT / first
+        assert os.access(script, os.X_OK), f"{first} is shown but is no script"
+        return False
+    return first not in NOT_RUN
+
+
+def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
+    """Run the commands of a page in `folder`; how many those were.
+
+    Raises:
+        AssertionError: one failed; the message has what it printed.
+    """
+    commands = [command for command in shown_commands(page) if is_run(command)]
+    environment = _environment(folder)
+    folder = folder / "work"
+    folder.mkdir()
+    for command in commands:
+        _put_inputs(command, folder, stand_ins)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            input=CHAT if " chat " in command else "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            env=environment,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}{done.stderr}"
+    return len(commands)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours, with an `edgeslm` on PATH that is the one under test."""
+    programs = folder / "bin"
+    programs.mkdir()
+    program = programs / "edgeslm"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m edgeslm "$@"\n')
+    program.chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_THREAD_LIMIT": "1",
+        "NO_COLOR": "1",
+    }
+
+
+def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
+    """Put there what the command reads and nothing has made so far."""
+    words = shlex.split(command)
+    for before, word in zip([""] + words, words, strict=False):
+        target = folder / word
+        if before in ("-o", "--output", ">") or target.exists():
+            continue
+        if word.endswith(".gguf"):
+            shutil.copyfile(stand_ins.model, target)
+        elif word.endswith(".txt"):
+            target.write_text("Dear friend, how are you?\n")
+        elif re.fullmatch(r"packed[\w-]*/", word):
+            shutil.copytree(stand_ins.packed, target)
+        elif re.fullmatch(r"[\w.-]+/", word):
+            shutil.copytree(stand_ins.checkpoint, target)

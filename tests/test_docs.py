@@ -1,0 +1,114 @@
+"""The pages under docs/ say what is true: commands run, keys exist, generated text is fresh."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shown_commands import ROOT, StandIns, run_page
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+PROSE = sorted([*PAGES, *ROOT.glob("*.md"), ROOT / "edgeslm" / "SHAPE.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_runs(page: Path, tmp_path: Path, stand_ins: StandIns) -> None:
+    assert run_page(page, tmp_path, stand_ins) > 0
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not link.startswith(("https://", "mailto:")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in PAGES:
+        assert f"(docs/{page.name})" in readme, page.name
+
+
+def test_commands_page_is_what_the_program_says() -> None:
+    fresh = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "docs"), "--stdout"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+    ).stdout
+    assert (DOCS / "commands.md").read_text() == fresh, "run scripts/docs"
+
+
+def test_measure_page_names_every_key_of_a_measurement(tiny_model: Path) -> None:
+    output = _edgeslm(
+        *("profile", tiny_model, "--prompt-tokens", "8", "--tokens", "4"),
+        *("--repeats", "1", "--threads", "1", "--json"),
+    )
+    assert _named_keys(DOCS / "measure.md") == set(_keys(json.loads(output)))
+
+
+def test_manifest_page_names_every_key_of_a_manifest(stand_ins: StandIns) -> None:
+    manifest = json.loads((stand_ins.packed / "manifest.json").read_text())
+    assert _named_keys(DOCS / "manifest.md") == set(_keys(manifest))
+
+
+def test_convert_page_names_what_can_be_converted() -> None:
+    from edgeslm.packager.convert.families import FAMILIES
+    from edgeslm.packager.convert.pretokenizer import _NAMES
+
+    text = (DOCS / "convert.md").read_text()
+    for name in (*FAMILIES, *_NAMES.values()):
+        assert f"`{name}`" in text, name
+
+
+def test_shape_names_every_module() -> None:
+    package = ROOT / "edgeslm"
+    modules = {
+        path.relative_to(package).with_suffix("").as_posix()
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    rows = re.findall(r"^\| `([\w/]+)` \|", (package / "SHAPE.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(modules)
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    from edgeslm import __version__
+
+    assert f"## {__version__} - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def _edgeslm(*arguments: object) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "edgeslm", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The paths of everything in a JSON object that is no object itself."""
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _keys(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _named_keys(page: Path) -> set[str]:
+    """The keys in the first column of a page's tables; `a.{b,c}` stands for two."""
+    named: set[str] = set()
+    for entry in re.findall(r"^\| `([^`]+)` \|", page.read_text(), re.MULTILINE):
+        start, brace, names = entry.partition("{")
+        named |= {start + name for name in names.rstrip("}").split(",")} if brace else {entry}
+    return named
