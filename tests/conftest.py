@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shown_commands import StandIns, make_stand_ins
 
 from edgeslm.testing import tiny_gguf
 
@@ -39,3 +40,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    """What the pages' commands read; never write to it."""
+    return make_stand_ins(tiny_model, tmp_path_factory.mktemp("stand-ins"))

@@ -15,6 +15,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.packager.pipeline import pack
+from edgeslm.targets.loading import load_target
+from edgeslm.testing import CHAT_TEMPLATE
+
 ROOT = Path(__file__).parent.parent
 
 NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source")
@@ -32,6 +36,25 @@ class StandIns:
     model: Path
     checkpoint: Path
     packed: Path
+
+
+def make_stand_ins(model: Path, folder: Path) -> StandIns:
+    """A checkpoint that transformers saved, and a packed directory."""
+    sys.path.append(str(ROOT / "tests" / "packager" / "convert"))
+    import checkpoints
+    import made_tokenizers
+
+    tokenizer = made_tokenizers.byte_level("smollm", checkpoints.VOCABULARY - 1)
+    checkpoint = checkpoints.save(
+        checkpoints.build("llama"),
+        folder / "checkpoint",
+        lambda directory: made_tokenizers.write(
+            tokenizer, directory, eos_token="<|end|>", chat_template=CHAT_TEMPLATE
+        ),
+    )
+    packed = folder / "packed"
+    pack(model, packed, target=load_target("rpi4-4gb"))
+    return StandIns(model, checkpoint, packed)
 
 
 def shown_commands(page: Path) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -61,7 +60,7 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
             errors="replace",
             check=False,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # it would start a debugger
+            env=native.child_environment(),
             timeout=patience,
         )
     except subprocess.TimeoutExpired as error:

@@ -122,6 +122,19 @@ def ggml() -> CDLL:
     )
 
 
+def child_environment() -> dict[str, str]:
+    """The environment for a child process that runs a module of this room.
+
+    It finds the modules this process found, and nothing that happens to lie in the current
+    folder; an abort of llama.cpp in it starts no debugger.
+    """
+    return os.environ | {
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
 def captured_log() -> AbstractContextManager[deque[LogLine]]:
     """Collect the log lines written while the block runs.
 

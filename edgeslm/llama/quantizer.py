@@ -268,12 +268,8 @@ def _last_words(lines: deque[str], status: int) -> str:
 @contextmanager
 def _child(request: str) -> Iterator[subprocess.Popen[str]]:
     """This module as a program, with its request on stdin; killed if the block is left early."""
-    environment = os.environ | {
-        "EDGESLM_NATIVE_LOG": "1",  # every log line to stderr, as it comes
-        "GGML_NO_BACKTRACE": "1",  # an abort must not start a debugger
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "PYTHONSAFEPATH": "1",
-    }
+    # Every log line goes to stderr, as it comes.
+    environment = native.child_environment() | {"EDGESLM_NATIVE_LOG": "1"}
     child = subprocess.Popen(
         [sys.executable, "-m", __spec__.name],
         stdin=subprocess.PIPE,

@@ -24,11 +24,13 @@ def special_ids(
     settings: Mapping[str, Any],
     tokenizer: Mapping[str, Any],
     ids: Mapping[str, int],
+    added: Mapping[str, int],
 ) -> dict[str, int]:
     """Token ids by role, as GGUF names them.
 
-    A role comes from tokenizer_config.json or special_tokens_map.json, else from the ids in
-    generation_config.json and config.json. Further ends of generation become the "eot" and
+    A role comes from tokenizer_config.json or special_tokens_map.json, else from what the
+    tokenizer adds to texts, else from the ids in generation_config.json and config.json,
+    which are often a class's defaults. Further ends of generation become the "eot" and
     "eom" tokens, the two more that GGUF has room for.
 
     Args:
@@ -36,6 +38,7 @@ def special_ids(
         settings: tokenizer_config.json.
         tokenizer: tokenizer.json.
         ids: The vocabulary by text.
+        added: By role, the tokens that the tokenizer puts around a text.
     """
     named = read_optional_json(checkpoint.directory / "special_tokens_map.json") | {
         key: value for key, value in settings.items() if value is not None
@@ -46,8 +49,8 @@ def special_ids(
     for role, key in _ROLES.items():
         number = ids.get(_content(named.get(f"{role}_token")))
         listed = _listed(checkpoint, role, len(ids))
-        if number is None and listed:
-            number = listed[0]
+        if number is None:
+            number = added.get(role, listed[0] if listed else None)
         if number is not None:
             special[key] = number
     return special | _further_ends(_listed(checkpoint, "eos", len(ids)), special, ids)

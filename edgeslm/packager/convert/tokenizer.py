@@ -91,8 +91,10 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
             hint="Download or copy it again.",
         ) from error
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
-    special = special_ids(checkpoint, settings, tokenizer, ids)
-    vocabulary = replace(vocabulary, special=_with_template(special, tokenizer))
+    added = _surrounding(tokenizer)
+    special = special_ids(checkpoint, settings, tokenizer, ids, added)
+    _refuse_other_roles(special, added)
+    vocabulary = replace(vocabulary, special=special)
     _check(vocabulary, path)
     return vocabulary
 
@@ -238,17 +240,28 @@ def _template_ids(part: Mapping[str, Any], start: int, stop: int | None) -> list
     return [number for name in names for number in part["special_tokens"][name]["ids"]]
 
 
-def _with_template(special: Mapping[str, int], tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """The special ids, after those that the template adds were found to be among them."""
-    result = dict(special)
-    for role, added in zip(("bos", "eos"), _template(tokenizer.get("post_processor")), strict=True):
-        if len(added) > 1 or (added and result.setdefault(role, added[0]) != added[0]):
+def _surrounding(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens the template puts before and behind a text, by the role they must have."""
+    added = {}
+    for role, ids in zip(("bos", "eos"), _template(tokenizer.get("post_processor")), strict=True):
+        if len(ids) > 1:
             raise Unsupported(
-                f"the tokenizer adds the tokens {added} to texts, its {role} token is "
-                f"{special.get(role)}",
+                f"the tokenizer adds the tokens {ids} to texts",
+                hint=f"llama.cpp can add one {role} token only.",
+            )
+        if ids:
+            added[role] = ids[0]
+    return added
+
+
+def _refuse_other_roles(special: Mapping[str, int], added: Mapping[str, int]) -> None:
+    for role, number in added.items():
+        if special[role] != number:
+            raise Unsupported(
+                f"the tokenizer adds the token {number} to texts, its {role} token is "
+                f"{special[role]}",
                 hint=f"llama.cpp can add the {role} token only.",
             )
-    return result
 
 
 def _check(vocabulary: Vocabulary, path: Path) -> None:

@@ -232,9 +232,15 @@ def test_a_bos_that_only_the_template_names(tmp_path: Path) -> None:
     assert vocabulary.special["bos"] == 0
 
 
+def test_what_the_template_adds_goes_before_a_default_of_the_config(tmp_path: Path) -> None:
+    made_tokenizers.write(made_tokenizers.byte_level("llama-bpe", size=300), tmp_path)
+    vocabulary = read_vocabulary(checkpoint_at(tmp_path, {"bos_token_id": 7}), 301)
+    assert vocabulary.special["bos"] == 0
+
+
 def test_a_template_that_adds_another_token_is_refused(tmp_path: Path) -> None:
     tokenizer = made_tokenizers.byte_level("llama-bpe", size=300)
-    with pytest.raises(Unsupported, match="adds the tokens"):
+    with pytest.raises(Unsupported, match="adds the token 0"):
         vocabulary_of(tokenizer, tmp_path, bos_token="<|end|>")
 
 
