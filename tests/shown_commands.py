@@ -25,6 +25,8 @@ NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", 
 """What sets a machine up or reaches another one; such commands are shown but not run."""
 
 CHAT = "hello\n/quit\n"
+_seen: set[str] = set()
+"""Commands that some page has run: one that writes nothing need not run for the next page too."""
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 
@@ -84,6 +86,9 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
     folder = folder / "work"
     folder.mkdir()
     for command in commands:
+        if command in _seen and not _writes(command):
+            continue
+        _seen.add(command)
         _put_inputs(command, folder, stand_ins)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -98,6 +103,25 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
         )
         assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}{done.stderr}"
     return len(commands)
+
+
+def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
+    """Run the Python examples of a page in `folder`; how many those were."""
+    examples = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    for example in examples:
+        _put_inputs("packed/", folder, stand_ins)
+        subprocess.run(
+            [sys.executable, "-c", example],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_THREAD_LIMIT": "1"},
+            check=True,
+            timeout=60,
+        )
+    return len(examples)
+
+
+def _writes(command: str) -> bool:
+    return not {"-o", "--output", ">"}.isdisjoint(command.split())
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -118,15 +142,15 @@ def _environment(folder: Path) -> dict[str, str]:
 def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
     """Put there what the command reads and nothing has made so far."""
     words = shlex.split(command)
-    for before, word in zip([""] + words, words, strict=False):
+    for before, word in zip(["", *words], words, strict=False):
         target = folder / word
         if before in ("-o", "--output", ">") or target.exists():
             continue
         if word.endswith(".gguf"):
-            shutil.copyfile(stand_ins.model, target)
+            os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n")
         elif re.fullmatch(r"packed[\w-]*/", word):
-            shutil.copytree(stand_ins.packed, target)
+            shutil.copytree(stand_ins.packed, target, copy_function=os.link)
         elif re.fullmatch(r"[\w.-]+/", word):
             shutil.copytree(stand_ins.checkpoint, target)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shown_commands import ROOT, StandIns, run_page
+from shown_commands import ROOT, StandIns, run_page, run_python
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -21,6 +21,10 @@ PROSE = sorted([*PAGES, *ROOT.glob("*.md"), ROOT / "edgeslm" / "SHAPE.md"])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_runs(page: Path, tmp_path: Path, stand_ins: StandIns) -> None:
     assert run_page(page, tmp_path, stand_ins) > 0
+
+
+def test_python_examples_run(tmp_path: Path, stand_ins: StandIns) -> None:
+    assert run_python(DOCS / "chat.md", tmp_path, stand_ins) == 1
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)

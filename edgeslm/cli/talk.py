@@ -52,7 +52,7 @@ def run(
     """Answer one prompt: the answer on stdout, what it took on stderr.
 
     Examples:
-        edgeslm run model.gguf -p 'What is the capital of France?' --temperature 0
+        edgeslm run model.gguf -p 'Name the capital of France.' --temperature 0 -n 32
         edgeslm run model.gguf --raw -p 'Once upon a time' -n 64 --seed 7
         cat letter.txt | edgeslm run model.gguf -p -
     """
