@@ -163,7 +163,7 @@ def _print_answer(answer: Generation, *, json: bool) -> None:
             }
         )
         return
-    print()
+    print(flush=True)
     print(statistics_line(answer), file=sys.stderr)
     if answer.finish_reason.value == "cancelled":
         raise KeyboardInterrupt

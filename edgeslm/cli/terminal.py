@@ -128,7 +128,7 @@ class Terminal:
         if self._json_lines:
             print(json.dumps({"prompt": text, **to_json(answer)}, ensure_ascii=False), flush=True)
             return
-        print()
+        print(flush=True)
         if self._conversation.left_out:
             self._tell(f"[the oldest {self._conversation.left_out} exchanges no longer fit]")
         self._tell(f"[{statistics_line(answer)}]")
