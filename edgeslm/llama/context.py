@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.gguf.types import TENSOR_TYPES
 from edgeslm.llama import native
 from edgeslm.llama.buffers import buffer_bytes
+from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
 
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
@@ -100,7 +100,7 @@ class Batch:
         native.library().llama_batch_free(self.native)
 
 
-class Context:
+class Context(Closing):
     """KV cache and compute buffers for one model.
 
     Raises:
@@ -126,17 +126,6 @@ class Context:
             self._batch.close()
             native.library().llama_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def prefill(
         self,

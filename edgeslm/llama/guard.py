@@ -21,8 +21,7 @@ from edgeslm.errors import NativeFailure, reading
 from edgeslm.files import cache_folder
 from edgeslm.llama import native
 
-_PROBE_TEXT = "The 1st naïve café—日本語 🙂\n\tdef f(x): return x\n"
-_PROBE_CONTEXT = 256
+_PROBE = "edgeslm.llama.probe"
 _PATIENCE_SECONDS = 60
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
 
@@ -54,7 +53,7 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
     patience = _PATIENCE_SECONDS + path.stat().st_size / _SLOWEST_STORAGE_BYTES_PER_SECOND
     try:
         return subprocess.run(
-            [sys.executable, "-m", __spec__.name, str(path)],
+            [sys.executable, "-m", _PROBE, str(path)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -110,38 +109,3 @@ def _last_words(path: Path, child: subprocess.CompletedProcess[str]) -> str:
     )
     words = next((line for line in lines if "GGML_ASSERT" in line or "what():" in line), None)
     return f"{path}: llama.cpp crashes on it ({words or ending})"
-
-
-def probe(path: Path) -> None:
-    """Load `path`, read a text, compute one token: what a first use would do.
-
-    Raises:
-        EdgeslmError: llama.cpp refused the file. A native abort ends the process.
-    """
-    from edgeslm.llama.context import Context, ContextOptions
-    from edgeslm.llama.model import Model, ModelOptions
-
-    with Model(path, ModelOptions(trusted=True, repack=False)) as model:
-        tokens = model.tokenize(_PROBE_TEXT, add_special=True, parse_special=True)
-        for token in tokens[:8]:
-            model.token_bytes(token)
-        options = ContextOptions(length=_PROBE_CONTEXT, batch=16, ubatch=16)
-        with Context(model, options) as context:
-            context.prefill(tokens[:16] or [0])
-            if model.can_generate:
-                context.logits()
-
-
-def _main() -> int:
-    from edgeslm.errors import EdgeslmError
-
-    try:
-        probe(Path(sys.argv[1]))
-    except EdgeslmError as error:
-        print(error.message, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

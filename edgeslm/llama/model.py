@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from edgeslm.errors import NativeFailure
@@ -21,6 +20,7 @@ from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import guard, native
 from edgeslm.llama.buffers import buffer_bytes
+from edgeslm.llama.closing import Closing
 
 _ATTRIBUTE_CONTROL = 1 << 3
 _NO_TOKEN = -1
@@ -44,7 +44,7 @@ class ModelOptions:
     trusted: bool = False
 
 
-class Model:
+class Model(Closing):
     """A loaded model.
 
     Args:
@@ -72,17 +72,6 @@ class Model:
         if self._handle is not None:
             native.library().llama_model_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def handle(self) -> Any:

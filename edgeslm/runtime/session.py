@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
 
 from edgeslm.errors import InvalidOption, UserError
+from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions, DecodeAborted
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import Sampler, SamplingOptions
@@ -92,7 +92,7 @@ class Generation:
         return steps / self.decode_seconds if self.decode_seconds and steps > 0 else None
 
 
-class Session:
+class Session(Closing):
     """A model with a context of its own. Close it, or use it as a context manager.
 
     Args:
@@ -113,17 +113,6 @@ class Session:
     def close(self) -> None:
         """Free the context."""
         self.context.close()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def generate(
         self,
