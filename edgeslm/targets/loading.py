@@ -133,15 +133,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _variants(board: Mapping[str, Any]) -> list[str | None]:
+    """The board's variants; None is the board as it stands, which a default replaces."""
     variants = board.get("variants")
-    return list(variants) if isinstance(variants, dict) and variants else [None]
+    names = list(variants) if isinstance(variants, dict) else []
+    return names if board.get("default_variant") is not None else [None, *names]
 
 
 def _default_variant(path: Path, board: Mapping[str, Any]) -> str | None:
-    """The variant a bare board name means; None for a board without variants."""
+    """The variant a bare board name means; None for the board as it stands."""
     variants = _variants(board)
     default = board.get("default_variant")
-    if variants == [None] and default is None:
+    if default is None:
         return None
     if default not in variants or not isinstance(default, str):
         names = ", ".join(name for name in variants if name) or "none"

@@ -126,6 +126,16 @@ def test_an_unknown_id_names_the_closest() -> None:
     assert "rpi5-8gb" in str(caught.value.hint)
 
 
+def test_without_a_default_variant_the_board_itself_is_a_target(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "[variants.x]\nname = 'X'\n")
+    assert load_target(path).id == "mine"
+    assert [target.id for target in list_targets() if target.id.startswith("orange")] == [
+        "orange-pi-5",
+        "orange-pi-5-4gb",
+        "orange-pi-5-16gb",
+    ]
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         load_target(str(tmp_path / "none.toml"))
@@ -175,7 +185,6 @@ def test_a_file_of_ones_own_needs_no_figures(tmp_path: Path) -> None:
         ("[match]\ncpu = [1]", "match.cpu"),
         ("default_variant = 'x'", "default_variant"),
         ("default_variant = 'x'\n[variants]\nx = 1", "variants.x"),
-        ("[variants.x]\nname = 'X'", "default_variant"),
         (
             "default_variant = 'x'\n[power.idle_watts]\nvalue = 1\nprovenance = 'measured'\n"
             "source = 's'\n[variants.x.power.idle_watts]\nvalue = 2",
