@@ -48,7 +48,7 @@ def make_stand_ins(model: Path, folder: Path) -> StandIns:
 
     tokenizer = made_tokenizers.byte_level("smollm", checkpoints.VOCABULARY - 1)
     checkpoint = checkpoints.save(
-        checkpoints.build("llama"),
+        checkpoints.build("llama", num_hidden_layers=1),
         folder / "checkpoint",
         lambda directory: made_tokenizers.write(
             tokenizer, directory, eos_token="<|end|>", chat_template=CHAT_TEMPLATE
