@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -44,9 +46,14 @@ def _root(
     pass
 
 
+def _help(command: Callable[..., None]) -> str:
+    """The command's docstring, with the lines of its examples kept apart."""
+    return (inspect.getdoc(command) or "").replace("Examples:", "\b\nExamples:")
+
+
 for group in (make, look, talk, measure):
     for command in group.COMMANDS:
-        app.command()(command)
+        app.command(help=_help(command))(command)
 app.add_typer(targets.app, name="targets")
 
 

@@ -134,7 +134,7 @@ def pack(
     if json:
         output.print_json(to_json(result))
         return
-    print(f"packed {result.path}: {format_bytes(result.manifest.model.file_bytes)}")
+    print(f"wrote {result.path}: {format_bytes(result.manifest.model.file_bytes)}")
     print()
     print_prediction(result.prediction)
 

@@ -133,10 +133,12 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _is_this_machine(target: str) -> bool:
+    """Whether this is that very board, and not only the closest one known."""
     from edgeslm.targets.detection import detect
     from edgeslm.targets.loading import load_target
 
-    return load_target(target).id == detect().target
+    detection = detect()
+    return detection.exact and load_target(target).id == detection.target
 
 
 def _predict(path: Path, target_id: str, context: int, kv_type: str, *, json: bool) -> None:

@@ -40,7 +40,10 @@ KvType = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", metavar="N", help="Threads; default: the fast cores."),
+    typer.Option("--threads", "-t", metavar="N", help="Threads; default: as many as help here."),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")
 ]
 Temperature = Annotated[
     float,

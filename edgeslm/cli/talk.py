@@ -27,9 +27,7 @@ def run(
         str | None,
         typer.Option("--prompt", "-p", metavar="TEXT", help="What to say; '-' reads stdin."),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")
-    ] = None,
+    max_tokens: options.MaxTokens = None,
     system: options.System = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
@@ -88,6 +86,7 @@ def run(
 def chat(
     model: options.Model,
     system: options.System = None,
+    max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = 0.7,
     top_k: options.TopK = 40,
     top_p: options.TopP = 0.95,
@@ -116,12 +115,13 @@ def chat(
     from edgeslm.runtime.session import GenerationOptions, Session
 
     sampling = SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed=seed)
+    generation = GenerationOptions(max_tokens, sampling=sampling)
     context_options = _context_options(context, kv_type, threads)
     with _open(model) as opened, Session(opened, context_options) as session:
         encoder = PromptEncoder(opened)
         encoder.require_template()
         conversation = Conversation(session, encoder, system=system)
-        Terminal(conversation, GenerationOptions(sampling=sampling), json_lines=json).loop()
+        Terminal(conversation, generation, json_lines=json).loop()
 
 
 COMMANDS = (run, chat)

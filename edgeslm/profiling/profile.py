@@ -98,8 +98,8 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
             prefill=prefill.speed,
             decode=decode.speed,
             energy=Energy(
-                prefill_joules_per_token=_per_token(meter, prefill, options.repeats),
-                decode_joules_per_token=_per_token(meter, decode, options.repeats),
+                prefill_joules_per_token=_per_token(meter, prefill),
+                decode_joules_per_token=_per_token(meter, decode),
                 meter=meter.name if meter else None,
                 scope=meter.scope.value if meter else None,
                 notes=notes,
@@ -170,8 +170,9 @@ def _memory_use(model: Model, context: Context, before_load: int) -> MemoryUse:
     )
 
 
-def _per_token(meter: Meter | None, timed: speed.Timed, repeats: int) -> Figure:
+def _per_token(meter: Meter | None, timed: speed.Timed) -> Figure:
+    """From the median run, so that one disturbed run does not count, as with speed."""
     if meter is None or timed.joules is None:
         return UNKNOWN
-    tokens = timed.speed.tokens * repeats
-    return Figure(timed.joules / tokens, meter.provenance, meter.source)
+    joules = timed.joules.median / timed.speed.tokens
+    return Figure(joules, meter.provenance, meter.source)

@@ -25,10 +25,10 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Timed:
-    """Speed, and the energy of all counted runs together; None where nothing measures it."""
+    """Speed, and the energy of each counted run; None where nothing measures it."""
 
     speed: Speed
-    joules: float | None
+    joules: Statistic | None
 
 
 def measure_prefill(
@@ -70,7 +70,7 @@ def _repeat(
     depth: int,
 ) -> Timed:
     seconds: list[float] = []
-    joules = 0.0
+    joules: list[float] = []
     for index in range(settings.repeats + 1):
         _fill(context, depth)
         before = meter.read_joules() if meter and index else 0.0
@@ -80,14 +80,14 @@ def _repeat(
         elapsed = time.perf_counter() - started
         if index:
             seconds.append(elapsed)
-            joules += meter.read_joules() - before if meter else 0.0
+            joules += [meter.read_joules() - before] if meter else []
         advance(1)
     speed = Speed(
         tokens=tokens,
         tokens_per_second=Statistic.of(tokens / value for value in seconds),
         seconds=Statistic.of(seconds),
     )
-    return Timed(speed, joules if meter else None)
+    return Timed(speed, Statistic.of(joules) if joules else None)
 
 
 def _fill(context: Context, depth: int) -> None:
