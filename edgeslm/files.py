@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -25,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputFailure: `path` cannot be written, known before the block starts.
     """
     with writing(path):
-        target = path.resolve()
+        target = _resolved(path)
         _check_target(path, target)
         temporary = target.with_name(f".edgeslm-{secrets.token_hex(8)}.tmp")
         temporary.touch(exist_ok=False)
@@ -38,6 +39,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # before Python 3.13 a loop of links is no OSError
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
 
 
 def _check_target(path: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from edgeslm.errors import InvalidOption
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _FACTORS = _DECIMAL | _BINARY
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kKmMgGtT]?i?)[bB]?\s*", re.ASCII)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?|\.\d+)\s*([kKmMgGtT]?i?)[bB]?\s*", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:

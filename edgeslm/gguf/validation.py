@@ -19,7 +19,7 @@ from edgeslm.gguf.architectures import ARCHITECTURES, EQUAL_HEADS, NO_ROPE, WHOL
 from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.types import printable
 
-_MAX_BLOCKS = 512
+MAX_BLOCKS = 512
 _MAX_EXPERTS = 1024
 _MAX_LENGTH = 2**30
 """Beyond any real width or context; llama.cpp's 32-bit arithmetic wraps around later on."""
@@ -102,7 +102,7 @@ def _check_architecture(header: Header) -> None:
 
 def _check_sizes(header: Header) -> None:
     for name, most in (
-        ("block_count", _MAX_BLOCKS),
+        ("block_count", MAX_BLOCKS),
         ("context_length", _MAX_LENGTH),
         ("embedding_length", _MAX_LENGTH),
     ):

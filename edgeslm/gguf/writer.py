@@ -61,6 +61,7 @@ def write_gguf(
     read: Callable[[int], Data],
     *,
     advance: Callable[[int], None] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a little-endian GGUF file of version 3.
 
@@ -70,6 +71,7 @@ def write_gguf(
         tensors: What is stored, in file order.
         read: Gives the raw data of tensor `i`; called once for each, in order.
         advance: Told the bytes of each tensor after it was written.
+        check: Given the complete file under its temporary name; if it raises, none appears.
 
     Raises:
         OutputFailure: the file cannot be written.
@@ -96,6 +98,8 @@ def write_gguf(
                     advance(data.nbytes)
             with writing(path):
                 output.flush()
+        if check is not None:
+            check(temporary)
 
 
 def _bytes(data: Data) -> memoryview:

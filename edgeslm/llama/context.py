@@ -24,6 +24,8 @@ KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_N
 """Tensor types the KV cache may have, widest first."""
 
 _OK, _NO_SLOT, _ABORTED = 0, 1, 2
+_CONTEXT_STEP = 256
+_LIMITS = {"length": 2**31 - _CONTEXT_STEP, "threads": 512, "prefill_threads": 512}
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class ContextOptions:
             if getattr(self, name) < 1:
                 raise InvalidOption(
                     f"{name} must be at least 1, not {getattr(self, name)}",
+                    hint="Leave it out to get a sensible default.",
+                )
+        for name, most in _LIMITS.items():
+            if (getattr(self, name) or 0) > most:
+                raise InvalidOption(
+                    f"{name} must be at most {most}, not {getattr(self, name)}",
                     hint="Leave it out to get a sensible default.",
                 )
         if self.kv_type not in KV_TYPES:
@@ -115,9 +123,10 @@ class Context(Closing):
         self._handle, self.buffer_bytes = _create(model, options)
         self._memory: Any = lib.llama_get_memory(self._handle)
         self.length = int(lib.llama_n_ctx(self._handle))
-        self._batch = Batch(max(options.batch, 1))
+        self._batch = Batch(min(options.batch, int(lib.llama_n_batch(self._handle))))
         self._cancelled: Callable[[], bool] = _never
-        self._abort_callback = lib.ggml_abort_callback(lambda _data: self._cancelled())
+        self._signals: list[int] = []
+        self._abort_callback = lib.ggml_abort_callback(self._must_stop)
         self._no_callback = lib.ggml_abort_callback()
 
     def close(self) -> None:
@@ -140,8 +149,8 @@ class Context(Closing):
             DecodeAborted: `cancelled` returned True; the cache may hold part of the tokens.
             NativeFailure: llama.cpp failed, or the tokens don't fit.
         """
-        for first in range(0, len(tokens), self.options.batch):
-            chunk = tokens[first : first + self.options.batch]
+        for first in range(0, len(tokens), self._batch.capacity):
+            chunk = tokens[first : first + self._batch.capacity]
             last = first + len(chunk) == len(tokens)
             self._batch.clear()
             for index, token in enumerate(chunk):
@@ -171,7 +180,7 @@ class Context(Closing):
             self._cancelled = cancelled
             lib.llama_set_abort_callback(self._handle, self._abort_callback, None)
         try:
-            with native.captured_log() as lines:
+            with native.signals_deferred() as self._signals, native.captured_log() as lines:
                 status = lib.llama_decode(self._handle, batch.native)
         finally:
             if cancelled is not None:
@@ -188,6 +197,9 @@ class Context(Closing):
             f"llama.cpp failed to decode: {native.reason(lines, f'status {status}')}",
             hint="Check the model with: edgeslm inspect FILE",
         )
+
+    def _must_stop(self, _data: object) -> bool:
+        return bool(self._signals) or self._cancelled()
 
     def synchronize(self) -> None:
         """Wait until everything submitted has been computed."""
@@ -233,7 +245,8 @@ def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]
     """The native context, and how many bytes its cache and buffers took."""
     lib = native.library()
     params = lib.llama_context_default_params()
-    params.n_ctx = options.length
+    # Rounded here already: llama.cpp limits the batch to what it was given before it rounds.
+    params.n_ctx = -(-options.length // _CONTEXT_STEP) * _CONTEXT_STEP
     params.n_batch = options.batch
     params.n_ubatch = min(options.ubatch, options.batch)
     params.n_seq_max = options.sequences
@@ -244,7 +257,7 @@ def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]
     params.type_k = params.type_v = _type_id(options.kv_type)
     if options.flash_attention is not None:
         params.flash_attn_type = int(options.flash_attention)
-    with native.captured_log() as lines:
+    with native.signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if not handle:
         raise NativeFailure(

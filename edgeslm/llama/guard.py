@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from edgeslm.errors import NativeFailure, reading
@@ -22,6 +22,11 @@ from edgeslm.files import cache_folder
 from edgeslm.llama import native
 
 _PROBE = "edgeslm.llama.probe"
+_DAMAGED = "The file is damaged or made for another version; fetch or convert it again."
+_HINTS = {
+    signal.SIGKILL: "Memory ran out: take a smaller type or model, or close other programs.",
+    signal.SIGILL: "llama-cpp-python was built for another processor: reinstall it on this one.",
+}
 _PATIENCE_SECONDS = 60
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
 
@@ -38,8 +43,7 @@ def ensure_loadable(path: Path) -> None:
     child = _try(path)
     if child.returncode != 0:
         raise NativeFailure(
-            _last_words(path, child),
-            hint="The file is damaged or made for another version; fetch or convert it again.",
+            _last_words(path, child), hint=_HINTS.get(-child.returncode, _DAMAGED)
         )
     _remember(mark)
 
@@ -53,7 +57,7 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
     patience = _PATIENCE_SECONDS + path.stat().st_size / _SLOWEST_STORAGE_BYTES_PER_SECOND
     try:
         return subprocess.run(
-            [sys.executable, "-m", _PROBE, str(path)],
+            [*native.child_command(_PROBE), os.fspath(path)],
             capture_output=True,
             text=True,
             errors="replace",

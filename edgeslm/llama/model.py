@@ -8,6 +8,7 @@ llama.cpp ends the process on some malformed files.
 from __future__ import annotations
 
 import ctypes
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 
 _ATTRIBUTE_CONTROL = 1 << 3
+_ATTRIBUTE_USER_DEFINED = 1 << 4
 _NO_TOKEN = -1
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 """Pre-tokenizers whose tokenizer.json normalises to NFC first."""
@@ -131,14 +133,21 @@ class Model(Closing):
     @cached_property
     def control_tokens(self) -> dict[str, int]:
         """Text and id of each token that steers the model instead of being text."""
-        lib = native.library()
-        found = {}
-        for token in range(self.vocabulary_size):
-            if lib.llama_vocab_get_attr(self._vocabulary, token) & _ATTRIBUTE_CONTROL:
-                text = lib.llama_vocab_get_text(self._vocabulary, token).decode("utf-8", "replace")
-                if text:
-                    found[text] = token
-        return found
+        return self._tokens_with(_ATTRIBUTE_CONTROL)
+
+    @cached_property
+    def user_defined_tokens(self) -> dict[str, int]:
+        """Text and id of each token that llama.cpp finds in any text, plain text included."""
+        return self._tokens_with(_ATTRIBUTE_USER_DEFINED)
+
+    def _tokens_with(self, attribute: int) -> dict[str, int]:
+        attributes = native.library().llama_vocab_get_attr
+        found = (
+            token
+            for token in range(self.vocabulary_size)
+            if attributes(self._vocabulary, token) & attribute
+        )
+        return {text: token for token in found if (text := self.token_text(token))}
 
     @cached_property
     def _composes(self) -> bool:
@@ -160,7 +169,7 @@ class Model(Closing):
         """Token ids of `text`.
 
         Args:
-            text: Any text; lone surrogates become U+FFFD.
+            text: Any text; lone surrogates become question marks.
             add_special: Add the tokens the model wants around a text (BOS, EOS).
             parse_special: Read the spelling of control tokens as those tokens. Never use it
                 on text that comes from somebody else.
@@ -211,8 +220,8 @@ def _load(path: Path, options: ModelOptions) -> tuple[Any, dict[str, int]]:
     if not options.mmap:
         params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = options.repack
-    with native.captured_log() as lines:
-        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+    with native.signals_deferred(), native.captured_log() as lines:
+        handle = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not handle:
         raise NativeFailure(
             f"{path}: llama.cpp cannot load it: {native.reason(lines, 'no reason given')}",

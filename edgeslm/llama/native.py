@@ -8,6 +8,7 @@ Set EDGESLM_NATIVE_LOG=1 to see every line on stderr as it comes.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -26,6 +27,9 @@ _LEVEL_WARN = 3
 _LEVEL_ERROR = 4
 _LEVEL_CONTINUES = 5
 _KEPT_LINES = 400
+_DEFERRED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def library() -> Any:
             f"llama.cpp cannot be loaded: {error}",
             hint="Reinstall llama-cpp-python for this machine; on Debian it needs libgomp1.",
         ) from error
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not start a debugger
     llama_cpp.llama_log_set(_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
     return llama_cpp
@@ -122,17 +127,48 @@ def ggml() -> CDLL:
     )
 
 
-def child_environment() -> dict[str, str]:
-    """The environment for a child process that runs a module of this room.
+def child_command(module: str) -> list[str]:
+    """What starts a child process that runs a module of this room as a program.
 
-    It finds the modules this process found, and nothing that happens to lie in the current
-    folder; an abort of llama.cpp in it starts no debugger.
+    Nothing that happens to lie in the current folder is imported in its place.
     """
+    code = (
+        "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for such a child: it finds the modules that this process found."""
     return os.environ | {
         "GGML_NO_BACKTRACE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "PYTHONSAFEPATH": "1",
     }
+
+
+@contextmanager
+def signals_deferred() -> Iterator[list[int]]:
+    """While the block runs, signals are only noted in the list; afterwards they take effect.
+
+    Native code calls back into Python (the log, the abort question), and what a signal's
+    handler raises in there is lost. Elsewhere than in the main thread nothing happens.
+    """
+    pending: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pending
+        return
+    handlers = {number: signal.getsignal(number) for number in _DEFERRED}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, lambda noted, _frame: pending.append(noted))
+    try:
+        yield pending
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for number in pending:
+            signal.raise_signal(number)
 
 
 def captured_log() -> AbstractContextManager[deque[LogLine]]:

@@ -271,7 +271,7 @@ def _child(request: str) -> Iterator[subprocess.Popen[str]]:
     # Every log line goes to stderr, as it comes.
     environment = native.child_environment() | {"EDGESLM_NATIVE_LOG": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name],
+        native.child_command(__name__ if __name__ != "__main__" else __spec__.name),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 _SYSFS_CPU = Path("/sys/devices/system/cpu")
+_FAST = 0.8
+"""Cores this near the fastest count as fast: clusters of one kind may differ a little."""
 
 
 def default_threads(sysfs: Path = _SYSFS_CPU) -> int:
@@ -19,7 +21,8 @@ def default_threads(sysfs: Path = _SYSFS_CPU) -> int:
     allowed = _allowed_cores()
     capacities = {core: _capacity(sysfs, core) for core in allowed}
     known = [capacity for capacity in capacities.values() if capacity is not None]
-    fast = [core for core in allowed if capacities[core] == max(known)] if known else allowed
+    least = _FAST * max(known, default=0)
+    fast = [core for core in allowed if (capacities[core] or 0) >= least]
     physical = psutil.cpu_count(logical=False) or len(fast)
     return max(1, min(len(fast), physical))
 

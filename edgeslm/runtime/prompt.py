@@ -1,11 +1,16 @@
-"""Messages to token ids, so that no text from a user becomes a control token.
+"""Messages to token ids, so that no text from outside becomes a control token.
 
-Chat templates mix their own control tokens (`<|im_start|>`) with text from outside. A user
-who types a control token's spelling must get text, not control. So before rendering, an
-invisible mark is put into every such spelling in the messages, and at both ends of each
-message; the rendered text is cut at the control tokens that are left, which are the
-template's own; the marks are removed and the pieces between tokenized as plain text. The
-pieces join template and user text, so benign messages get exactly the usual tokens.
+Chat templates mix their own control tokens (`<|im_start|>`) with the text of messages. Who
+types a control token's spelling must get text, not control. So before rendering, the messages
+are disguised: every character that begins a control token is replaced by a private-use one.
+Whatever the template then does with a message (trim, split, replace), no spelling can arise
+from it. The control tokens found in what was rendered are therefore the template's own; the
+text is cut at them, the pieces are undisguised and tokenized as plain text. A piece joins
+template and message text, so benign messages get exactly the usual tokens.
+
+What the assistant said is disguised less: only inside spellings of control tokens, since
+templates look for marks such as `</think>` in it. A template that takes the assistant's text
+apart and puts it together again could form a control token from it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,9 @@ if TYPE_CHECKING:
     import jinja2
 
 ROLES = ("system", "user", "assistant", "tool")
-_MARKS = range(0xF0000, 0xF1000)
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Marks the assistant's part for training; it changes nothing in what is rendered."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +81,18 @@ class PromptEncoder:
         Raises:
             UserError: the model has no chat template, or the template refuses the messages.
         """
-        mark = _unused_mark(message.content for message in messages)
-        rendered = self._render([self._marked(message, mark) for message in messages])
-        return self._tokenize(rendered, mark)
+        template = self._template
+        disguise = _Disguise(self._steering, "".join(message.content for message in messages))
+        rendered = self._render(
+            template,
+            [{"role": message.role, "content": disguise.put_on(message)} for message in messages],
+        )
+        return self._tokenize(rendered, disguise)
 
-    def _marked(self, message: Message, mark: str) -> dict[str, str]:
-        """`message` with a mark inside each control token's spelling and at both ends.
-
-        The end marks stand inside the surrounding white space, so that a template's `trim`
-        still works, and keep a spelling from forming across the message's border.
-        """
-        text = message.content
-        if self._control is not None:
-            text = self._control.sub(lambda match: match[0][0] + mark + match[0][1:], text)
-        core = text.strip()
-        if core:
-            start = text.index(core)
-            text = text[:start] + mark + core + mark + text[start + len(core) :]
-        return {"role": message.role, "content": text}
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _render(self, template: jinja2.Template, messages: list[dict[str, str]]) -> str:
         model = self._model
         try:
-            return self._template.render(
+            return template.render(
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token="" if model.bos is None else model.token_text(model.bos),
@@ -110,28 +106,37 @@ class PromptEncoder:
                 "message; --raw leaves the template out.",
             ) from error
 
-    def _tokenize(self, rendered: str, mark: str) -> list[int]:
+    def _tokenize(self, rendered: str, disguise: _Disguise) -> list[int]:
         tokens: list[int] = []
         start = 0
-        for match in self._control.finditer(rendered) if self._control else ():
-            tokens += self._plain(rendered[start : match.start()], mark)
-            tokens.append(self._model.control_tokens[match[0]])
+        for match in disguise.spellings.finditer(rendered):
+            tokens += self._plain(rendered[start : match.start()], disguise)
+            tokens.append(self._steering[match[0]])
             start = match.end()
-        tokens += self._plain(rendered[start:], mark)
+        tokens += self._plain(rendered[start:], disguise)
         model = self._model
         if model.adds_bos and model.bos is not None and tokens[:1] != [model.bos]:
             tokens.insert(0, model.bos)
         return tokens
 
-    def _plain(self, text: str, mark: str) -> list[int]:
-        text = text.replace(mark, "")
-        return self._model.tokenize(text) if text else []
+    def _plain(self, text: str, disguise: _Disguise) -> list[int]:
+        parts = disguise.take_off(text, self._found_in_plain_text)
+        return [token for part in parts if part for token in self._model.tokenize(part)]
 
     @cached_property
-    def _control(self) -> re.Pattern[str] | None:
-        """Matches the spelling of any control token, the longest first."""
-        spellings = sorted(self._model.control_tokens, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, spellings))) if spellings else None
+    def _steering(self) -> dict[str, int]:
+        """Tokens that only the template may use, by spelling: control tokens, and its own others.
+
+        Some models keep tokens such as `<tool_call>` among the user-defined ones.
+        """
+        return self._model.control_tokens | self._found_in_plain_text
+
+    @cached_property
+    def _found_in_plain_text(self) -> dict[str, int]:
+        """Those of the template's tokens that llama.cpp finds in plain text as well."""
+        source = self._source or ""
+        defined = self._model.user_defined_tokens.items()
+        return {text: token for text, token in defined if text.strip() and text in source}
 
     @cached_property
     def _template(self) -> jinja2.Template:
@@ -143,35 +148,89 @@ class PromptEncoder:
         return compile_template(self._source)
 
 
+class _Disguise:
+    """Characters that stand in for others in the text of one conversation.
+
+    Args:
+        steering: The spellings that must not arise from messages.
+        texts: All messages; the stand-ins occur in none of them.
+    """
+
+    def __init__(self, steering: Iterable[str], texts: str) -> None:
+        ordered = sorted(steering, key=len, reverse=True)
+        # Without any token to look for, a pattern that never matches.
+        pattern = "|".join(map(re.escape, ordered)) or "(?!)"
+        self.spellings = re.compile(pattern)
+        self._starts = re.compile(f"(?=({pattern}))")
+        firsts = sorted({spelling[0] for spelling in ordered})
+        used = set(texts)
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+        try:
+            self._border, self._cut = next(free), next(free)
+            self._stand_ins = {ord(first): next(free) for first in firsts}
+        except StopIteration as error:
+            raise UserError(
+                "the conversation uses up all private-use characters",
+                hint="Leave some of them out.",
+            ) from error
+        self._originals = {ord(new): chr(old) for old, new in self._stand_ins.items()}
+        self._originals[ord(self._border)] = ""
+
+    def put_on(self, message: Message) -> str:
+        """The content, disguised, with borders that no spelling can span.
+
+        The borders stand inside the white space around the content, so that a template's
+        `trim` still works.
+        """
+        text = message.content
+        if message.role == "assistant":
+            for match in reversed(list(self._starts.finditer(text))):
+                at = match.start()
+                text = text[:at] + self._stand_ins[ord(text[at])] + text[at + 1 :]
+        else:
+            text = text.translate(self._stand_ins)
+        core = text.strip()
+        start = text.index(core)
+        end = start + len(core)
+        return text[:start] + self._border + core + self._border + text[end:] if core else text
+
+    def take_off(self, text: str, apart: Iterable[str]) -> list[str]:
+        """The original text, cut inside every spelling of `apart`, so that none is found in it."""
+        text = text.translate(self._originals)
+        for spelling in apart:
+            text = text.replace(spelling, f"{spelling[0]}{self._cut}{spelling[1:]}")
+        return text.split(self._cut)
+
+
 def compile_template(source: str) -> jinja2.Template:
     """A chat template, compiled in a sandbox with the functions such templates expect.
 
     Raises:
         UserError: it is not valid Jinja.
     """
-    from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
+    source = _GENERATION_TAG.sub("", source)
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     try:
         return environment.from_string(source)
-    except TemplateError as error:
+    except Exception as error:  # nested too deep for the parser, among others
         raise UserError(
             f"the chat template is not valid Jinja: {error}", hint="Use --raw to leave it out."
         ) from error
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
     """Jinja's own filter escapes HTML and non-ASCII characters; templates don't want that."""
     import json
 
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -182,9 +241,3 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().astimezone().strftime(pattern)
-
-
-def _unused_mark(texts: Iterable[str]) -> str:
-    """A private-use character that occurs in none of `texts`."""
-    used = set().union(*map(set, texts))
-    return next(chr(code) for code in _MARKS if chr(code) not in used)

@@ -28,6 +28,13 @@ def test_only_the_fast_cores_of_a_big_little_board_count(
     assert default_threads(root) == 4
 
 
+def test_clusters_that_differ_a_little_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capacities = [414] * 4 + [1008] * 2 + [1024] * 2
+    assert default_threads(_board(tmp_path, capacities, monkeypatch)) == 4
+
+
 def test_equal_cores_all_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_threads(_board(tmp_path, [1024] * 4, monkeypatch)) == 4
 

@@ -68,6 +68,19 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         InvalidCheckpoint: it is no checkpoint, or one with missing or damaged files.
         Unsupported: a checkpoint in a form that cannot be converted.
     """
+    with reading(directory):
+        _check_directory(directory)
+    config = read_json(directory / "config.json")
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise Unsupported(
+            f"{directory} is already quantized ({_method(config)})",
+            hint="Convert the original checkpoint, then quantize the GGUF file.",
+        )
+    generation = read_optional_json(directory / "generation_config.json")
+    return Checkpoint(directory, config, generation)
+
+
+def _check_directory(directory: Path) -> None:
     if not directory.exists():
         raise NotFound(f"{directory}: no such directory", hint="Check the path.")
     if not directory.is_dir():
@@ -77,14 +90,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         )
     if not (directory / "config.json").is_file():
         raise _no_config(directory)
-    config = read_json(directory / "config.json")
-    if config.get("quantization_config") or config.get("compression_config"):
-        raise Unsupported(
-            f"{directory} is already quantized ({_method(config)})",
-            hint="Convert the original checkpoint, then quantize the GGUF file.",
-        )
-    generation = read_optional_json(directory / "generation_config.json")
-    return Checkpoint(directory, config, generation)
 
 
 def read_json(path: Path) -> dict[str, Any]:

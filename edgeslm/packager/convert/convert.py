@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import InvalidCheckpoint, InvalidOption, Unsupported
+from edgeslm.errors import InvalidCheckpoint, InvalidOption, Unsupported, UserError, reading
 from edgeslm.gguf.types import Field, tensor_type
+from edgeslm.gguf.validation import read_model
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.packager.convert.checkpoint import FLOAT_TYPES, Checkpoint, open_checkpoint
 from edgeslm.packager.convert.encoding import encode, to_float32
@@ -58,7 +59,7 @@ def convert(checkpoint_dir: Path, output: Path, *, type: str | None = None) -> C
             the norms among them, are always F32.
 
     Raises:
-        InvalidOption: a `type` of another kind.
+        InvalidOption: a `type` of another kind, or an output that is one of the sources.
         NotFound: there is no such directory.
         InvalidCheckpoint: it is incomplete, damaged, or contradicts itself.
         Unsupported: a model, option or tokenizer that llama.cpp cannot run faithfully.
@@ -70,6 +71,7 @@ def convert(checkpoint_dir: Path, output: Path, *, type: str | None = None) -> C
             hint=f"One of {', '.join(FLOAT_TYPES)}; other types come with: edgeslm quantize",
         )
     checkpoint = open_checkpoint(checkpoint_dir)
+    _refuse_own_file(checkpoint_dir, output)
     family = family_for(checkpoint.architecture)
     config = family.text_config(checkpoint.config)
     family.check(config)
@@ -89,8 +91,38 @@ def convert(checkpoint_dir: Path, output: Path, *, type: str | None = None) -> C
         return _data(plan[index], family, sizes)
 
     with bar("converting", sum(item.spec.bytes for item in plan), unit="bytes") as advance:
-        write_gguf(output, fields, [item.spec for item in plan], read, advance=advance)
+        specs = [item.spec for item in plan]
+        write_gguf(output, fields, specs, read, advance=advance, check=_checker(checkpoint))
     return ConvertResult(output, family.arch, parameters, output.stat().st_size, type_name)
+
+
+def _refuse_own_file(directory: Path, output: Path) -> None:
+    """Files of GGUF may be replaced; they are no part of the checkpoint."""
+    with reading(output):
+        if not output.exists():
+            return
+        sources = [path for path in directory.iterdir() if path.suffix != ".gguf"]
+        if any(path.exists() and path.samefile(output) for path in sources):
+            raise InvalidOption(
+                f"{output}: the output is a file of the checkpoint itself",
+                hint="Give the output another name.",
+            )
+
+
+def _checker(checkpoint: Checkpoint) -> Callable[[Path], None]:
+    """What looks at the file before it appears, as every reader of it will."""
+
+    def check(path: Path) -> None:
+        try:
+            read_model(path)
+        except UserError as error:
+            raise InvalidCheckpoint(
+                f"{checkpoint.directory}: what it converts to is unsound: "
+                f"{error.message.removeprefix(f'{path}: ')}",
+                hint="Compare config.json and tokenizer.json with the original model's.",
+            ) from error
+
+    return check
 
 
 def _matched(checkpoint: Checkpoint, family: Family, config: Config) -> dict[str, StoredTensor]:
@@ -102,6 +134,12 @@ def _matched(checkpoint: Checkpoint, family: Family, config: Config) -> dict[str
         # A tied head may be stored although the embedding is used in its place.
         if name is None or (name == "lm_head.weight" and name not in wanted):
             continue
+        if name in stored:
+            raise InvalidCheckpoint(
+                f"{checkpoint.directory} holds {name} twice, as {stored[name].name} and as "
+                f"{tensor.name}",
+                hint="Remove the files of the other copy.",
+            )
         stored[name] = tensor
     missing = [name for name in wanted if name not in stored]
     if missing:

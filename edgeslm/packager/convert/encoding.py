@@ -29,7 +29,7 @@ def encode(name: str, values: NDArray[Any], target: str) -> NDArray[Any]:
 
     Raises:
         InvalidCheckpoint: a value is infinite or not a number.
-        Unsupported: a finite value is too large for F16.
+        Unsupported: a finite value is too large for the type.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     result = np.empty(flat.shape, _TARGETS[target])
@@ -51,6 +51,12 @@ def _rounded(name: str, numbers: NDArray[np.float32], target: str) -> NDArray[An
     if target == "BF16":
         codes = numbers.view(np.uint32)
         rounded: NDArray[Any] = ((codes + 0x7FFF + ((codes >> 16) & 1)) >> 16).astype(np.uint16)
+        if ((rounded & 0x7F80) == 0x7F80).any():
+            raise Unsupported(
+                f"{name} has values up to {float(np.abs(numbers).max()):.5g}, BF16 ends at "
+                "3.3895e+38",
+                hint="Convert to F32.",
+            )
         return rounded
     with np.errstate(over="ignore"):
         halves = numbers.astype(np.float16)

@@ -20,7 +20,7 @@ def general_fields(directory: Path, arch: str, parameters: int, type_name: str) 
     fields = [
         text("general.architecture", arch),
         text("general.type", "model"),
-        text("general.name", directory.resolve().name),
+        text("general.name", model_name(directory.resolve())),
         text("general.size_label", size_label(parameters)),
         whole("general.file_type", file_type),
         whole("general.quantization_version", _QUANTIZATION_VERSION),
@@ -34,6 +34,14 @@ def general_fields(directory: Path, arch: str, parameters: int, type_name: str) 
         "general.license.link": link,
     }
     return fields + [text(key, value) for key, value in licence.items() if value]
+
+
+def model_name(directory: Path) -> str:
+    """The directory's name; in Hugging Face's cache, where that is a hash, the model's."""
+    repository = directory.parent.parent.name
+    if directory.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return directory.name
 
 
 def model_card(path: Path) -> dict[str, str]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import InvalidCheckpoint, Unsupported
+from edgeslm.errors import Unsupported
 from edgeslm.gguf.types import Field
 from edgeslm.packager.convert.fields import real, text, whole
+from edgeslm.packager.convert.values import number, section
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -36,26 +37,14 @@ class Rope:
         Raises:
             InvalidCheckpoint: it is missing without a default, or something else.
         """
-        value = self.values.get(name)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InvalidCheckpoint(
-                f"config.json: {self.kind} rope scaling needs a positive {name}, found {value!r}",
-                hint="Compare config.json with the original model's.",
-            )
-        return float(value)
+        return number(self.values, name, default)
 
 
 def read_rope(config: Mapping[str, Any], layer_type: str = "full_attention") -> Rope:
     """The parameters in `config`, of one layer type where they differ by that."""
-    values = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    values = section(config, "rope_parameters") or section(config, "rope_scaling")
     if any(name in values for name in _LAYER_TYPES):
-        values = values.get(layer_type) or {}
-    if not isinstance(values, Mapping):
-        raise InvalidCheckpoint(
-            f"config.json: rope parameters are {values!r}", hint="They must be an object."
-        )
+        values = section(values, layer_type)
     kind = str(values.get("rope_type") or values.get("type") or "default")
     theta = values.get("rope_theta") or config.get("rope_theta") or 10_000.0
     rope = Rope(kind, 0.0, {**values, "rope_theta": theta})

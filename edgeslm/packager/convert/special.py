@@ -10,6 +10,7 @@ from edgeslm.errors import InvalidCheckpoint, reading
 from edgeslm.gguf.types import Field
 from edgeslm.packager.convert.checkpoint import Checkpoint, read_optional_json
 from edgeslm.packager.convert.fields import text, texts
+from edgeslm.packager.convert.values import section
 
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Roles as Hugging Face and as GGUF call them."""
@@ -80,8 +81,9 @@ def _content(token: Any) -> str:
 
 def _listed(checkpoint: Checkpoint, role: str, count: int) -> list[int]:
     """The ids of a role in the configs; a negative or too large one means none."""
-    for config in (checkpoint.generation, checkpoint.config, checkpoint.config.get("text_config")):
-        value = (config or {}).get(f"{role}_token_id")
+    inner = section(checkpoint.config, "text_config")
+    for config in (checkpoint.generation, checkpoint.config, inner):
+        value = config.get(f"{role}_token_id")
         values = value if isinstance(value, list) else [value]
         found = [number for number in values if type(number) is int and 0 <= number < count]
         if found:

@@ -85,18 +85,18 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
     settings = read_optional_json(checkpoint.directory / "tokenizer_config.json")
     try:
         vocabulary = _vocabulary(tokenizer, settings, rows)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        _refuse_duplicates(vocabulary.tokens, path)
+        ids = {token: number for number, token in enumerate(vocabulary.tokens)}
+        added = _surrounding(tokenizer)
+        special = special_ids(checkpoint, settings, tokenizer, ids, added)
+        _refuse_other_roles(special, added)
+        _refuse_missing_rows(special, rows, path)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InvalidCheckpoint(
-            f"{path}: not laid out as tokenizers writes it: {error!r}",
-            hint="Download or copy it again.",
+            f"{path.parent}: its tokenizer is not laid out as transformers writes one: {error!r}",
+            hint="Download or copy tokenizer.json and tokenizer_config.json again.",
         ) from error
-    ids = {token: number for number, token in enumerate(vocabulary.tokens)}
-    added = _surrounding(tokenizer)
-    special = special_ids(checkpoint, settings, tokenizer, ids, added)
-    _refuse_other_roles(special, added)
-    vocabulary = replace(vocabulary, special=special)
-    _check(vocabulary, path)
-    return vocabulary
+    return replace(vocabulary, special=special)
 
 
 def _read_tokenizer(path: Path) -> dict[str, Any]:
@@ -131,8 +131,10 @@ def _vocabulary(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rows:
     merges = [_pair(merge) for merge in model["merges"]]
     from_sentencepiece = sentencepiece.is_sentencepiece(tokenizer)
     made = {left + right for left, right in merges} if from_sentencepiece else set()
-    entries = {number: _Entry(token, _plain_type(token, model, from_sentencepiece))
+    entries = {_id(number): _Entry(token, _plain_type(token, model, from_sentencepiece))
                for token, number in model["vocab"].items()}  # fmt: skip
+    if len(entries) != len(model["vocab"]):
+        raise ValueError("two tokens have the same id")
     for number, added in _added_tokens(tokenizer, settings).items():
         entries[number] = _added(added, entries.get(number), made)
     entries = _fitted(entries, rows)
@@ -173,7 +175,19 @@ def _vocabulary(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], rows:
 def _pair(merge: Any) -> tuple[str, str]:
     """A merge, written as a list or, formerly, as one string."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return left, right
+    return _str(left), _str(right)
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _id(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is no token id")
+    return value
 
 
 def _plain_type(token: str, model: Mapping[str, Any], from_sentencepiece: bool) -> int:
@@ -188,13 +202,13 @@ def _added_tokens(
 ) -> dict[int, Mapping[str, Any]]:
     """Tokens beside the trained ones, by id; those only tokenizer_config.json knows included."""
     later = settings.get("added_tokens_decoder") or {}
-    known = {int(number): added for number, added in later.items()}
-    return known | {added["id"]: added for added in tokenizer.get("added_tokens") or ()}
+    known = {_id(int(number)): added for number, added in later.items()}
+    return known | {_id(added["id"]): added for added in tokenizer.get("added_tokens") or ()}
 
 
 def _added(added: Mapping[str, Any], plain: _Entry | None, made: set[str]) -> _Entry:
     """An added token: special ones are control tokens, others are cut out of any text."""
-    content = added["content"]
+    content = _str(added["content"])
     if plain is not None and plain.type == UNKNOWN:
         return _Entry(content, UNKNOWN)
     if added.get("special"):
@@ -230,14 +244,14 @@ def _template(processor: Any) -> tuple[list[int], list[int]]:
         parts = parts[0]["processors"]
     for part in parts:
         if part.get("type") == "TemplateProcessing":
-            at = next(i for i, item in enumerate(part["single"]) if "Sequence" in item)
+            at = ["Sequence" in item for item in part["single"]].index(True)
             return _template_ids(part, 0, at), _template_ids(part, at + 1, None)
     return [], []
 
 
 def _template_ids(part: Mapping[str, Any], start: int, stop: int | None) -> list[int]:
     names = [item["SpecialToken"]["id"] for item in part["single"][start:stop]]
-    return [number for name in names for number in part["special_tokens"][name]["ids"]]
+    return [_id(number) for name in names for number in part["special_tokens"][name]["ids"]]
 
 
 def _surrounding(tokenizer: Mapping[str, Any]) -> dict[str, int]:
@@ -264,18 +278,20 @@ def _refuse_other_roles(special: Mapping[str, int], added: Mapping[str, int]) ->
             )
 
 
-def _check(vocabulary: Vocabulary, path: Path) -> None:
-    """What llama.cpp takes for granted, aborting the process otherwise."""
-    twice = _first_duplicate(vocabulary.tokens)
+def _refuse_duplicates(tokens: Iterable[str], path: Path) -> None:
+    """llama.cpp ends the process where two tokens have the same text."""
+    twice = _first_duplicate(tokens)
     if twice is not None:
         raise InvalidCheckpoint(
             f"{path}: the token {twice!r} has two ids", hint="Every token needs its own text."
         )
-    for role, number in vocabulary.special.items():
-        if number >= len(vocabulary.tokens):
+
+
+def _refuse_missing_rows(special: Mapping[str, int], rows: int, path: Path) -> None:
+    for role, number in special.items():
+        if number >= rows:
             raise InvalidCheckpoint(
-                f"{path}: the {role} token is {number}, the embedding has "
-                f"{len(vocabulary.tokens)} rows",
+                f"{path}: the {role} token is {number}, the embedding has {rows} rows",
                 hint="Tokenizer and weights belong to different models.",
             )
 

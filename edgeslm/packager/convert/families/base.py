@@ -6,7 +6,6 @@ A family's own file says only what differs. A checkpoint's tensors are compared 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,13 +14,15 @@ from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidCheckpoint, Unsupported
 from edgeslm.gguf.types import Field
+from edgeslm.gguf.validation import MAX_BLOCKS
 from edgeslm.packager.convert.fields import real, whole
 from edgeslm.packager.convert.rope import llama3_factors, read_rope, rope_fields
+from edgeslm.packager.convert.values import Config, number, positive
 
-Config = Mapping[str, Any]
 Shape = tuple[int, ...]
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_UNPREFIXED = ("embed_tokens.", "layers.", "norm.")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Sizes:
 
         Raises:
             InvalidCheckpoint: one is missing, no positive integer, or contradicts another.
+            Unsupported: more layers or other heads than llama.cpp has.
         """
         hidden, heads = positive(config, "hidden_size"), positive(config, "num_attention_heads")
         kv_heads = positive(config, "num_key_value_heads", heads)
@@ -57,8 +59,14 @@ class Sizes:
                 f"heads of {head_dim} dimensions",
                 hint="Rotary position embeddings need an even number.",
             )
+        layers = positive(config, "num_hidden_layers")
+        if layers > MAX_BLOCKS:
+            raise Unsupported(
+                f"config.json: num_hidden_layers is {layers}",
+                hint=f"llama.cpp runs models of up to {MAX_BLOCKS} layers.",
+            )
         return cls(
-            layers=positive(config, "num_hidden_layers"),
+            layers=layers,
             hidden=hidden,
             feed_forward=positive(config, "intermediate_size"),
             heads=heads,
@@ -101,7 +109,8 @@ class Family:
                 hint=f"Supported are {', '.join(sorted(self.rope_kinds))}.",
             )
         activation = config.get("hidden_act") or config.get("hidden_activation")
-        if activation is not None and activation not in self.activations:
+        known = isinstance(activation, str) and activation in self.activations
+        if activation is not None and not known:
             raise Unsupported(
                 f"the activation {activation} in {self.arch}",
                 hint=f"llama.cpp computes {sorted(self.activations)[0]} there.",
@@ -110,7 +119,10 @@ class Family:
     def canonical_name(self, name: str) -> str | None:
         """A stored tensor's name in the text model; None for one that is not needed."""
         # Rotary frequencies used to be stored; they follow from the config.
-        return None if name.endswith("rotary_emb.inv_freq") else name
+        if name.endswith("rotary_emb.inv_freq"):
+            return None
+        # Embedding models are saved without the prefix that models with a head have.
+        return f"model.{name}" if name.startswith(_UNPREFIXED) else name
 
     def shapes(self, config: Config) -> dict[str, Shape]:
         """Every tensor the model needs, by canonical name; row-major, as torch prints them."""
@@ -186,24 +198,7 @@ class Family:
             whole(f"{arch}.attention.key_length", sizes.head_dim),
             whole(f"{arch}.attention.value_length", sizes.head_dim),
             whole(f"{arch}.rope.dimension_count", sizes.head_dim),
-            real(f"{arch}.attention.layer_norm_rms_epsilon", float(config["rms_norm_eps"])),
+            real(f"{arch}.attention.layer_norm_rms_epsilon", number(config, "rms_norm_eps")),
             whole(f"{arch}.vocab_size", sizes.vocabulary),
             *rope_fields(arch, read_rope(config), sizes.context),
         ]
-
-
-def positive(config: Config, key: str, default: int | None = None) -> int:
-    """A positive integer from the config.
-
-    Raises:
-        InvalidCheckpoint: it is missing without a default, or something else.
-    """
-    value = config.get(key)
-    if value is None:
-        value = default
-    if type(value) is not int or value <= 0:
-        raise InvalidCheckpoint(
-            f"config.json: {key} must be a positive integer, found {value!r}",
-            hint="Compare config.json with the original model's.",
-        )
-    return value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from edgeslm.errors import InvalidCheckpoint, Unsupported
+from edgeslm.errors import Unsupported
 from edgeslm.gguf.types import Field
-from edgeslm.packager.convert.families.base import Config, Family, Shape, Sizes, positive
+from edgeslm.packager.convert.families.base import Config, Family, Shape, Sizes
 from edgeslm.packager.convert.fields import flags, real, whole
 from edgeslm.packager.convert.rope import Rope, read_rope
+from edgeslm.packager.convert.values import layer_types, number, positive, section
 
 _TEXT_PREFIXES = {
     "language_model.model.": "model.",
@@ -41,7 +42,7 @@ class Gemma3(Family):
 
     def text_config(self, config: Config) -> Config:
         """Models with images keep the language model's settings in an object of their own."""
-        return super().text_config(config.get("text_config") or config)
+        return super().text_config(section(config, "text_config") or config)
 
     def check(self, config: Config) -> None:
         """The attention scale is fixed in llama.cpp, and some variants are not computed."""
@@ -98,28 +99,23 @@ class Gemma3(Family):
                 flags(f"{arch}.attention.sliding_window_pattern", sliding),
                 real(f"{arch}.rope.freq_base_swa", _local_rope(config).theta),
             ]
-        cap = config.get("final_logit_softcapping")
-        if cap:
-            fields.append(real(f"{arch}.final_logit_softcapping", float(cap)))
+        if config.get("final_logit_softcapping"):
+            cap = number(config, "final_logit_softcapping")
+            fields.append(real(f"{arch}.final_logit_softcapping", cap))
         return fields
 
     def _sliding(self, config: Config) -> list[bool]:
         """Which layers see a window only."""
-        layers = positive(config, "num_hidden_layers")
-        types = config.get("layer_types")
+        types = layer_types(config)
         if types is None:
             pattern = positive(config, "sliding_window_pattern", 6)
+            layers = positive(config, "num_hidden_layers")
             return [bool((index + 1) % pattern) for index in range(layers)]
-        if len(types) != layers or set(types) - {"full_attention", "sliding_attention"}:
-            raise InvalidCheckpoint(
-                f"config.json: layer_types do not describe {layers} layers",
-                hint="Compare config.json with the original model's.",
-            )
         return [kind == "sliding_attention" for kind in types]
 
 
 def _local_rope(config: Config) -> Rope:
     """The positions of the windowed layers; before transformers 5 they had only a base."""
-    if "sliding_attention" in (config.get("rope_parameters") or {}):
+    if "sliding_attention" in section(config, "rope_parameters"):
         return read_rope(config, "sliding_attention")
     return read_rope({"rope_theta": config["rope_local_base_freq"]})

@@ -12,6 +12,7 @@ from edgeslm.packager.convert.families.base import (
     Family,
     Sizes,
 )
+from edgeslm.packager.convert.values import positive
 
 
 class Llama(Family):
@@ -42,8 +43,9 @@ class Llama(Family):
 
         Up to the window's length both compute the same.
         """
-        window = config.get("sliding_window")
-        return min(sizes.context, window) if window else sizes.context
+        if not config.get("sliding_window"):
+            return sizes.context
+        return min(sizes.context, positive(config, "sliding_window"))
 
 
 def interleaved(tensor: NDArray[Any], heads: int) -> NDArray[Any]:

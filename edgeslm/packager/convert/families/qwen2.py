@@ -1,21 +1,41 @@
-"""Qwen2 and Qwen2.5."""
+"""Qwen2 and Qwen2.5, and what Qwen3 shares with them."""
 
 from __future__ import annotations
 
 from edgeslm.errors import Unsupported
 from edgeslm.packager.convert.families.base import ATTENTION_PROJECTIONS, Config, Family, Sizes
+from edgeslm.packager.convert.values import count, layer_types, positive
 
 
-class Qwen2(Family):
+class Qwen(Family):
+    """Layers may see a window only, which llama.cpp does not compute for these models."""
+
+    defaults = {"max_window_layers": 28}  # noqa: RUF012 - declared as ClassVar in the base
+
+    def text_config(self, config: Config) -> Config:
+        """A window that is null stays so: it means none, and silence means 4096."""
+        window = config.get("sliding_window", 4096)
+        return {**super().text_config(config), "sliding_window": window}
+
+    def check(self, config: Config) -> None:
+        """llama.cpp lets every layer see everything."""
+        super().check(config)
+        if config.get("use_sliding_window") and _has_window(config):
+            raise Unsupported(
+                "sliding-window attention in a Qwen model",
+                hint="llama.cpp computes full attention.",
+            )
+
+
+class Qwen2(Qwen):
     """Llama's layers with biases on queries, keys and values."""
 
     architectures = ("Qwen2ForCausalLM",)
     arch = "qwen2"
 
     def check(self, config: Config) -> None:
-        """llama.cpp sizes these heads by the hidden width, and lets each layer see everything."""
+        """llama.cpp sizes these heads by the hidden width."""
         super().check(config)
-        refuse_sliding_window(config)
         sizes = Sizes.of(config)
         if sizes.heads * sizes.head_dim != sizes.hidden:
             raise Unsupported(
@@ -28,14 +48,10 @@ class Qwen2(Family):
         return tuple(f"self_attn.{name}" for name in ATTENTION_PROJECTIONS)
 
 
-def refuse_sliding_window(config: Config) -> None:
-    """Refuse windowed attention, which llama.cpp does not compute for Qwen's dense models.
-
-    Raises:
-        Unsupported: the config turns it on for some layer.
-    """
-    sliding = "sliding_attention" in (config.get("layer_types") or ())
-    if config.get("use_sliding_window") and sliding:
-        raise Unsupported(
-            "sliding-window attention in a Qwen model", hint="llama.cpp computes full attention."
-        )
+def _has_window(config: Config) -> bool:
+    """Whether some layer sees a window; before transformers 4.53 no list of layers says so."""
+    types = layer_types(config)
+    if types is not None:
+        return "sliding_attention" in types
+    first = count(config, "max_window_layers")
+    return config["sliding_window"] is not None and first < positive(config, "num_hidden_layers")

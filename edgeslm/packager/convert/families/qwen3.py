@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from edgeslm.packager.convert.families.base import Config, Family, Shape, Sizes
-from edgeslm.packager.convert.families.qwen2 import refuse_sliding_window
+from edgeslm.packager.convert.families.base import Config, Shape, Sizes
+from edgeslm.packager.convert.families.qwen2 import Qwen
 
 
-class Qwen3(Family):
+class Qwen3(Qwen):
     """Queries and keys are normalised per head; the head size is explicit."""
 
     architectures = ("Qwen3ForCausalLM",)
     arch = "qwen3"
-    defaults = {"head_dim": 128}  # noqa: RUF012 - declared as ClassVar in the base
-
-    def check(self, config: Config) -> None:
-        """Every layer sees the whole context in llama.cpp."""
-        super().check(config)
-        refuse_sliding_window(config)
+    defaults = {**Qwen.defaults, "head_dim": 128}  # noqa: RUF012 - declared as ClassVar in the base
 
     def layer_shapes(self, config: Config, sizes: Sizes) -> dict[str, Shape]:
         """Two more norms."""
