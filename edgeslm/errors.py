@@ -105,7 +105,10 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise UserError(f"{path}: permission denied", hint="Check who owns the file.") from error
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror or error}", hint="Check the disk.") from error
+        reason = f"{path}: {error.strerror or error}"
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
+            raise NotFound(reason, hint="Check the path.") from error
+        raise Failure(reason, hint="Check the disk.") from error
 
 
 @contextmanager

@@ -32,6 +32,8 @@ def test_exit_codes_tell_the_users_mistakes_from_failures() -> None:
         (errno.EISDIR, UserError),
         (errno.EACCES, UserError),
         (errno.EIO, Failure),
+        (errno.ENAMETOOLONG, NotFound),
+        (errno.ENOTDIR, NotFound),
     ],
 )
 def test_reading_translates_what_the_system_says(number: int, kind: type[EdgeslmError]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ import typer
 
 from edgeslm import __version__
 from edgeslm.cli import look, make, measure, talk, targets
+from edgeslm.cli.output import print_error
 from edgeslm.errors import EdgeslmError
 
 _INTERRUPTED = 130
@@ -62,18 +65,26 @@ def main() -> None:
 
     Exit codes: 0 done, 1 it failed, 2 what was given is wrong, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    _prepare()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except EdgeslmError as error:
-        _report(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("edgeslm: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be printed, not even at exit.
+    except OSError as error:
+        # Only printing raises it here: whoever read our output has gone, or its disk is full.
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            print(f"error: cannot print: {error.strerror}", file=sys.stderr)
+            print("hint: Look at where the output goes.", file=sys.stderr)
         sys.exit(1)
 
 
@@ -82,7 +93,12 @@ def _terminate(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report(error: EdgeslmError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+def _prepare() -> None:
+    """Text that a stream's encoding lacks is replaced; signals to end leave nothing behind."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)

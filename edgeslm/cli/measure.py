@@ -111,7 +111,7 @@ def print_prediction(prediction: Prediction) -> None:
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """A prediction in the shape of a measurement: the same names, figures with provenance."""
+    """A prediction laid out like a measurement, but with a labelled figure in place of medians."""
     memory = prediction.memory
     return {
         "schema": PREDICTION_SCHEMA,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from edgeslm.errors import EdgeslmError
 from edgeslm.records import Figure, Provenance
 from edgeslm.units import significant
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
@@ -18,7 +23,7 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
     """Left-aligned columns two spaces apart; an underlined header line if there is one."""
-    lines = [tuple(row) for row in rows]
+    lines = [tuple(map(one_line, row)) for row in rows]
     if header is not None:
         lines = [tuple(header), tuple("-" * len(title) for title in header), *lines]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
@@ -29,7 +34,24 @@ def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None =
 
 def warn(message: str) -> None:
     """One line about something the user should know."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def print_error(error: EdgeslmError) -> None:
+    """One line of cause and one of hint, on stderr."""
+    print(f"error: {one_line(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {one_line(error.hint)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks and whatever else steers a terminal; files may hold anything."""
+    return _UNPRINTABLE.sub("\ufffd", " ".join(text.splitlines()))
+
+
+def terminal_text(text: str) -> str:
+    """`text` with its line breaks, without what steers a terminal."""
+    return _STEERING.sub("\ufffd", text)
 
 
 def figure_text(figure: Figure, unit: str) -> str:

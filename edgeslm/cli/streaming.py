@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgeslm.cli.output import terminal_text
 from edgeslm.units import format_seconds, significant
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 def show(text: str) -> None:
     """Print a piece of an answer at once."""
-    sys.stdout.write(text)
+    sys.stdout.write(terminal_text(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -16,6 +16,7 @@ from edgeslm.records import to_json
 if TYPE_CHECKING:
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
+    from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import Generation
 
 _CONTEXT = 2048
@@ -70,8 +71,10 @@ def run(
     context_options = _context_options(context, kv_type, threads)
     text = _prompt_text(prompt)
     with _open(model) as opened:
+        _warn_beyond_training(opened, context)
         encoder = PromptEncoder(opened)
-        if raw or not encoder.has_template:
+        raw = raw or _continues_text(encoder, system)
+        if raw:
             tokens = encoder.encode_text(text)
         else:
             messages = [Message("system", system)] if system else []
@@ -120,6 +123,7 @@ def chat(
     with _open(model) as opened, Session(opened, context_options) as session:
         encoder = PromptEncoder(opened)
         encoder.require_template()
+        _warn_beyond_training(opened, context)
         conversation = Conversation(session, encoder, system=system)
         Terminal(conversation, generation, json_lines=json).loop()
 
@@ -132,6 +136,24 @@ def _open(path: Path) -> Model:
     from edgeslm.llama.model import Model
 
     return Model(find_model(path))
+
+
+def _continues_text(encoder: PromptEncoder, system: str | None) -> bool:
+    """Whether the model has no chat template, which the user is told."""
+    if encoder.has_template:
+        return False
+    if system:
+        encoder.require_template()
+    output.warn("this model has no chat template: it continues the text, as with --raw")
+    return True
+
+
+def _warn_beyond_training(model: Model, context: int) -> None:
+    if context > model.trained_context_length:
+        output.warn(
+            f"the model was trained for {model.trained_context_length} tokens, "
+            f"not for a context of {context}"
+        )
 
 
 def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
@@ -162,8 +184,8 @@ def _print_answer(answer: Generation, *, json: bool) -> None:
                 "decode_tokens_per_second": answer.decode_tokens_per_second,
             }
         )
-        return
-    print(flush=True)
-    print(statistics_line(answer), file=sys.stderr)
+    else:
+        print(flush=True)
+        print(statistics_line(answer), file=sys.stderr)
     if answer.finish_reason.value == "cancelled":
         raise KeyboardInterrupt

@@ -10,8 +10,10 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from edgeslm.cli.output import print_error
 from edgeslm.cli.streaming import interruptible, show, statistics_line
 from edgeslm.errors import EdgeslmError, UserError, writing
 from edgeslm.files import atomic_path, cache_folder
@@ -70,15 +72,15 @@ class Terminal:
         with _line_history(self._interactive):
             self._tell("Chatting offline. /help lists commands, Ctrl-D ends.")
             while (text := self._read()) is not None:
-                if text in ("/quit", "/exit"):
+                if text.strip() in ("/quit", "/exit"):
                     return
                 try:
                     self._handle(text)
                 except EdgeslmError as error:
-                    # A wrong command or a full context must not end the conversation.
-                    self._tell(f"error: {error.message}")
-                    if error.hint:
-                        self._tell(f"hint: {error.hint}")
+                    # A person goes on after a wrong command or a full context; a pipe cannot.
+                    if not self._interactive:
+                        raise
+                    print_error(error)
 
     def _handle(self, text: str) -> None:
         name, _, argument = text.partition(" ")
@@ -118,12 +120,11 @@ class Terminal:
     def _line(self, prompt: str) -> str:
         return input(prompt if self._interactive else "")
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: str, *, again: bool = False) -> None:
         on_text = None if self._json_lines else show
         with interruptible() as cancelled:
-            answer = self._conversation.ask(
-                text, self._generation, on_text=on_text, cancelled=cancelled.is_set
-            )
+            ask = self._conversation.regenerate if again else partial(self._conversation.ask, text)
+            answer = ask(self._generation, on_text=on_text, cancelled=cancelled.is_set)
         self._last = answer
         if self._json_lines:
             print(json.dumps({"prompt": text, **to_json(answer)}, ensure_ascii=False), flush=True)
@@ -142,10 +143,8 @@ class Terminal:
         self._tell(f"system: {self._conversation.system or '(none)'}")
 
     def _regenerate(self, _argument: str) -> None:
-        text = self._conversation.undo()
-        if text is None:
-            raise UserError("there is nothing to answer again")
-        self._answer(text)
+        said = [turn.content for turn in self._conversation.messages if turn.role == "user"]
+        self._answer(said[-1] if said else "", again=True)
 
     def _undo(self, _argument: str) -> None:
         text = self._conversation.undo()
@@ -157,7 +156,7 @@ class Terminal:
 
     def _save(self, name: str) -> None:
         if not name:
-            raise UserError("no file was named", hint="/save chat.json")
+            raise UserError("no file was named", hint="Name one: /save chat.json")
         path = Path(name).expanduser()
         data = json.dumps(to_json(self._conversation.messages), indent=2, ensure_ascii=False)
         with atomic_path(path) as temporary, writing(path):

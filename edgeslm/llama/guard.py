@@ -24,8 +24,8 @@ from edgeslm.llama import native
 _PROBE = "edgeslm.llama.probe"
 _DAMAGED = "The file is damaged or made for another version; fetch or convert it again."
 _HINTS = {
-    signal.SIGKILL: "Memory ran out: take a smaller type or model, or close other programs.",
-    signal.SIGILL: "llama-cpp-python was built for another processor: reinstall it on this one.",
+    int(signal.SIGKILL): "Memory ran out: take a smaller type or model, or close other programs.",
+    int(signal.SIGILL): "llama-cpp-python was built for another processor: reinstall it on this one.",
 }
 _PATIENCE_SECONDS = 60
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000

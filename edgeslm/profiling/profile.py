@@ -174,5 +174,7 @@ def _per_token(meter: Meter | None, timed: speed.Timed) -> Figure:
     """From the median run, so that one disturbed run does not count, as with speed."""
     if meter is None or timed.joules is None:
         return UNKNOWN
+    if timed.joules.median <= 0:
+        return Figure(None, None, f"{meter.source}: it did not move during a run")
     joules = timed.joules.median / timed.speed.tokens
     return Figure(joules, meter.provenance, meter.source)

@@ -6,16 +6,24 @@ from collections.abc import Sequence
 
 from edgeslm.errors import UserError
 from edgeslm.runtime.prompt import Message, PromptEncoder
-from edgeslm.runtime.session import Cancelled, Generation, GenerationOptions, OnText, Session
+from edgeslm.runtime.session import (
+    Cancelled,
+    FinishReason,
+    Generation,
+    GenerationOptions,
+    OnText,
+    Session,
+)
 
-_ROOM_FOR_ANSWER = 64
+_MOST_ROOM_FOR_ANSWER = 512
 
 
 class Conversation:
     """Turns of user and assistant on one session.
 
     When the conversation outgrows the context, the oldest exchanges are left out of the
-    prompt; the system message stays.
+    prompt; the system message stays. So many are left out at once that the prompt shrinks to
+    half: the next turns then begin alike, and the KV cache serves them.
 
     Args:
         session: Where the answers are computed.
@@ -30,7 +38,12 @@ class Conversation:
         self._encoder = encoder
         self.system = system
         self._turns: list[Message] = []
-        self.left_out = 0
+        self._first = 0
+
+    @property
+    def left_out(self) -> int:
+        """How many of the oldest exchanges are no longer in the prompt."""
+        return sum(turn.role == "user" for turn in self._turns[: self._first])
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -56,35 +69,69 @@ class Conversation:
         turns = [*self._turns, Message("user", text)]
         prompt = self._fitting_prompt(turns)
         answer = self._session.generate(prompt, options, on_text=on_text, cancelled=cancelled)
-        self._turns = [*turns, Message("assistant", answer.text)]
+        if answer.tokens or answer.finish_reason is not FinishReason.CANCELLED:
+            self._turns = [*turns, Message("assistant", answer.text)]
         return answer
+
+    def regenerate(
+        self,
+        options: GenerationOptions,
+        *,
+        on_text: OnText | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Generation:
+        """Answer the last message again; where that fails, the former answer stays.
+
+        Raises:
+            UserError: there is no message yet.
+        """
+        former = self._turns
+        text = self.undo()
+        if text is None:
+            raise UserError("there is nothing to answer again", hint="Say something first.")
+        try:
+            return self.ask(text, options, on_text=on_text, cancelled=cancelled)
+        except BaseException:
+            self._turns = former
+            raise
 
     def undo(self) -> str | None:
         """Take the last exchange back; what the user had said, None if there was nothing."""
-        while self._turns:
-            message = self._turns.pop()
-            if message.role == "user":
-                return message.content
+        for index in range(len(self._turns) - 1, -1, -1):
+            if self._turns[index].role == "user":
+                text = self._turns[index].content
+                self._turns = self._turns[:index]
+                self._first = min(self._first, index)
+                return text
         return None
 
     def clear(self) -> None:
         """Forget every turn; the system message stays."""
         self._turns = []
-        self.left_out = 0
+        self._first = 0
 
     def _system_messages(self) -> tuple[Message, ...]:
         return (Message("system", self.system),) if self.system else ()
 
     def _fitting_prompt(self, turns: Sequence[Message]) -> list[int]:
-        """The prompt with as many of the newest exchanges as leave room for an answer."""
-        capacity = self._session.context.length - _ROOM_FOR_ANSWER
-        starts = [index for index, turn in enumerate(turns) if turn.role == "user"]
-        for left_out, start in enumerate(starts):
-            prompt = self._encoder.encode_messages((*self._system_messages(), *turns[start:]))
-            if len(prompt) <= capacity:
-                self.left_out = left_out
-                return prompt
+        """The prompt, with the oldest exchanges left out where it would be too long."""
+        length = self._session.context.length
+        capacity = length - min(_MOST_ROOM_FOR_ANSWER, length // 4)
+        start = self._first
+        prompt = self._prompt(turns, start)
+        if len(prompt) > capacity:
+            for start in range(self._first + 1, len(turns)):
+                if turns[start].role == "user":
+                    prompt = self._prompt(turns, start)
+                    if len(prompt) <= capacity // 2:
+                        break
+        if len(prompt) <= capacity:
+            self._first = start
+            return prompt
         raise UserError(
             f"this message needs {len(prompt)} tokens and the context leaves {capacity}",
             hint="Shorten it, or give a longer --context.",
         )
+
+    def _prompt(self, turns: Sequence[Message], start: int) -> list[int]:
+        return self._encoder.encode_messages((*self._system_messages(), *turns[start:]))

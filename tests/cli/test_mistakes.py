@@ -46,6 +46,11 @@ def _assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: s
         (("run", "MODEL", "-p", "x", "--raw", "--system", "y"), ["--raw"]),
         (("run", "MODEL", "-p", "word " * 3000), ["context"]),
         (("run", "MODEL", "-p", ""), ["empty"]),
+        (("run", "MODEL", "-p", "x", "--threads", "100000"), ["threads", "512"]),
+        (("run", "MODEL", "-p", "x", "--context", "4294967297"), ["length"]),
+        (("run", "a" * 300, "-p", "x"), ["aaa"]),
+        (("inspect", "a" * 300), ["aaa"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--size", "9" * 400), ["size"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--type", "Q9_Z"), ["Q9_Z"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "99"), ["99"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "1.1"), ["1.1", "--bits 4."]),
@@ -139,7 +144,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert _names(small_disk) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_quantization_leaves_nothing_behind(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -160,7 +165,84 @@ def test_an_interrupted_quantization_leaves_nothing_behind(
     assert _names(out), "it never started to write"
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode in (130, 143)
+    assert process.returncode in (129, 130, 143)
     assert b"Traceback" not in errors
     assert _names(out) == []
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_native_code_runs_is_not_lost(
+    tiny_model: Path, number: signal.Signals
+) -> None:
+    for delay in (0.25, 0.4, 0.55, 0.7):
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "edgeslm", "run", tiny_model, "-p", "hello"),
+                *("--threads", "1", "--context", "100000"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(delay)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode in (130, 143, -number), (delay, errors)
+        assert b"Exception ignored" not in errors
+
+
+def test_output_that_cannot_be_printed(tiny_model: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no full device")
+    command = f"{sys.executable} -m edgeslm inspect {tiny_model} --tensors > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "cannot print: No space left" in done.stderr
+
+
+def test_a_terminal_that_knows_few_characters(tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "m.gguf", seed=3)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeslm", "run", model, "-p", "x", "-n", "20", "-t", "1"],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_piped_chat_ends_with_the_error(edgeslm: Edgeslm, tiny_model: Path) -> None:
+    done = edgeslm("chat", tiny_model, "--context", 256, stdin="x" * 3000 + "\n")
+    _assert_refused(done, 2, "context")
+    done = edgeslm("chat", tiny_model, "--json", stdin="/nonsense\n")
+    _assert_refused(done, 2, "/nonsense")
+
+
+@pytest.mark.parametrize("context", [20, 100, 300, 700])
+def test_any_context_length_is_safe(edgeslm: Edgeslm, tiny_model: Path, context: int) -> None:
+    options = ("-n", 2, "-t", 1, "--context", context, "--raw")
+    done = edgeslm("run", tiny_model, "-p", "Q" * (context - 10), *options)
+    assert done.returncode == 0, done.stderr
+
+
+def test_text_of_a_file_cannot_steer_the_terminal(edgeslm: Edgeslm, tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "m.gguf")
+    data = model.read_bytes()
+    at = data.index(b"general.name") + len(b"general.name") + 4 + 8
+    model.write_bytes(data[:at] + b"\x1b[2J\n" + data[at + 5 :])
+    done = edgeslm("inspect", model)
+    assert "\x1b" not in done.stdout
+    assert sum(line.startswith("name") for line in done.stdout.splitlines()) == 1
+
+
+def test_a_model_without_a_template_says_so(edgeslm: Edgeslm, tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "m.gguf")
+    model.write_bytes(
+        model.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_nothing_")
+    )
+    done = edgeslm("run", model, "-p", "x", "-n", 2)
+    assert done.returncode == 0
+    assert "warning: this model has no chat template" in done.stderr
+    _assert_refused(edgeslm("run", model, "-p", "x", "--system", "y"), 2, "no chat template")
+    _assert_refused(edgeslm("chat", model), 2, "no chat template")

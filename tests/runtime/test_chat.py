@@ -57,6 +57,30 @@ def test_the_oldest_exchanges_make_room(conversation: Conversation) -> None:
     assert [m.role for m in conversation.messages] == ["system"]
 
 
+def test_after_making_room_the_prompts_begin_alike(conversation: Conversation) -> None:
+    reused = [conversation.ask(f"message {number}", OPTIONS).reused_tokens for number in range(30)]
+    # Room is made now and then; in between, the cache serves all but the newest turn.
+    assert sum(count > 60 for count in reused[8:]) >= 0.6 * len(reused[8:])
+
+
+def test_regenerating_answers_the_same_message(conversation: Conversation) -> None:
+    first = conversation.ask("one", OPTIONS)
+    assert conversation.regenerate(OPTIONS).tokens == first.tokens
+    assert len(conversation.messages) == 3
+    before = conversation.messages
+    with pytest.raises(ZeroDivisionError):
+        conversation.regenerate(OPTIONS, on_text=lambda _text: print(1 / 0))
+    assert conversation.messages == before
+    conversation.clear()
+    with pytest.raises(UserError, match="nothing to answer"):
+        conversation.regenerate(OPTIONS)
+
+
+def test_an_answer_stopped_before_it_began_leaves_no_trace(conversation: Conversation) -> None:
+    conversation.ask("one", OPTIONS, cancelled=lambda: True)
+    assert [message.role for message in conversation.messages] == ["system"]
+
+
 def test_a_message_too_long_for_the_context_changes_nothing(conversation: Conversation) -> None:
     conversation.ask("one", OPTIONS)
     before = conversation.messages

@@ -17,11 +17,12 @@ from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.packager.convert.checkpoint import FLOAT_TYPES, Checkpoint, open_checkpoint
 from edgeslm.packager.convert.encoding import encode, to_float32
 from edgeslm.packager.convert.families import family_for
-from edgeslm.packager.convert.families.base import Config, Family, Shape, Sizes
+from edgeslm.packager.convert.families.base import Family, Shape, Sizes
 from edgeslm.packager.convert.metadata import general_fields
 from edgeslm.packager.convert.safetensors import StoredTensor
 from edgeslm.packager.convert.special import chat_templates
 from edgeslm.packager.convert.tokenizer import read_vocabulary
+from edgeslm.packager.convert.values import Config
 from edgeslm.progress import bar
 
 _NAMES_SHOWN = 3

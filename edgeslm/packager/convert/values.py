@@ -33,7 +33,7 @@ def count(config: Config, key: str, default: int | None = None) -> int:
 
 def number(config: Config, key: str, default: float | None = None) -> float:
     """A positive number that a 32-bit float can hold; errors as in `positive`."""
-    value = config.get(key)
+    value: Any = config.get(key)
     if value is None:
         value = default
     if type(value) in (int, float) and 0 < value <= _FLOAT32_MAX:

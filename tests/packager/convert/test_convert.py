@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import pytest
 from gguf import GGUFReader
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 
 from edgeslm.errors import (
     EdgeslmError,
     InvalidCheckpoint,
+    InvalidGGUF,
+    InvalidOption,
     NotFound,
     OutputFailure,
     Unsupported,
@@ -259,11 +263,29 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], type[EdgeslmError], str]] = {
     "rope-without-factor": (
         _config(rope_parameters={"rope_type": "linear"}),
         InvalidCheckpoint,
-        "positive factor",
+        "factor must be a positive number",
     ),
-    "rope-not-an-object": (_config(rope_parameters=[1]), InvalidCheckpoint, "rope parameters"),
+    "rope-not-an-object": (
+        _config(rope_parameters=[1]),
+        InvalidCheckpoint,
+        "rope_parameters must be",
+    ),
     "partial-rope": (_config(partial_rotary_factor=0.5), Unsupported, "partial_rotary_factor"),
     "activation": (_config(hidden_act="relu"), Unsupported, "relu"),
+    "layers": (_config(num_hidden_layers=2_000_000), Unsupported, "is 2000000"),
+    "negative-epsilon": (_config(rms_norm_eps=-1), InvalidCheckpoint, "rms_norm_eps must be"),
+    "nan-epsilon": (_config(rms_norm_eps=float("nan")), InvalidCheckpoint, "rms_norm_eps must be"),
+    "endless-theta": (
+        _config(rope_parameters={"rope_theta": float("inf")}),
+        InvalidCheckpoint,
+        "rope_theta must be",
+    ),
+    "two-copies": (
+        _tensors(lambda t: t.update({"norm.weight": t["model.norm.weight"].copy()})),
+        InvalidCheckpoint,
+        r"holds model\.norm\.weight twice",
+    ),
+    "bfloat16-overflow": (_set(_Q, 3.4e38), Unsupported, "BF16 ends"),
     "template-not-utf8": (
         _files(write={"chat_template.jinja": b"\xff"}),
         InvalidCheckpoint,
@@ -278,7 +300,7 @@ def test_damage_is_a_clear_error_and_leaves_no_file(name: str, checkpoint: Path)
     damage(checkpoint)
     output = checkpoint.parent / "out.gguf"
     with pytest.raises(error, match=message) as raised:
-        convert(checkpoint, output, type="F32")
+        convert(checkpoint, output, type="BF16" if name == "bfloat16-overflow" else "F32")
     assert raised.value.hint
     assert [path.name for path in output.parent.iterdir()] == [checkpoint.name]
 
@@ -288,6 +310,59 @@ def test_values_beyond_f16_are_an_error(checkpoint: Path, tmp_path: Path) -> Non
     with pytest.raises(Unsupported, match="up to 1e\\+05, F16 ends at 65504"):
         convert(checkpoint, tmp_path / "out.gguf", type="F16")
     convert(checkpoint, tmp_path / "out.gguf", type="BF16")
+
+
+def test_names_without_the_prefix_of_models_with_a_head(checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "with.gguf")
+    path = checkpoint / "model.safetensors"
+    save_torch({name.removeprefix("model."): data for name, data in load_file(path).items()}, path)
+    convert(checkpoint, tmp_path / "without.gguf")
+    assert (tmp_path / "without.gguf").read_bytes() == (tmp_path / "with.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_the_source_is_never_overwritten(checkpoint: Path, through_link: bool) -> None:
+    source = checkpoint / "model.safetensors"
+    output = checkpoint.parent / "out.gguf" if through_link else source
+    if through_link:
+        output.symlink_to(source)
+    before = source.read_bytes()
+    with pytest.raises(InvalidOption, match="file of the checkpoint itself"):
+        convert(checkpoint, output)
+    assert source.read_bytes() == before
+
+
+def test_a_model_may_be_written_beside_its_checkpoint_again(checkpoint: Path) -> None:
+    convert(checkpoint, checkpoint / "model.gguf")
+    convert(checkpoint, checkpoint / "model.gguf")
+
+
+def test_a_file_that_llama_cpp_would_not_survive_never_appears(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.gguf").write_bytes(b"before")
+
+    def unsound(path: Path) -> None:
+        raise InvalidGGUF(f"{path}: blocks without heads", hint="none")
+
+    monkeypatch.setattr(sys.modules["edgeslm.packager.convert.convert"], "read_model", unsound)
+    with pytest.raises(InvalidCheckpoint, match=r"tiny-llama: .*unsound: blocks without heads"):
+        convert(checkpoint, tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == b"before"
+
+
+def test_a_model_in_the_hub_s_cache_keeps_its_name(checkpoint: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--some-org--Tiny-1B" / "snapshots" / "0f1e2d"
+    shutil.copytree(checkpoint, snapshot)
+    convert(snapshot, tmp_path / "out.gguf")
+    assert fields(tmp_path / "out.gguf")["general.name"] == "Tiny-1B"
+
+
+@pytest.mark.parametrize("place", ["model", "output"])
+def test_names_too_long_for_the_disk(place: str, checkpoint: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300)
+    with pytest.raises(EdgeslmError, match="xxx"):
+        convert(*((long, tmp_path / "o.gguf") if place == "model" else (checkpoint, long)))
 
 
 def test_missing_directory(tmp_path: Path) -> None:
@@ -304,6 +379,40 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_unwritable_output(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputFailure):
         convert(checkpoint, tmp_path / "no" / "such" / "folder.gguf")
+
+
+def old_window(directory: Path, **changes: Any) -> None:
+    """The settings as transformers before 4.53 wrote them: nothing for each layer."""
+    checkpoints.edit_config(
+        directory,
+        layer_types=None,
+        **{"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1} | changes,
+    )
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("changes", [{}, {"max_window_layers": 0}, {"sliding_window": None}])
+def test_windows_without_layer_types(family: str, changes: dict, tmp_path: Path) -> None:
+    checkpoints.build(family).save_pretrained(tmp_path)
+    old_window(tmp_path, **changes)  # without the key, the window is 4096
+    with pytest.raises(Unsupported, match="sliding-window"):
+        convert(tmp_path, tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "changes", [{"use_sliding_window": False}, {"max_window_layers": 3}, {"null": True}]
+)
+def test_windows_that_no_layer_has(family: str, changes: dict, tmp_path: Path) -> None:
+    tokenizer = made_tokenizers.byte_level("qwen2", size=checkpoints.VOCABULARY - 1)
+    checkpoints.save(
+        checkpoints.build(family), tmp_path, lambda to: made_tokenizers.write(tokenizer, to)
+    )
+    old_window(tmp_path, **changes)
+    if "null" in changes:
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": None}))
+    convert(tmp_path, tmp_path / "out.gguf")
 
 
 FAMILY_LIMITS: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edgeslm.errors import Unsupported
 from edgeslm.gguf.types import Field
-from edgeslm.packager.convert.families.base import Config, Family, Shape, Sizes
+from edgeslm.packager.convert.families.base import Family, Shape, Sizes
 from edgeslm.packager.convert.fields import flags, real, whole
 from edgeslm.packager.convert.rope import Rope, read_rope
-from edgeslm.packager.convert.values import layer_types, number, positive, section
+from edgeslm.packager.convert.values import Config, layer_types, number, positive, section
 
 _TEXT_PREFIXES = {
     "language_model.model.": "model.",

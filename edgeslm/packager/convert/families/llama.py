@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from edgeslm.packager.convert.families.base import (
     ATTENTION_PROJECTIONS,
-    Config,
     Family,
     Sizes,
 )
-from edgeslm.packager.convert.values import positive
+from edgeslm.packager.convert.values import Config, positive
 
 
 class Llama(Family):

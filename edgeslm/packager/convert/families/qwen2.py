@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgeslm.errors import Unsupported
-from edgeslm.packager.convert.families.base import ATTENTION_PROJECTIONS, Config, Family, Sizes
-from edgeslm.packager.convert.values import count, layer_types, positive
+from edgeslm.packager.convert.families.base import ATTENTION_PROJECTIONS, Family, Sizes
+from edgeslm.packager.convert.values import Config, count, layer_types, positive
 
 
 class Qwen(Family):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgeslm.packager.convert.families.base import Config, Shape, Sizes
+from edgeslm.packager.convert.families.base import Shape, Sizes
 from edgeslm.packager.convert.families.qwen2 import Qwen
+from edgeslm.packager.convert.values import Config
 
 
 class Qwen3(Qwen):
