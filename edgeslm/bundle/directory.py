@@ -102,12 +102,13 @@ def ensure_replaceable(directory: Path) -> None:
     Raises:
         OutputFailure: something else is there; the message names it.
     """
-    if not directory.exists():
-        return
     hint = "Choose another place, or remove it yourself first."
-    if not directory.is_dir():
-        raise OutputFailure(f"cannot write {directory}: it is a file", hint=hint)
-    names = {path.name for path in directory.iterdir()}
+    with writing(directory):
+        if not directory.exists():
+            return
+        if not directory.is_dir():
+            raise OutputFailure(f"cannot write {directory}: it is a file", hint=hint)
+        names = {path.name for path in directory.iterdir()}
     if not names:
         return
     try:
@@ -130,13 +131,14 @@ def read_manifest(directory: Path) -> Manifest:
         InvalidBundle: no manifest, or a malformed one.
     """
     path = directory / MANIFEST_NAME
-    if not directory.is_dir():
-        raise NotFound(f"{directory}: no such directory", hint="Check the path.")
-    if not path.is_file():
-        raise InvalidBundle(
-            f"{directory}: no packed directory: it has no {MANIFEST_NAME}",
-            hint="Make one: edgeslm pack MODEL -o DIRECTORY.",
-        )
+    with reading(directory):
+        if not directory.is_dir():
+            raise NotFound(f"{directory}: no such directory", hint="Check the path.")
+        if not path.is_file():
+            raise InvalidBundle(
+                f"{directory}: no packed directory: it has no {MANIFEST_NAME}",
+                hint="Make one: edgeslm pack MODEL -o DIRECTORY.",
+            )
     with reading(path), path.open("rb") as stream:
         data = stream.read(_MAX_MANIFEST_BYTES + 1)
     if len(data) > _MAX_MANIFEST_BYTES:
@@ -179,9 +181,9 @@ def model_file(directory: Path, manifest: Manifest) -> Path:
         InvalidBundle: it is not.
     """
     path = directory / manifest.model.file
-    if path.is_symlink() or not path.is_file():
-        raise InvalidBundle(f"{path}: missing, or not a regular file", hint=_DAMAGED)
     with reading(path):
+        if path.is_symlink() or not path.is_file():
+            raise InvalidBundle(f"{path}: missing, or not a regular file", hint=_DAMAGED)
         size = path.stat().st_size
     if size != manifest.model.file_bytes:
         raise InvalidBundle(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest
-from edgeslm.errors import NotFound, UserError
+from edgeslm.errors import NotFound, UserError, reading
 
 
 def find_model(path: Path) -> Path:
@@ -18,9 +18,11 @@ def find_model(path: Path) -> Path:
         InvalidBundle: a packed directory that is damaged.
         UserError: a directory of another kind.
     """
-    if path.is_dir():
-        return _in_directory(path)
-    if not path.exists():
+    with reading(path):
+        if path.is_dir():
+            return _in_directory(path)
+        exists = path.exists()
+    if not exists:
         raise NotFound(
             f"{path}: no such file or directory",
             hint="Name a GGUF file, or a directory that edgeslm pack wrote.",

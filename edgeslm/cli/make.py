@@ -102,8 +102,18 @@ def pack(
     file_type: options.FileType = None,
     bits: options.Bits = None,
     size: options.Size = None,
-    context: options.Context = 2048,
-    kv_type: options.KvType = "F16",
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context", metavar="N", help="Context length to plan for; default: the target's."
+        ),
+    ] = None,
+    kv_type: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-type", metavar="TYPE", help="Type of the KV cache; default: the target's."
+        ),
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -126,7 +136,7 @@ def pack(
         bits=bits,
         size_bytes=size,
         context_length=context,
-        kv_type=kv_type.upper(),
+        kv_type=kv_type.upper() if kv_type else None,
         threads=threads,
     )
     for warning in result.warnings:

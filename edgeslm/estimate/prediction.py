@@ -12,14 +12,28 @@ from edgeslm.targets.target import Target
 
 
 def predict(
-    header: Header, target: Target, *, context_length: int = 2048, kv_type: str = "F16"
+    header: Header,
+    target: Target,
+    *,
+    context_length: int | None = None,
+    kv_type: str | None = None,
 ) -> Prediction:
     """What is expected of the model on `target`.
+
+    Args:
+        header: The model.
+        target: The board; the context and the cache are its defaults unless they are given.
+        context_length: Tokens of context.
+        kv_type: Tensor type of the KV cache.
 
     Raises:
         InvalidOption: a context of no tokens, or `kv_type` is no tensor type.
         InvalidGGUF: the header lacks a hyperparameter.
     """
+    if context_length is None:
+        context_length = target.defaults.context_length
+    if kv_type is None:
+        kv_type = target.defaults.kv_type
     if context_length < 1:
         raise InvalidOption(
             f"a context needs at least one token, not {context_length}",

@@ -109,9 +109,11 @@ def read_header(path: Path) -> Header:
         Unsupported: a version, byte order or tensor type that llama.cpp does not read.
         NotFound: there is no such file.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path}: not a regular file", hint="Name a file on a disk.")
-    with reading(path), path.open("rb") as stream:
+    with reading(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path}: not a regular file", hint="Name a file on a disk.")
+        stream = path.open("rb")
+    with reading(path), stream:
         cursor = _Cursor(path, stream, os.fstat(stream.fileno()).st_size)
         version = _read_version(cursor)
         tensor_count = cursor.number("Q", "the number of tensors")

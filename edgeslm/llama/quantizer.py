@@ -30,6 +30,7 @@ from edgeslm.errors import (
     OutputFailure,
     Unsupported,
     UserError,
+    writing,
 )
 from edgeslm.files import atomic_path
 from edgeslm.gguf.reader import Header
@@ -45,6 +46,9 @@ _FILE_TYPE_IDS = {name: number for number, name in FILE_TYPES.items() if name !=
 
 FILE_TYPE_NAMES = (*_FILE_TYPE_IDS, *_ALIASES, COPY)
 """Every name llama-quantize takes. Files may also be NVFP4, but no encoder chooses it."""
+
+_PROBED_TYPES = ("BF16", "F16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "F32")
+"""File types that are one tensor type, in which rows of any multiple of 32 can be stored."""
 
 _MAY_NEED_IMPORTANCE = re.compile(r"IQ[12]_.*|IQ3_XX?S|Q2_K_S")
 _TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
@@ -115,7 +119,12 @@ def quantizable_tensors(source: Path) -> frozenset[str]:
         NativeFailure: llama.cpp refused or crashed.
     """
     present = {tensor.type.name for tensor in read_model(source).tensors}
-    absent = next(name for name in ("BF16", "F16", "Q8_0", "Q4_0", "F32") if name not in present)
+    absent = next((name for name in _PROBED_TYPES if name not in present), None)
+    if absent is None:
+        raise Unsupported(
+            f"{source}: its tensors have every type there is",
+            hint="Choose a stock type with --type instead.",
+        )
     changed: set[str] = set()
 
     def watch(line: str) -> None:
@@ -165,7 +174,9 @@ class _Request:
 
 
 def _refuse_same_file(source: Path, output: Path) -> None:
-    if output.exists() and output.samefile(source):
+    with writing(output):
+        same = output.exists() and output.samefile(source)
+    if same:
         raise InvalidOption(
             f"{output}: the output is the source itself", hint="Give the output another name."
         )

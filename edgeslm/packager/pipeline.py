@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeslm.bundle.directory import Manifest, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
-from edgeslm.errors import InvalidOption, writing
+from edgeslm.errors import InvalidOption, reading, writing
 from edgeslm.estimate.prediction import predict
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.convert import convert
@@ -39,8 +39,8 @@ def pack(
     file_type: str | None = None,
     bits: float | None = None,
     size_bytes: int | None = None,
-    context_length: int = 2048,
-    kv_type: str = "F16",
+    context_length: int | None = None,
+    kv_type: str | None = None,
     threads: int | None = None,
 ) -> PackResult:
     """Convert, quantize and predict as needed, and write a directory ready for the board.
@@ -55,8 +55,8 @@ def pack(
         file_type: A type by llama.cpp's name,
         bits: or the average bits per weight,
         size_bytes: or the size of the model file.
-        context_length: Tokens of context the prediction is for.
-        kv_type: The type of the KV cache the prediction is for.
+        context_length: Tokens of context the prediction is for; None for the target's default.
+        kv_type: The type of the KV cache the prediction is for; None for the target's default.
         threads: For quantizing; None for one per core.
 
     Raises:
@@ -100,7 +100,9 @@ _NOT_SAID = _Size(None, None, None)
 
 def _as_gguf(model: Path, converted: Path) -> Path:
     """The GGUF file of a model, converted first where it is a checkpoint."""
-    if (model / "config.json").exists():
+    with reading(model):
+        checkpoint = (model / "config.json").exists()
+    if checkpoint:
         convert(model, converted)
         return converted
     return find_model(model)

@@ -47,7 +47,7 @@ class Host:
 class Detection:
     """The target that fits this machine best.
 
-    `exact` is True where the board named itself and its memory size is one it is sold with;
+    `exact` is True where the board named itself and has a memory size that its target states;
     otherwise the target is only the closest one, or None, and `reasons` say what is missing.
     """
 
@@ -72,17 +72,22 @@ def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | N
     for name in board.match.device_tree:
         if name in compatible:
             return f"the device tree is compatible with {name}"
-        if host.board is not None and host.board.startswith(name):
+        if host.board is not None and _is_model(host.board, name):
             return f"the device tree's model is {host.board!r}"
     if host.cpu is not None and host.cpu in board.match.cpu:
         return f"the CPU is {host.cpu}"
     return None
 
 
+def _is_model(model: str, name: str) -> bool:
+    """Whether a device tree's model is `name`, in whichever revision; not its Plus or Pro."""
+    return model == name or model.startswith(f"{name} Rev")
+
+
 def _choose_variant(board: Target, host: Host, reason: str) -> Detection:
     """The smallest memory size that holds what the system sees, since firmware keeps some."""
     variants = variants_of(board.board)
-    if len(variants) == 1:
+    if len(variants) == 1 and variants[0].memory.total_bytes.value is None:
         return Detection(variants[0].id, True, (reason,), host)
     memory = host.memory_bytes
     if memory is None:
@@ -94,7 +99,8 @@ def _choose_variant(board: Target, host: Host, reason: str) -> Detection:
         if total / 2 < memory <= total:
             return Detection(name, True, (reason, f"{seen}, so it is {name}"), host)
     closest = min(sizes, key=lambda name: abs(sizes[name] - memory))
-    why = f"{seen}, a size that no variant has; {closest} is the closest"
+    which = f"a size that no variant has; {closest} is the closest"
+    why = f"{seen}, {which if len(sizes) > 1 else f'not the memory of {closest}'}"
     return Detection(closest, False, (reason, why), host)
 
 

@@ -7,7 +7,6 @@ holds what differs and `default_variant` says which one the bare board name mean
 from __future__ import annotations
 
 import difflib
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +32,9 @@ else:
     import tomli as tomllib
 
 SCHEMA = "edgeslm.target/1"
+
+_LARGEST = 1e18
+"""No figure of a board comes near it."""
 
 _TENSOR_TYPE_NAMES = frozenset(kind.name for kind in TENSOR_TYPES.values())
 
@@ -332,7 +334,7 @@ class _Table:
             return UNKNOWN
         entry = self.table(key)
         value = entry._left.pop("value", None)
-        if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+        if type(value) not in (int, float) or not 0 < value <= _LARGEST:
             raise entry.wrong("value", "must be a positive number; leave unknown figures out")
         name = entry.text("provenance")
         try:

@@ -74,7 +74,8 @@ class Defaults:
 class Match:
     """How a running machine is recognised as this target.
 
-    `device_tree` holds compatible strings and beginnings of model names; `cpu` whole CPU names.
+    `device_tree` holds compatible strings and model names without the revision; `cpu` whole CPU
+    names.
     """
 
     device_tree: tuple[str, ...]

@@ -9,7 +9,7 @@ from edgeslm.bundle.directory import (
     verify_bundle,
     write_bundle,
 )
-from edgeslm.errors import InvalidBundle, InvalidGGUF, NotFound, OutputFailure
+from edgeslm.errors import EdgeslmError, InvalidBundle, InvalidGGUF, NotFound, OutputFailure
 from edgeslm.records import UNKNOWN, Figure, MemoryPlan, Prediction, Provenance, to_json
 from edgeslm.testing import tiny_gguf
 
@@ -173,3 +173,15 @@ def test_a_failure_keeps_the_old_bundle(tmp_path, packed):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert verify_bundle(packed) == before
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "tiny.gguf", "broken.gguf"}
+
+
+def test_a_name_too_long_for_the_disk(tmp_path, model):
+    directory = tmp_path / ("x" * 300)
+    for call in (
+        ensure_replaceable,
+        read_manifest,
+        verify_bundle,
+        lambda path: write_bundle(path, model, PREDICTION),
+    ):
+        with pytest.raises(EdgeslmError, match="too long"):
+            call(directory)

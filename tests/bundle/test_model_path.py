@@ -3,7 +3,7 @@ import json
 import pytest
 
 from edgeslm.bundle.model_path import find_model
-from edgeslm.errors import InvalidBundle, NotFound, UserError
+from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
 
 
 @pytest.fixture
@@ -60,3 +60,8 @@ def test_another_directory_with_a_gguf_file(tmp_path):
     with pytest.raises(UserError) as caught:
         find_model(tmp_path)
     assert "some.gguf" in (caught.value.hint or "")
+
+
+def test_a_name_too_long_for_the_disk(tmp_path):
+    with pytest.raises(EdgeslmError, match="too long"):
+        find_model(tmp_path / ("x" * 300))

@@ -325,3 +325,8 @@ def test_names_from_a_file_cannot_disturb_the_terminal(tmp_path):
     with pytest.raises(InvalidGGUF) as caught:
         read_header(tmp_path / "m.gguf")
     assert len(caught.value.message) < 600
+
+
+def test_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(EdgeslmError, match="too long"):
+        read_header(tmp_path / ("x" * 300))

@@ -88,6 +88,24 @@ def test_quantizable_tensors_are_the_matrices(model):
     assert names == matrices
 
 
+@pytest.mark.parametrize("more", [(), ("Q5_0", "Q5_1", "Q4_1")])
+def test_quantizable_tensors_of_a_file_of_many_types(tmp_path, more):
+    kinds = ("BF16", "F16", "Q8_0", "Q4_0", *more)
+    model = tiny_gguf(tmp_path / "model.gguf", layers=2)
+    names = [t.name for t in read_header(model).tensors if "attn" in t.name and len(t.shape) > 1]
+    overrides = tuple(
+        (name, tensor_type(kind)) for name, kind in zip(names, kinds, strict=False)
+    )
+    mixed = tmp_path / "mixed.gguf"
+    options = QuantizeOptions("Q8_0", 1, allow_requantize=True, overrides=overrides)
+    quantize_file(model, mixed, options)
+    if more:
+        with pytest.raises(Unsupported, match="every type"):
+            quantizable_tensors(mixed)
+    else:
+        assert set(names) <= quantizable_tensors(mixed)
+
+
 def test_requantizing_has_to_be_allowed(model, tmp_path):
     small = tmp_path / "small.gguf"
     quantize_file(model, small, QuantizeOptions("Q8_0", 1))
@@ -121,6 +139,11 @@ def test_a_missing_source_and_an_unwritable_output(model, tmp_path):
         quantize_file(tmp_path / "none.gguf", tmp_path / "out.gguf", QuantizeOptions("Q8_0", 1))
     with pytest.raises(OutputFailure):
         quantize_file(model, tmp_path / "no" / "out.gguf", QuantizeOptions("Q8_0", 1))
+
+
+def test_an_output_whose_name_is_too_long(model, tmp_path):
+    with pytest.raises(OutputFailure, match="too long"):
+        quantize_file(model, tmp_path / ("x" * 300), QuantizeOptions("Q8_0", 1))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 import pytest
 
 from edgeslm.bundle.directory import verify_bundle
-from edgeslm.errors import InvalidOption, NotFound, OutputFailure
+from edgeslm.errors import EdgeslmError, InvalidOption, NotFound, OutputFailure
+from edgeslm.estimate.prediction import predict
+from edgeslm.gguf.reader import read_header
 from edgeslm.packager import pipeline
 from edgeslm.packager.pipeline import pack
 from edgeslm.packager.quantize import quantize
@@ -67,6 +69,20 @@ def test_a_failure_leaves_nothing(tmp_path, model, target):
     with pytest.raises(OutputFailure):
         pack(model, tmp_path / "no" / "packed", target=target)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_names_too_long_for_the_disk(tmp_path, model, target):
+    long = tmp_path / ("x" * 300)
+    for source, output in ((long, tmp_path / "packed"), (model, long)):
+        with pytest.raises(EdgeslmError, match="too long"):
+            pack(source, output, target=target)
+
+
+def test_the_target_says_what_is_planned_for(tmp_path, model):
+    target = load_target("rpi-zero-2w")
+    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0", threads=1).path
+    planned = pack(small, tmp_path / "packed", target=target).prediction
+    assert planned == predict(read_header(small), target, context_length=1024, kv_type="Q8_0")
 
 
 def test_a_foreign_directory_is_refused_before_any_work(tmp_path, model, target, monkeypatch):

@@ -21,7 +21,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("rpi4-2gb", "rpi4-2gb", "raspberrypi,4-model-b"),
         ("rpi-zero-2w", "rpi-zero-2w", "raspberrypi,model-zero-2-w"),
         ("orange-pi-5", "orange-pi-5-16gb", "xunlong,orangepi-5"),
-        ("jetson-orin-nano", "jetson-orin-nano", "NVIDIA Jetson Orin Nano"),
+        ("jetson-orin-nano", "jetson-orin-nano", "nvidia,p3768-0000+p3767-0005-super"),
         ("n100", "n100", "Intel(R) N100"),
     ],
 )
@@ -60,6 +60,38 @@ def test_a_board_whose_memory_is_unreadable_is_not_exact(tmp_path: Path) -> None
     assert found.target == "rpi5-8gb"
     assert not found.exact
     assert "memory size is unknown" in found.reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        ("Orange Pi 5", "orange-pi-5-8gb"),
+        ("Orange Pi 5 Plus", None),
+        ("Orange Pi 5 Ultra", None),
+        ("Radxa ROCK 5B", "rock-5b-8gb"),
+        ("Radxa ROCK 5B+", None),
+        ("Raspberry Pi 5 Model B Rev 1.1", "rpi5-8gb"),
+    ],
+)
+def test_a_model_s_name_counts_as_a_whole(tmp_path: Path, model: str, target: str | None) -> None:
+    for name, content in (("device-tree/model", model), ("meminfo", "MemTotal: 8000000 kB")):
+        (tmp_path / "proc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc" / name).write_text(content)
+
+    found = detect(tmp_path)
+
+    assert (found.target, found.exact) == (target, target is not None)
+
+
+def test_a_board_of_one_size_with_other_memory_is_not_exact(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "n100", tmp_path / "tree")
+    (tmp_path / "tree/proc/meminfo").write_text("MemTotal: 7900000 kB\n")
+
+    found = detect(tmp_path / "tree")
+
+    assert found.target == "n100"
+    assert not found.exact
+    assert found.reasons[1] == "7.5 GiB of memory visible, not the memory of n100"
 
 
 def test_an_unknown_x86_machine_falls_back_and_says_why() -> None:

@@ -136,7 +136,9 @@ def _method(config: Mapping[str, Any]) -> str:
 
 def _tensors(directory: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    for path in _shards(directory):
+    with reading(directory):
+        shards = _shards(directory)
+    for path in shards:
         for tensor in read_header(path):
             if tensor.name in tensors:
                 raise InvalidCheckpoint(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeslm.profiling.meters import estimated, rapl
-from edgeslm.profiling.meters.base import EnergyReading, Meter, start
+from edgeslm.profiling.meters.base import Meter
 from edgeslm.targets.target import Target
 
-__all__ = ["EnergyReading", "FoundMeter", "Meter", "find_meter", "start"]
+__all__ = ["FoundMeter", "Meter", "find_meter"]
 
 
 class FoundMeter(NamedTuple):

@@ -1,10 +1,7 @@
-"""What every energy meter has in common, and how energy is taken between two moments."""
+"""What every energy meter has in common."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -47,40 +44,3 @@ class Meter(Protocol):
         Raises:
             MeasurementFailure: the instrument cannot be read any more.
         """
-
-
-@dataclass(frozen=True)
-class EnergyReading:
-    """Energy between two moments, gross: what the machine draws when idle is included."""
-
-    joules: float
-    seconds: float
-    meter: str
-    scope: Scope
-    provenance: Provenance
-    source: str
-
-    @property
-    def watts(self) -> float | None:
-        """Mean power, or None where no time passed."""
-        return self.joules / self.seconds if self.seconds > 0 else None
-
-
-def start(
-    meter: Meter, *, clock: Callable[[], float] = time.perf_counter
-) -> Callable[[], EnergyReading]:
-    """Begin now; what is returned gives, each time it is called, the energy since then."""
-    first_joules = meter.read_joules()
-    first_seconds = clock()
-
-    def stop() -> EnergyReading:
-        return EnergyReading(
-            joules=meter.read_joules() - first_joules,
-            seconds=clock() - first_seconds,
-            meter=meter.name,
-            scope=meter.scope,
-            provenance=meter.provenance,
-            source=meter.source,
-        )
-
-    return stop
