@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeslm.cli import options, output
-from edgeslm.errors import InvalidOption
 from edgeslm.records import MEASUREMENT_SCHEMA, PREDICTION_SCHEMA, document, to_json
 from edgeslm.units import format_bytes, significant
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from edgeslm.profiling.measurement import Measurement, Speed
     from edgeslm.records import Prediction
-
-_CONTEXT = 2048
 
 
 def profile(
@@ -37,9 +34,18 @@ def profile(
     ] = 5,
     context: Annotated[
         int | None,
-        typer.Option("--context", metavar="N", help="Context length; default: what the runs need."),
+        typer.Option(
+            "--context",
+            metavar="N",
+            help="Context length; default: what the runs need, or the target's.",
+        ),
     ] = None,
-    kv_type: options.KvType = "F16",
+    kv_type: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-type", metavar="TYPE", help="Type of the KV cache; default: F16, or the target's."
+        ),
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -56,7 +62,7 @@ def profile(
 
     path = find_model(model)
     if target is not None and not _is_this_machine(target):
-        _predict(path, target, context or _CONTEXT, kv_type.upper(), json=json)
+        _predict(path, target, context, kv_type, json=json)
         return
 
     from edgeslm.profiling.profile import ProfileOptions
@@ -68,7 +74,7 @@ def profile(
         ProfileOptions(
             threads=default_threads() if threads is None else threads,
             context_length=context,
-            kv_type=kv_type.upper(),
+            kv_type=(kv_type or "F16").upper(),
             prompt_tokens=prompt_tokens,
             generated_tokens=generated_tokens,
             depth=depth,
@@ -141,15 +147,18 @@ def _is_this_machine(target: str) -> bool:
     return detection.exact and load_target(target).id == detection.target
 
 
-def _predict(path: Path, target_id: str, context: int, kv_type: str, *, json: bool) -> None:
+def _predict(
+    path: Path, target_id: str, context: int | None, kv_type: str | None, *, json: bool
+) -> None:
     from edgeslm.estimate.prediction import predict
     from edgeslm.gguf.validation import read_model
     from edgeslm.targets.loading import load_target
 
-    if context < 1:
-        raise InvalidOption(f"a context of {context} tokens is none", hint="Give 1 or more.")
     prediction = predict(
-        read_model(path), load_target(target_id), context_length=context, kv_type=kv_type
+        read_model(path),
+        load_target(target_id),
+        context_length=context,
+        kv_type=kv_type.upper() if kv_type else None,
     )
     if json:
         output.print_json(prediction_json(prediction))

@@ -5,7 +5,13 @@
     compute    activations and attention masks of one micro-batch
     overhead   Python, numpy and llama.cpp, the vocabulary's tables, the file's own header
 
-The KV cache follows llama.cpp exactly. Compute and overhead are fits to what stays resident
+The KV cache is llama.cpp's to the byte for llama, qwen2, qwen3, gemma2 and gemma3, and for other
+families whose layers all keep keys and values. Sliding windows are counted where the file says
+which layers have one, or the family is gemma2 or gemma3; elsewhere, and for families that share a
+cache between layers (gemma3n) or compress it (deepseek2), the plan is an upper bound. The fixed
+state of recurrent layers (mamba, rwkv, the linear attention of qwen3next) is not counted.
+
+Compute and overhead are fits to what stays resident
 after a prefill (`/proc/self/smaps_rollup`, x86-64 Linux, llama-cpp-python 0.3.36, SmolLM2-135M
 and Gemma-3-270M, micro-batches of 64, 128 and 512 tokens). llama.cpp *reserves* logits for a
 whole micro-batch (n_ubatch x vocabulary x 4 bytes: 512 MiB for Gemma 3), but only the rows
@@ -39,6 +45,16 @@ _MERGE_BYTES = 200
 
 _WINDOW_PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
 """Every n-th layer sees the whole context; the rest have a sliding window (`src/models/*.cpp`)."""
+_FULL_INTERVALS: Mapping[str, int] = {
+    "minimax-01": 8,
+    "qwen3next": 4,
+    "qwen35": 4,
+    "qwen35moe": 4,
+    "qwen4exp": 4,
+}
+"""Every n-th layer keeps keys and values; the rest are recurrent (`src/models/*.cpp`)."""
+_RECURRENT = frozenset({"arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"})
+"""Families without any keys and values (`llm_arch_is_recurrent`)."""
 _DEFAULT_WINDOWS: Mapping[str, int] = {"gemma2": 4096}
 
 
@@ -97,16 +113,38 @@ def kv_bytes(header: Header, *, context_length: int, kv_type: str, ubatch: int) 
 def layers(header: Header) -> tuple[Layer, ...]:
     """What each layer of the model keeps in the KV cache, first layer first."""
     count = _count(header, "block_count")
-    heads = _per_layer(header, "attention.head_count", count)
-    kv_heads = _per_layer(header, "attention.head_count_kv", count, fallback=heads)
+    heads = _per_layer(header, "attention.head_count", count, least=0)
+    kv_heads = _per_layer(header, "attention.head_count_kv", count, fallback=heads, least=0)
     width = _count(header, "embedding_length")
-    head_length = width // max(heads[0], 1)
-    key_length = int(header.hyper("attention.key_length", head_length))
-    value_length = int(header.hyper("attention.value_length", head_length))
-    windows = _windows(header, count)
+    full = _lengths(header, "", (width // max(*heads, 1),) * 2)
+    swa = _lengths(header, "_swa", full)
+    recurrent = _recurrent(header, count)
     return tuple(
-        Layer(kv_heads[index], key_length, value_length, windows[index]) for index in range(count)
+        Layer(
+            0 if recurrent[index] or not heads[index] else kv_heads[index],
+            *(full if window is None else swa),
+            window,
+        )
+        for index, window in enumerate(_windows(header, count))
     )
+
+
+def _lengths(header: Header, suffix: str, default: tuple[int, int]) -> tuple[int, int]:
+    """Numbers in one key and one value; `suffix` "_swa" in layers with a window."""
+    return (
+        int(header.hyper(f"attention.key_length{suffix}", default[0])),
+        int(header.hyper(f"attention.value_length{suffix}", default[1])),
+    )
+
+
+def _recurrent(header: Header, count: int) -> list[bool]:
+    """Which layers keep a fixed state in place of keys and values."""
+    family = header.architecture or ""
+    listed = header.hyper("attention.recurrent_layers")
+    if isinstance(listed, (tuple, list)) and len(listed) >= count:
+        return [bool(item) for item in listed]
+    interval = int(header.hyper("full_attention_interval", _FULL_INTERVALS.get(family, 1)))
+    return [family in _RECURRENT or (index + 1) % interval != 0 for index in range(count)]
 
 
 def _windows(header: Header, count: int) -> tuple[int | None, ...]:
@@ -152,18 +190,18 @@ def _vocabulary(header: Header) -> int:
     return len(tokens) if isinstance(tokens, (tuple, list)) else 0
 
 
-def _count(header: Header, name: str) -> int:
+def _count(header: Header, name: str, least: int = 1) -> int:
     value = header.hyper(name)
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or value < least:
         raise InvalidGGUF(
-            f"{header.path}: {header.architecture}.{name} is missing or not a positive number",
+            f"{header.path}: {header.architecture}.{name} is missing or no number from {least} on",
             hint="Convert the model again; without it no memory plan can be made.",
         )
     return value
 
 
 def _per_layer(
-    header: Header, name: str, count: int, *, fallback: list[int] | None = None
+    header: Header, name: str, count: int, *, fallback: list[int] | None = None, least: int = 1
 ) -> list[int]:
     """A hyperparameter that is one number for all layers or an array with one for each."""
     value = header.hyper(name)
@@ -171,7 +209,7 @@ def _per_layer(
         return fallback
     if isinstance(value, (tuple, list)) and len(value) >= count:
         return [int(item) for item in value]
-    return [_count(header, name)] * count
+    return [_count(header, name, least)] * count
 
 
 def _padded(value: int, multiple: int = _CELLS) -> int:

@@ -103,6 +103,43 @@ def test_layers_may_differ_in_kv_heads() -> None:
     assert planned == 15 * 256 * 2 * (4 * 64) * 2
 
 
+def test_windowed_layers_may_have_heads_of_their_own() -> None:
+    lengths = {"attention.key_length_swa": 32, "attention.value_length_swa": 16}
+    header = model("gemma3", {**GEMMA3_270M, **lengths})
+
+    planned = kv_bytes(header, context_length=256, kv_type="F16", ubatch=512)
+
+    # llama.cpp's rows of a cache are padded to the multiples of 256 numbers
+    assert [(layer.key_length, layer.value_length) for layer in layers(header)[4:6]] == [
+        (32, 16),
+        (256, 256),
+    ]
+    assert planned == kv_bytes(
+        model("gemma3", GEMMA3_270M), context_length=256, kv_type="F16", ubatch=512
+    ) or planned < 18 * 256 * 512 * 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        ("qwen3next", {}),
+        ("qwen35", {"full_attention_interval": 4}),
+        ("qwen35", {"attention.recurrent_layers": (1, 1, 1, 0) * 8}),
+    ],
+)
+def test_recurrent_layers_keep_no_keys(architecture: str, more: dict[str, object]) -> None:
+    kept = [layer.kv_heads for layer in layers(model(architecture, {**SMOLLM2, **more}))]
+
+    assert kept == [0, 0, 0, 3] * 7 + [0, 0]
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "rwkv7"])
+def test_a_model_without_attention_has_no_kv(architecture: str) -> None:
+    sizes = {**SMOLLM2, "attention.head_count": 0, "attention.head_count_kv": 0}
+
+    assert plan_memory(model(architecture, sizes), context_length=256).kv_bytes == 0
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
 @pytest.mark.parametrize("kv_type", ["F16", "Q8_0"])
 def test_kv_equals_llama_cpps_allocation(tmp_path: Path, architecture: str, kv_type: str) -> None:
