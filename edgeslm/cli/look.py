@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.errors import UserError
 from edgeslm.records import INSPECTION_SCHEMA, document, to_json
 from edgeslm.units import format_bytes
 
 if TYPE_CHECKING:
     from edgeslm.gguf.inspection import Inspection
+    from edgeslm.gguf.reader import Header
 
 
 def inspect(
@@ -29,13 +31,16 @@ def inspect(
     """
     from edgeslm.bundle.model_path import find_model
     from edgeslm.gguf.inspection import inspect as inspect_header
-    from edgeslm.gguf.validation import read_model
+    from edgeslm.gguf.reader import read_header
 
-    inspection = inspect_header(read_model(find_model(file)))
+    header = read_header(find_model(file))
+    inspection, problem = inspect_header(header), _problem(header)
     if json:
-        output.print_json(document(INSPECTION_SCHEMA, inspection))
+        output.print_json(document(INSPECTION_SCHEMA, inspection) | {"problem": problem})
         return
     _print_inspection(inspection)
+    if problem is not None:
+        output.warn(problem)
     if tensors:
         print()
         output.print_table(
@@ -70,14 +75,26 @@ def verify(
 COMMANDS = (inspect, verify)
 
 
+def _problem(header: Header) -> str | None:
+    """Why llama.cpp cannot run the file as a language model, or None where it can."""
+    from edgeslm.gguf.validation import validate
+
+    try:
+        validate(header)
+    except UserError as error:
+        return error.message.removeprefix(f"{header.path}: ")
+    return None
+
+
 def _print_inspection(inspection: Inspection) -> None:
+    bits, context = inspection.bits_per_weight, inspection.context_length
     rows = [
         ("file", f"{inspection.path} ({format_bytes(inspection.file_bytes)})"),
         ("name", inspection.name or "(none)"),
         ("architecture", inspection.architecture or "(none)"),
         ("parameters", f"{inspection.parameters:,}"),
-        ("bits per weight", f"{inspection.bits_per_weight:.2f}"),
-        ("context", f"{inspection.context_length} tokens"),
+        ("bits per weight", "(none)" if bits is None else f"{bits:.2f}"),
+        ("context", "(none)" if context is None else f"{context} tokens"),
         ("label", inspection.file_type or "(none)"),
         *(
             ("types" if index == 0 else "", f"{share.type}: {share.share:.0%} of the parameters")

@@ -121,7 +121,7 @@ def layers(header: Header) -> tuple[Layer, ...]:
     recurrent = _recurrent(header, count)
     return tuple(
         Layer(
-            0 if recurrent[index] or not heads[index] else kv_heads[index],
+            0 if recurrent[index] else kv_heads[index],
             *(full if window is None else swa),
             window,
         )

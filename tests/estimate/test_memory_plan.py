@@ -109,14 +109,7 @@ def test_windowed_layers_may_have_heads_of_their_own() -> None:
 
     planned = kv_bytes(header, context_length=256, kv_type="F16", ubatch=512)
 
-    # llama.cpp's rows of a cache are padded to the multiples of 256 numbers
-    assert [(layer.key_length, layer.value_length) for layer in layers(header)[4:6]] == [
-        (32, 16),
-        (256, 256),
-    ]
-    assert planned == kv_bytes(
-        model("gemma3", GEMMA3_270M), context_length=256, kv_type="F16", ubatch=512
-    ) or planned < 18 * 256 * 512 * 2
+    assert planned == (15 * (32 + 16) + 3 * (256 + 256)) * 256 * 2
 
 
 @pytest.mark.parametrize(
