@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     try:
         content: dict[str, Any] = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidTarget(
             f"{path}: not a TOML file: {error}", hint="docs/targets.md shows the form."
         ) from error
@@ -252,10 +252,13 @@ def _kernels(table: _Table) -> Mapping[str, Kernel]:
 
 
 def _defaults(table: _Table) -> Defaults:
+    kv_type = table.optional_text("kv_type") or "F16"
+    if kv_type not in _TENSOR_TYPE_NAMES:
+        raise table.wrong("kv_type", f"is {kv_type!r}, not the name of a tensor type")
     defaults = Defaults(
         threads=table.optional_count("threads"),
         context_length=table.optional_count("context_length") or 2048,
-        kv_type=table.optional_text("kv_type") or "F16",
+        kv_type=kv_type,
     )
     table.finish()
     return defaults
@@ -306,7 +309,7 @@ class _Table:
 
     def optional_count(self, key: str) -> int | None:
         value = self._left.pop(key, None)
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and (type(value) is not int or not 1 <= value < 2**31):
             raise self.wrong(key, "must be a positive whole number")
         return value
 

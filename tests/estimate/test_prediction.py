@@ -184,6 +184,31 @@ def test_raspberry_pi_4_as_published() -> None:
         assert predicted.value == pytest.approx(tokens_per_second, rel=0.1), kind
 
 
+def test_raspberry_pi_zero_2_w_as_published() -> None:
+    """SmolLM-360M as llama-quantize makes Q4_K_M of it: rows of 960 fit no K type."""
+    wide, narrow = 960 * (960 + 960 + 320 + 2 * 2560), 960 * 320
+    smollm = header(
+        tensor("token_embd.weight", "Q8_0", 960, 49152),
+        tensor("blk.0.most", "Q5_0", 32, wide),  # for each of 32 layers
+        tensor("blk.0.v", "Q8_0", 32, narrow // 2),  # for the half of them with wider types
+        tensor("blk.1.v", "Q5_0", 32, narrow // 2),
+        tensor("blk.0.down", "Q6_K", 2560, 960 * 16),
+        tensor("blk.1.down", "Q4_K", 2560, 960 * 16),
+    )
+
+    predicted = decode_tokens_per_second(smollm, load_target("rpi-zero-2w"), context_length=1)
+
+    assert predicted.value == pytest.approx(2.6, rel=0.01)
+
+
+def test_the_target_s_defaults_are_planned_for() -> None:
+    target = load_target("rpi-zero-2w")
+    model = header(EMBEDDING, *BODY)
+
+    assert predict(model, target) == predict(model, target, context_length=1024, kv_type="Q8_0")
+    assert predict(model, target, context_length=100).context_length == 100
+
+
 @given(
     context_length=st.integers(1, 100_000), kv_type=st.sampled_from(["F32", "F16", "Q8_0", "Q4_0"])
 )

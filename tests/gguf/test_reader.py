@@ -327,6 +327,6 @@ def test_names_from_a_file_cannot_disturb_the_terminal(tmp_path):
     assert len(caught.value.message) < 600
 
 
-def test_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
+def test_a_name_too_long_for_the_disk(tmp_path):
     with pytest.raises(EdgeslmError, match="too long"):
         read_header(tmp_path / ("x" * 300))

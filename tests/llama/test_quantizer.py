@@ -93,9 +93,7 @@ def test_quantizable_tensors_of_a_file_of_many_types(tmp_path, more):
     kinds = ("BF16", "F16", "Q8_0", "Q4_0", *more)
     model = tiny_gguf(tmp_path / "model.gguf", layers=2)
     names = [t.name for t in read_header(model).tensors if "attn" in t.name and len(t.shape) > 1]
-    overrides = tuple(
-        (name, tensor_type(kind)) for name, kind in zip(names, kinds, strict=False)
-    )
+    overrides = tuple((name, tensor_type(kind)) for name, kind in zip(names, kinds, strict=False))
     mixed = tmp_path / "mixed.gguf"
     options = QuantizeOptions("Q8_0", 1, allow_requantize=True, overrides=overrides)
     quantize_file(model, mixed, options)

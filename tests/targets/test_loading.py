@@ -161,6 +161,13 @@ def test_a_file_of_ones_own_needs_no_figures(tmp_path: Path) -> None:
         ("[memory.total_bytes]\nvalue = 1\nprovenance = 'measured'", "total_bytes.source"),
         ("[memory.total_bytes]\nvalue = 1\nsource = 'x'", "total_bytes.provenance"),
         ("[memory.total_bytes]\nprovenance = 'measured'\nsource = 'x'", "total_bytes.value"),
+        ("[defaults]\nkv_type = 'q8'", "defaults.kv_type"),
+        (f"[defaults]\ncontext_length = 1{'0' * 400}", "defaults.context_length"),
+        (
+            f"[memory.total_bytes]\nvalue = 1{'0' * 400}\nprovenance = 'measured'\nsource = 'x'",
+            "total_bytes.value",
+        ),
+        (f"threads = 1{'0' * 5000}", "mine.toml"),
         (
             "[memory.total_bytes]\nvalue = 0\nprovenance = 'measured'\nsource = 'x'",
             "total_bytes.value",

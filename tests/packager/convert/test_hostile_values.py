@@ -68,16 +68,16 @@ def checkpoint(family: str, directory: Path) -> Path:
         else made_tokenizers.byte_level("llama-bpe" if family == "llama" else "qwen2", size=300)
     )
     size = tokenizer.get_vocab_size()
-    special = {
-        "bos_token": "<|begin|>",
+    last = {"content": tokenizer.id_to_token(size - 1), "special": True}
+    settings = {
+        "bos_token": "<s>" if family == "gemma3" else "<|begin|>",
         "chat_template": [{"name": "default", "template": "x"}],
-        "added_tokens_decoder": {"0": {"content": "<|begin|>", "special": True}},
+        "added_tokens_decoder": {str(size - 1): last},
     }
     model = checkpoints.build(
         family, vocab_size=size, num_hidden_layers=1, hidden_size=8, intermediate_size=8,
         num_attention_heads=2, num_key_value_heads=1, head_dim=4, query_pre_attn_scalar=4,
     )  # fmt: skip
-    settings = {} if family == "gemma3" else special
     checkpoints.save(model, directory, lambda to: made_tokenizers.write(tokenizer, to, **settings))
     checkpoints.edit_config(directory, **MORE_SETTINGS[family])
     return directory
