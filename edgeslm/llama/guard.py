@@ -25,7 +25,7 @@ _PROBE = "edgeslm.llama.probe"
 _DAMAGED = "The file is damaged or made for another version; fetch or convert it again."
 _HINTS = {
     int(signal.SIGKILL): "Memory ran out: take a smaller type or model, or close other programs.",
-    int(signal.SIGILL): "llama-cpp-python was built for another processor: reinstall it on this one.",
+    int(signal.SIGILL): "llama-cpp-python was built for another processor: reinstall it here.",
 }
 _PATIENCE_SECONDS = 60
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
@@ -42,9 +42,7 @@ def ensure_loadable(path: Path) -> None:
         return
     child = _try(path)
     if child.returncode != 0:
-        raise NativeFailure(
-            _last_words(path, child), hint=_HINTS.get(-child.returncode, _DAMAGED)
-        )
+        raise NativeFailure(_last_words(path, child), hint=_HINTS.get(-child.returncode, _DAMAGED))
     _remember(mark)
 
 
