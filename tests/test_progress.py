@@ -19,6 +19,7 @@ def test_a_terminal_sees_the_bar_on_stderr(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     with bar("Working", 100, unit="bytes") as advance:
         advance(50)
     note("a word")

@@ -179,7 +179,7 @@ def test_a_signal_while_native_code_runs_is_not_lost(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "edgeslm", "run", tiny_model, "-p", "hello"),
-                *("--threads", "1", "--context", "100000"),
+                *("--temperature", "0", "--threads", "1", "--context", "100000"),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
