@@ -1,0 +1,265 @@
+"""How much errors in each matrix harm the model's answers, from gradients.
+
+The harm is the KL divergence between the model's next-token distributions before and after. Near
+zero it is half of E[(g^T dW x)^2]: x is what a matrix W is multiplied with, g the gradient of the
+log-probability of a token drawn from the model itself by the product (so the squares average to
+the Fisher information). Taking x and g as independent makes it tr(dW H dW^T G) / 2 with
+
+    H = E[|g|^2 x x^T] / E[|g|^2]      (columns)
+    G = E[g g^T]                       (rows)
+
+H weighs each token by how much its error matters: a first token with a huge activation and no
+influence does not drown the rest. llama.cpp also rounds activations to 8 bits, in blocks of 32 or
+256 depending on the weight's type; `noise` is what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeslm.packager.quantize.decoder import Block, Passed, Shape, norm, norm_back
+from edgeslm.packager.quantize.equalize import Moments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeslm.packager.quantize.weights import Weights
+
+    Array = NDArray[np.float32]
+
+NOISE_BLOCKS = (32, 256)
+_LOGIT_ROWS = 128
+EMBEDDING, HEAD, HEAD_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one matrix's errors cost.
+
+    Attributes:
+        inputs: H, [n, n].
+        outputs: G, [rows, rows]; None where rows do not interact.
+        rows: [rows] weight of each row, in place of G.
+        noise: Nats lost to rounding the input to 8 bits in blocks of so many.
+        moments: Mean squares of the input and of the gradient by it; None where not needed.
+    """
+
+    inputs: Array
+    outputs: Array | None
+    rows: Array | None
+    noise: Mapping[int, float]
+    moments: Moments | None = None
+
+
+class Tally:
+    """Sums over tokens for one matrix."""
+
+    def __init__(self, *, full: bool) -> None:
+        self._full = full
+        self._tokens = 0
+        self._weight = 0.0
+        self._sums: dict[str, Array] = {}
+        self._noise: dict[int, float] = {}
+
+    def add(self, x: Array, g: Array, back: Array) -> None:
+        """Count some tokens.
+
+        Args:
+            x: [tokens, n] what the matrix was multiplied with.
+            g: [tokens, rows] gradient by the product.
+            back: [tokens, n] gradient by `x` through this matrix.
+        """
+        self._tokens += len(x)
+        self._sum("x", np.square(x).sum(0))
+        self._sum("z", np.square(back).sum(0))
+        if not self._full:
+            return
+        weight = np.square(g).sum(1, keepdims=True)
+        self._weight += float(weight.sum())
+        self._sum("H", x.T @ (x * weight))
+        self._sum("G", g.T @ g)
+        for size in NOISE_BLOCKS:
+            if x.shape[1] % size == 0:
+                cost = 0.5 * float((rounding_noise(x, size) * np.square(back)).sum())
+                self._noise[size] = self._noise.get(size, 0.0) + cost
+
+    def _sum(self, name: str, value: Array) -> None:
+        if name in self._sums:
+            self._sums[name] += value
+        else:
+            self._sums[name] = value
+
+    def moments(self) -> Moments:
+        """Mean squares by channel."""
+        return Moments(self._sums["x"] / self._tokens, self._sums["z"] / self._tokens)
+
+    def result(self) -> Sensitivity:
+        """The forms, per token."""
+        return Sensitivity(
+            inputs=(self._sums["H"] / max(self._weight, 1e-30)).astype(np.float32),
+            outputs=self._sums["G"] / self._tokens,
+            rows=None,
+            noise={size: cost / self._tokens for size, cost in self._noise.items()},
+            moments=self.moments(),
+        )
+
+
+def rounding_noise(x: Array, size: int) -> Array:
+    """[tokens, n] variance of rounding to 8 bits with one scale per `size` columns."""
+    tokens, n = x.shape
+    step = np.abs(x.reshape(tokens, n // size, size)).max(2) / 127
+    return np.repeat(np.square(step) / 12, size, 1)
+
+
+@dataclass(frozen=True)
+class Top:
+    """Where the backward pass begins, and what it says of embedding and head.
+
+    Attributes:
+        gradients: For each sequence [tokens, width], by the last block's output.
+        probabilities: [vocabulary] mean probability of each token.
+        spread: [vocabulary] mean of p (1 - p).
+        hidden: [width, width] mean outer product of what the head is multiplied with, tokens
+            weighted by how unsure the model is.
+        noise: As in `Sensitivity`.
+    """
+
+    gradients: list[Array]
+    probabilities: Array
+    spread: Array
+    hidden: Array
+    noise: Mapping[int, float]
+
+
+def embed(weights: Weights, shape: Shape, tokens: Sequence[int]) -> Array:
+    """[tokens, width] what the first block is given."""
+    tensor = weights.find(EMBEDDING)
+    assert tensor is not None  # noqa: S101  every model has one
+    scale = np.float32(shape.width**0.5 if shape.gemma else 1)
+    return weights.read(tensor, np.asarray(tokens, np.int64)) * scale
+
+
+def top(
+    weights: Weights,
+    shape: Shape,
+    last: Sequence[Array],
+    seed: int,
+    advance: Callable[[int], None],
+) -> Top:
+    """Draw a token at each place, and take the gradient of its log-probability.
+
+    Args:
+        weights: The model.
+        shape: Its shape.
+        last: For each sequence [tokens, width], the last block's output.
+        seed: For the draws.
+        advance: Told of each sequence done.
+    """
+    head = weights.matrix(HEAD if weights.find(HEAD) else EMBEDDING)
+    gain = weights.vector(HEAD_NORM)
+    probabilities = np.zeros(len(head), np.float64)
+    squares = np.zeros(len(head), np.float64)
+    hidden = np.zeros((shape.width,) * 2, np.float32)
+    noise = dict.fromkeys((size for size in NOISE_BLOCKS if shape.width % size == 0), 0.0)
+    gradients = []
+    for index, x in enumerate(last):
+        y, inverse = norm(x, gain, shape.epsilon)
+        rng = np.random.default_rng([seed, index])
+        by = np.empty_like(y)
+        for first in range(0, len(y), _LOGIT_ROWS):
+            part = slice(first, first + _LOGIT_ROWS)
+            p = _softmax(y[part] @ head.T)
+            probabilities += p.sum(0)
+            squares += np.square(p).sum(0)
+            unsure = 1 - np.square(p).sum(1, keepdims=True)
+            hidden += y[part].T @ (y[part] * unsure)
+            p[np.arange(len(p)), _drawn(p, rng)] -= 1
+            by[part] = -(p @ head)
+        for size in noise:
+            noise[size] += 0.5 * float((rounding_noise(y, size) * np.square(by)).sum())
+        gradients.append(norm_back(by, x, inverse, gain))
+        advance(1)
+    tokens = sum(map(len, last))
+    spread = (probabilities - squares) / tokens
+    return Top(
+        gradients=gradients,
+        probabilities=(probabilities / tokens).astype(np.float32),
+        spread=spread.astype(np.float32),
+        hidden=hidden / np.float32(max(spread.sum() * tokens, 1e-30)),
+        noise={size: cost / tokens for size, cost in noise.items()},
+    )
+
+
+def _softmax(logits: Array) -> Array:
+    logits -= logits.max(1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(1, keepdims=True)
+    return logits
+
+
+def _drawn(p: Array, rng: np.random.Generator) -> NDArray[np.intp]:
+    """One token for each row of probabilities."""
+    reached = np.cumsum(p, 1)
+    points = rng.random((len(p), 1), np.float32) * reached[:, -1:]
+    return np.minimum((reached < points).sum(1), p.shape[1] - 1)
+
+
+def head_sensitivities(
+    weights: Weights, result: Top, by_embedding: Array
+) -> dict[str, Sensitivity]:
+    """Of the token embedding, and of the head where that is a matrix of its own.
+
+    An error in a row of the head matters as often as its token is likely; one in a row of the
+    embedding as often as it is read. Where both are one matrix the forms are added, a row's
+    weight being its token's probability in either.
+
+    Args:
+        weights: The model.
+        result: What `top` gave.
+        by_embedding: [width, width] mean outer product of the gradient by the embedding.
+    """
+    likely = result.probabilities
+    if weights.find(HEAD):
+        return {
+            HEAD: Sensitivity(result.hidden, None, result.spread, result.noise),
+            EMBEDDING: Sensitivity(by_embedding, None, likely, {}),
+        }
+    ratio = float(result.spread.sum() / likely.sum())
+    both = np.float32(ratio) * result.hidden + by_embedding
+    return {EMBEDDING: Sensitivity(both, None, likely, result.noise)}
+
+
+def block_pass(
+    block: Block, given: Sequence[Array], gradients: Sequence[Array], *, full: bool
+) -> tuple[list[Array], dict[str, Tally]]:
+    """Take all sequences back through one block.
+
+    Args:
+        block: The block.
+        given: For each sequence [tokens, width], the block's input.
+        gradients: The same, gradients by its output.
+        full: Sum up forms too, and not only moments.
+
+    Returns:
+        The gradients by the block's input, and the sums for each of its matrices.
+    """
+    tallies: dict[str, Tally] = {}
+    back = []
+    for passed in _passes(block, given, gradients):
+        back.append(passed.gradient)
+        for name, x in passed.inputs.items():
+            g = passed.outputs[name]
+            tally = tallies.setdefault(name, Tally(full=full))
+            tally.add(x, g, g @ block.weights[f"{name}.weight"])
+    return back, tallies
+
+
+def _passes(
+    block: Block, given: Sequence[Array], gradients: Sequence[Array]
+) -> Iterator[Passed]:
+    for x, gradient in zip(given, gradients, strict=True):
+        yield block.backward(x, gradient)

@@ -1,0 +1,258 @@
+"""The sensitivities of a model on a text, kept in a folder: what was computed once stays.
+
+Two passes. The first, over a few sequences, finds the factors of `equalize`; the second takes
+the equalized model forward and back again, one block at a time, and keeps each block's forms as
+soon as they are known. A study that was interrupted goes on where it stopped and ends with
+the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeslm import progress
+from edgeslm.errors import reading, writing
+from edgeslm.files import atomic_path
+from edgeslm.packager.quantize.decoder import INPUTS, Block, Shape
+from edgeslm.packager.quantize.equalize import Moments, equalized
+from edgeslm.packager.quantize.sensitivity import (
+    Sensitivity,
+    Top,
+    block_pass,
+    embed,
+    head_sensitivities,
+    top,
+)
+from edgeslm.packager.quantize.weights import Weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+VERSION = 1
+"""Raised when the same inputs give other results than before."""
+_LIGHT_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class Study:
+    """What there is to know: of which weights, from which text, kept where."""
+
+    folder: Path
+    weights: Weights
+    shape: Shape
+    tokens: NDArray[np.int32]
+    """[sequences, length]."""
+    seed: int = 0
+
+    def run(self) -> Weights:
+        """Do what is not done yet; gives the equalized weights, which the results are of.
+
+        Raises:
+            OutputFailure: the folder cannot be written.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self._complete.exists():
+            return self._equalized()
+        blocks = len(self.shape.layers)
+        light = min(_LIGHT_SEQUENCES, len(self.tokens))
+        total = 2 * blocks * light + (2 * blocks + 1) * len(self.tokens)
+        with progress.bar("finding what errors cost", total, unit="passes") as advance:
+            weights = self._equalized() if self._moments.exists() else self._first(light, advance)
+            self._second(weights, advance)
+        return weights
+
+    def of(self, name: str) -> Sensitivity:
+        """Of one matrix, by its full name."""
+        prefix, _, rest = name.rpartition("blk.")
+        if rest and not prefix:
+            index, short, _ = rest.split(".", 2)
+            return _load(self._block(int(index)), short)
+        return _load(self.folder / "top.npz", name)
+
+    def names(self) -> frozenset[str]:
+        """The matrices it covers."""
+        block = (f"blk.{i}.{name}.weight" for i in range(len(self.shape.layers)) for name in INPUTS)
+        heads = (name for name in ("token_embd.weight", "output.weight") if self.weights.find(name))
+        return frozenset([*block, *heads])
+
+    @property
+    def _complete(self) -> Path:
+        return self.folder / "complete"
+
+    @property
+    def _moments(self) -> Path:
+        return self.folder / "moments.npz"
+
+    def _block(self, index: int) -> Path:
+        return self.folder / f"block-{index:03}.npz"
+
+    def _activation(self, index: int) -> Path:
+        return self.folder / f"activation-{index:03}.npy"
+
+    def _gradient(self, index: int) -> Path:
+        return self.folder / f"gradient-{index:03}.npy"
+
+    def _equalized(self) -> Weights:
+        with reading(self._moments), np.load(self._moments) as stored:
+            names = {key.partition("|")[2] for key in stored.files}
+            moments = {
+                name: Moments(stored[f"x|{name}"], stored[f"z|{name}"]) for name in names
+            }
+        return equalized(self.weights, self.shape, moments)
+
+    def _first(self, sequences: int, advance: Callable[[int], None]) -> Weights:
+        """The moments of a few sequences."""
+        given = [[embed(self.weights, self.shape, row) for row in self.tokens[:sequences]]]
+        blocks = range(len(self.shape.layers))
+        for index in blocks:
+            block = self._loaded(self.weights, index)
+            given.append([block.forward(x) for x in given[-1]])
+            advance(sequences)
+        gradients = top(self.weights, self.shape, given.pop(), self.seed, _ignore).gradients
+        arrays: dict[str, Array] = {}
+        for index in reversed(blocks):
+            block = self._loaded(self.weights, index)
+            gradients, tallies = block_pass(block, given.pop(), gradients, full=False)
+            for short, tally in tallies.items():
+                moments = tally.moments()
+                arrays[f"x|blk.{index}.{short}.weight"] = moments.input
+                arrays[f"z|blk.{index}.{short}.weight"] = moments.gradient
+            advance(sequences)
+        _save(self._moments, arrays)
+        return self._equalized()
+
+    def _second(self, weights: Weights, advance: Callable[[int], None]) -> None:
+        blocks = len(self.shape.layers)
+        self._forward(weights, advance)
+        if not self._gradient(blocks).exists():
+            given = np.load(self._activation(blocks))
+            result = top(weights, self.shape, given, self.seed, advance)
+            _save_top(self.folder / "draws.npz", result)
+            _save_array(self._gradient(blocks), np.stack(result.gradients))
+        for index in reversed(range(blocks)):
+            if not self._gradient(index).exists():
+                self._back(weights, index)
+            advance(len(self.tokens))
+        self._finish(weights)
+
+    def _forward(self, weights: Weights, advance: Callable[[int], None]) -> None:
+        """Each block's input, on disk."""
+        if not self._activation(0).exists():
+            start = np.stack([embed(weights, self.shape, row) for row in self.tokens])
+            _save_array(self._activation(0), start)
+        for index in range(len(self.shape.layers)):
+            if not self._activation(index + 1).exists():
+                block = self._loaded(weights, index)
+                given = np.load(self._activation(index), mmap_mode="r")
+                after = np.stack([block.forward(np.asarray(x)) for x in given])
+                _save_array(self._activation(index + 1), after)
+            advance(len(self.tokens))
+
+    def _back(self, weights: Weights, index: int) -> None:
+        block = self._loaded(weights, index)
+        given = list(np.load(self._activation(index)))
+        gradients = list(np.load(self._gradient(index + 1)))
+        back, tallies = block_pass(block, given, gradients, full=True)
+        results = {short: tally.result() for short, tally in tallies.items()}
+        _save_all(self._block(index), results)
+        _save_array(self._gradient(index), np.stack(back))
+
+    def _finish(self, weights: Weights) -> None:
+        result = _load_top(self.folder / "draws.npz")
+        gradient = np.load(self._gradient(0)).reshape(-1, self.shape.width)
+        scale = np.float32(self.shape.width if self.shape.gemma else 1)
+        by_embedding = gradient.T @ gradient * (scale / np.float32(len(gradient)))
+        _save_all(self.folder / "top.npz", head_sensitivities(weights, result, by_embedding))
+        self._complete.touch()
+        for scratch in (*self.folder.glob("activation-*"), *self.folder.glob("gradient-*")):
+            scratch.unlink()
+
+    def _loaded(self, weights: Weights, index: int) -> Block:
+        return Block(self.shape, index, weights.block(index), self.tokens.shape[1])
+
+
+def _ignore(amount: int) -> None:
+    """Nobody watches."""
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    with atomic_path(path) as temporary, writing(path), temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _save_array(path: Path, array: NDArray[np.generic]) -> None:
+    with atomic_path(path) as temporary, writing(path), temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def _save_top(path: Path, result: Top) -> None:
+    noise = json.dumps({str(size): cost for size, cost in result.noise.items()})
+    _save(
+        path,
+        {
+            "probabilities": result.probabilities,
+            "spread": result.spread,
+            "hidden": result.hidden,
+            "noise": np.array(noise),
+        },
+    )
+
+
+def _load_top(path: Path) -> Top:
+    with reading(path), np.load(path) as stored:
+        noise = {int(size): cost for size, cost in json.loads(str(stored["noise"])).items()}
+        return Top([], stored["probabilities"], stored["spread"], stored["hidden"], noise)
+
+
+def _save_all(path: Path, results: Mapping[str, Sensitivity]) -> None:
+    """Forms as half of a correlation matrix in half precision, a quarter of their size."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, result in results.items():
+        forms = {"H": result.inputs} | ({} if result.outputs is None else {"G": result.outputs})
+        for kind, matrix in forms.items():
+            arrays[f"{kind}|{name}"], arrays[f"{kind}d|{name}"] = _packed(matrix)
+        if result.rows is not None:
+            arrays[f"rows|{name}"] = result.rows
+        noise = {str(size): cost for size, cost in result.noise.items()}
+        arrays[f"noise|{name}"] = np.array(json.dumps(noise))
+    _save(path, arrays)
+
+
+def _load(path: Path, name: str) -> Sensitivity:
+    with reading(path), np.load(path) as stored:
+        files = set(stored.files)
+        outputs = f"G|{name}" in files
+        noise = json.loads(str(stored[f"noise|{name}"]))
+        return Sensitivity(
+            inputs=_unpacked(stored[f"H|{name}"], stored[f"Hd|{name}"]),
+            outputs=_unpacked(stored[f"G|{name}"], stored[f"Gd|{name}"]) if outputs else None,
+            rows=stored[f"rows|{name}"] if f"rows|{name}" in files else None,
+            noise={int(size): cost for size, cost in noise.items()},
+        )
+
+
+def _packed(matrix: Array) -> tuple[NDArray[np.float16], Array]:
+    """The upper triangle of the correlation matrix, row after row, and the diagonal's root."""
+    root = np.sqrt(np.maximum(np.diag(matrix), 1e-30))
+    parts = [matrix[i, i:] / (root[i] * root[i:]) for i in range(len(matrix))]
+    return np.concatenate(parts).astype(np.float16), root.astype(np.float32)
+
+
+def _unpacked(packed: NDArray[np.float16], root: Array) -> Array:
+    n = len(root)
+    full = np.empty((n, n), np.float32)
+    at = 0
+    for i in range(n):
+        row = packed[at : at + n - i].astype(np.float32) * (root[i] * root[i:])
+        full[i, i:], full[i:, i] = row, row
+        at += n - i
+    return full
