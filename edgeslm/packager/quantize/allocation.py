@@ -127,9 +127,7 @@ class _Road:
 
     def __init__(self, curves: Curves, limits: Limits, share: float) -> None:
         """`share`: the weight of the seconds, from 0 (bytes alone count) to 1."""
-        self.mixture = Mixture(
-            (1 - share) / max(limits.bytes or 0, 1), share / (limits.seconds or 1.0)
-        )
+        self.mixture = Mixture((1 - share) / limits.unit_bytes, share / limits.unit_seconds)
         self._curves = curves
         self._limits = limits
         self._first: list[_Point] = []
@@ -214,7 +212,7 @@ def _roads(curves: Curves, limits: Limits) -> list[_Road]:
 
 def _slowness(mix: Mix) -> float:
     """How much more of its seconds than of its bytes a mix uses, in shares of the limits."""
-    return mix.seconds / (mix.limits.seconds or 1.0) - mix.bytes / max(mix.limits.bytes or 0, 1)
+    return mix.seconds / mix.limits.unit_seconds - mix.bytes / mix.limits.unit_bytes
 
 
 def _sound(roads: Sequence[_Road], curves: Curves) -> Iterator[Mix]:
@@ -230,18 +228,31 @@ def _sound(roads: Sequence[_Road], curves: Curves) -> Iterator[Mix]:
 
 
 def _any_fitting(curves: Curves, limits: Limits) -> list[Mix]:
-    """A mix that keeps both limits, whatever it scores; for limits so tight that few do."""
-    blank = [[dataclasses.replace(entry, score=0.0) for entry in curve] for curve in curves]
-    return [
-        Mix(
-            [
-                curve[like.index(entry)]
-                for curve, like, entry in zip(curves, blank, mix.chosen, strict=True)
-            ],
-            limits,
-        )
-        for mix in itertools.islice(_sound(_roads(blank, limits), blank), 1)
-    ]
+    """A mix that keeps both limits, whatever it scores; for limits so tight that few do.
+
+    The least of either resource under a limit on the other.
+    """
+    if limits.bytes is None or limits.seconds is None:
+        return []
+    for name, limit in (
+        ("seconds", Limits(bytes=limits.bytes)),
+        ("bytes", Limits(seconds=limits.seconds)),
+    ):
+        rated = [
+            [dataclasses.replace(entry, score=float(getattr(entry, name))) for entry in curve]
+            for curve in curves
+        ]
+        try:
+            found = allocate([Options("", tuple(curve)) for curve in rated], limit)
+        except Infeasible:
+            return []
+        chosen = [
+            curve[like.index(entry)]
+            for curve, like, entry in zip(curves, rated, found.chosen, strict=True)
+        ]
+        if (mix := Mix(chosen, limits)).fits():
+            return [mix]
+    return []
 
 
 def _useful(candidates: Sequence[Candidate], limits: Limits) -> list[Candidate]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgeslm.gguf.types import TensorType
 
-_ROUNDING = 1 + 1e-9
+_ROUNDING = 1e-9
 """Sums of seconds in another order differ in their last digits; this much over is not over."""
 
 
@@ -45,15 +45,26 @@ class Limits:
 
     def hold(self, count: int, seconds: float) -> bool:
         """Whether so many bytes and seconds keep the limits."""
-        return (self.bytes is None or count <= self.bytes) and (
-            self.seconds is None or seconds <= self.seconds * _ROUNDING
-        )
+        return (self.bytes is None or count <= self.bytes) and not self._too_slow(seconds)
+
+    def _too_slow(self, seconds: float) -> bool:
+        return self.seconds is not None and seconds > self.seconds + abs(self.seconds) * _ROUNDING
+
+    @property
+    def unit_bytes(self) -> int:
+        """What one share of the limit on bytes is; 1 where there is none."""
+        return max(self.bytes or 0, 1)
+
+    @property
+    def unit_seconds(self) -> float:
+        """What one share of the limit on seconds is; 1 where there is none."""
+        return self.seconds if self.seconds is not None and self.seconds > 0 else 1.0
 
     def excess(self, count: int, seconds: float) -> float:
         """How far the limits are exceeded, in shares of them; 0 where they hold."""
         total = 0.0
         if self.bytes is not None:
-            total += max(count - self.bytes, 0) / max(self.bytes, 1)
-        if self.seconds is not None and seconds > self.seconds * _ROUNDING:
-            total += (seconds - self.seconds) / (self.seconds or 1.0)
+            total += max(count - self.bytes, 0) / self.unit_bytes
+        if self.seconds is not None and self._too_slow(seconds):
+            total += (seconds - self.seconds) / self.unit_seconds
         return total
