@@ -25,3 +25,9 @@ def decode_joules_per_token(target: Target, decode_tokens_per_second: Figure) ->
         Provenance.ESTIMATED,
         f"{watts.value:g} W under load ({watts.source}) / {speed.value:.3g} tokens/s",
     )
+
+
+def seconds_per_token(target: Target, joules_per_token: float) -> float | None:
+    """How long a token may take to cost at most so much; None where the watts are unknown."""
+    watts = target.power.load_watts.value
+    return None if watts is None else joules_per_token / watts

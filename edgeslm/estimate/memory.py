@@ -96,6 +96,17 @@ def plan_memory(
     )
 
 
+def weights_budget(
+    header: Header, ram_bytes: int, *, context_length: int, kv_type: str = "F16", ubatch: int = 512
+) -> int:
+    """What a memory budget leaves for the tensors of the model of `header`; below 0 if nothing.
+
+    With that many bytes of tensors, `plan_memory` comes to `ram_bytes` in all.
+    """
+    plan = plan_memory(header, context_length=context_length, kv_type=kv_type, ubatch=ubatch)
+    return ram_bytes - (plan.total_bytes - plan.weights_bytes)
+
+
 def kv_bytes(header: Header, *, context_length: int, kv_type: str, ubatch: int) -> int:
     """Bytes of the KV cache as llama.cpp allocates it, for one sequence."""
     kind = tensor_type(kv_type)

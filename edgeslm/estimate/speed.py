@@ -3,6 +3,7 @@
 Decode reads every weight once per token, so its speed is memory bandwidth over bytes:
 
     seconds per token = sum over tensor types of bytes / the target's bytes per second, + KV cache
+                        + the target's overhead, once and for each layer, where it states any
 
 Read are all tensors but the token embedding, of which one row is looked up; where there is no
 `output.weight` the embedding is also the output head and is read like the rest. The KV cache
@@ -11,19 +12,34 @@ bytes than this counts: all experts are taken as read.
 
 Prefill computes: 2 FLOP per weight and token (multiply, add). Embedding and head are left out
 (a lookup, and only the last token's logits), and so is attention.
+
+What chooses types for a speed computes with `weight_seconds` and `standing_seconds` too, so that
+what it promises is what is predicted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
-from edgeslm.estimate.memory import kv_bytes
+from edgeslm.estimate.memory import kv_bytes, layers
 from edgeslm.gguf.reader import Header
 from edgeslm.records import Figure, Provenance
 from edgeslm.targets.target import Target
 
 _EMBEDDING = "token_embd.weight"
 _HEAD = "output.weight"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one generated token and how they were computed.
+
+    Where the target's file lacks a figure, `seconds` is None and `source` says which.
+    """
+
+    seconds: float | None
+    source: str
 
 
 def decode_tokens_per_second(
@@ -33,26 +49,48 @@ def decode_tokens_per_second(
 
     A figure without a value says in `source` what the target's file lacks.
     """
-    by_type = bytes_read_per_token(header)
+    costs = [
+        weight_seconds(target, name, count)
+        for name, count in bytes_read_per_token(header).most_common()
+    ]
+    costs.append(standing_seconds(header, target, context_length=context_length, kv_type=kv_type))
     seconds = 0.0
-    used: list[str] = []
-    for name, count in by_type.most_common():
-        rate = target.decode_gigabytes_per_second(name)
-        if rate.value is None:
-            return _unknown(target, f"decode bandwidth (memory or kernels.{name})")
-        seconds += count / (rate.value * 1e9)
-        used.append(f"{name} {count / 1e6:.0f} MB at {rate.value:g} GB/s ({rate.source})")
-    cache = kv_bytes(header, context_length=max(context_length // 2, 1), kv_type=kv_type, ubatch=1)
-    rate = target.decode_gigabytes_per_second(kv_type)
-    if rate.value is None:
-        return _unknown(target, "decode bandwidth (memory)")
-    seconds += cache / (rate.value * 1e9)
-    used.append(f"KV cache at half of {context_length} tokens {cache / 1e6:.0f} MB")
+    for cost in costs:
+        if cost.seconds is None:
+            return Figure(None, None, cost.source)
+        seconds += cost.seconds
     return Figure(
         1 / seconds if seconds else None,
         Provenance.ESTIMATED,
-        f"bytes read per token / bandwidth of {target.id}: {'; '.join(used)}",
+        f"bytes read per token / bandwidth of {target.id}: "
+        + "; ".join(cost.source for cost in costs),
     )
+
+
+def weight_seconds(target: Target, tensor_type: str, count: int) -> Cost:
+    """What reading `count` bytes of weights of a type takes."""
+    rate = target.decode_gigabytes_per_second(tensor_type)
+    if rate.value is None:
+        return Cost(None, _lacks(target, f"decode bandwidth (memory or kernels.{tensor_type})"))
+    return Cost(
+        count / (rate.value * 1e9),
+        f"{tensor_type} {count / 1e6:.0f} MB at {rate.value:g} GB/s ({rate.source})",
+    )
+
+
+def standing_seconds(header: Header, target: Target, *, context_length: int, kv_type: str) -> Cost:
+    """What a token takes whatever types the weights have: the KV cache and the overhead."""
+    cache = kv_bytes(header, context_length=max(context_length // 2, 1), kv_type=kv_type, ubatch=1)
+    rate = target.cache_gigabytes_per_second(kv_type)
+    if rate.value is None:
+        return Cost(None, _lacks(target, "decode bandwidth (memory)"))
+    source = f"KV cache at half of {context_length} tokens {cache / 1e6:.0f} MB"
+    overhead = (target.overhead.token_seconds.value or 0.0) + len(layers(header)) * (
+        target.overhead.layer_seconds.value or 0.0
+    )
+    if overhead:
+        source += f"; overhead {overhead * 1e3:.2g} ms ({target.overhead.layer_seconds.source})"
+    return Cost(cache / (rate.value * 1e9) + overhead, source)
 
 
 def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
@@ -65,7 +103,8 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
     for name, weights in _matrix_weights(header).most_common():
         rate = target.prefill_gigaflops_for(name)
         if rate.value is None:
-            return _unknown(target, f"prefill GFLOP/s (compute or kernels.{name})")
+            lacks = _lacks(target, f"prefill GFLOP/s (compute or kernels.{name})")
+            return Figure(None, None, lacks)
         seconds += 2 * weights / (rate.value * 1e9)
         used.append(f"{name} {weights / 1e6:.0f} M at {rate.value:g} GFLOP/s ({rate.source})")
     return Figure(
@@ -77,12 +116,18 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
 
 def bytes_read_per_token(header: Header) -> Counter[str]:
     """Bytes of weights that generating one token reads, by tensor type name."""
-    tied = all(tensor.name != _HEAD for tensor in header.tensors)
+    unread = unread_tensor(header)
     counts: Counter[str] = Counter()
     for tensor in header.tensors:
-        if tied or tensor.name != _EMBEDDING:
+        if tensor.name != unread:
             counts[tensor.type.name] += tensor.bytes
     return counts
+
+
+def unread_tensor(header: Header) -> str | None:
+    """The one matrix that generating does not read: an embedding that is not the head too."""
+    untied = any(tensor.name == _HEAD for tensor in header.tensors)
+    return _EMBEDDING if untied else None
 
 
 def _matrix_weights(header: Header) -> Counter[str]:
@@ -94,5 +139,5 @@ def _matrix_weights(header: Header) -> Counter[str]:
     return counts
 
 
-def _unknown(target: Target, what: str) -> Figure:
-    return Figure(None, None, f"unknown: the file of {target.id} has no {what}")
+def _lacks(target: Target, what: str) -> str:
+    return f"unknown: the file of {target.id} has no {what}"

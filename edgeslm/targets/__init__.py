@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeslm.targets.detection import Detection, Host, detect
-from edgeslm.targets.loading import boards, list_targets, load_target, target_ids
+from edgeslm.targets.loading import boards, list_targets, load_target, target_ids, user_directory
 from edgeslm.targets.target import Target
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "list_targets",
     "load_target",
     "target_ids",
+    "user_directory",
 ]

@@ -7,6 +7,7 @@ holds what differs and `default_variant` says which one the bare board name mean
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgeslm.targets.target import (
     Kernel,
     Match,
     Memory,
+    Overhead,
     Power,
     Target,
 )
@@ -62,7 +64,7 @@ def load_target(id_or_path: str) -> Target:
 
 
 def list_targets() -> tuple[Target, ...]:
-    """Every shipped target, each memory size on its own, sorted by id."""
+    """Every shipped target and the user's own, each memory size on its own, sorted by id."""
     return tuple(sorted(_all_targets(), key=lambda target: _natural(target.id)))
 
 
@@ -80,8 +82,24 @@ def variants_of(board: str) -> tuple[Target, ...]:
 
 def boards() -> tuple[Target, ...]:
     """Every shipped board once, in its default variant."""
-    found = ((path, _read(path)) for path in _files())
+    found = ((path, _read(path)) for path in _shipped_files())
     return tuple(_target(path, board, _default_variant(path, board)) for path, board in found)
+
+
+def user_directory() -> Path | None:
+    """Where a user's own target files are, or None where the user has no home.
+
+    `$EDGESLM_TARGETS`, else `$XDG_CONFIG_HOME/edgeslm/targets`, else `~/.config/edgeslm/targets`;
+    not created here.
+    """
+    if folder := os.environ.get("EDGESLM_TARGETS"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(folder) / "edgeslm" / "targets"
+    try:
+        return Path.home() / ".config" / "edgeslm" / "targets"
+    except RuntimeError:
+        return None
 
 
 def data_directory() -> Path:
@@ -91,6 +109,14 @@ def data_directory() -> Path:
 
 
 def _files() -> list[Path]:
+    """Shipped files and the user's; one of the user's replaces the shipped one of its name."""
+    found = {path.stem: path for path in _shipped_files()}
+    if (folder := user_directory()) is not None:
+        found |= {path.stem: path for path in folder.glob("*.toml")}
+    return [found[name] for name in sorted(found)]
+
+
+def _shipped_files() -> list[Path]:
     return sorted(data_directory().glob("*.toml"))
 
 
@@ -192,6 +218,8 @@ def _target(path: Path, board: Mapping[str, Any], variant: str | None) -> Target
         meters=table.texts("meters"),
         prefill_gigaflops=_prefill(table.table("compute")),
         kernels=_kernels(table.table("kernels")),
+        caches=_caches(table.table("caches")),
+        overhead=_overhead(table.table("overhead")),
         defaults=_defaults(table.table("defaults")),
         match=_match(table.table("match")),
     )
@@ -239,16 +267,38 @@ def _prefill(table: _Table) -> Figure:
 
 def _kernels(table: _Table) -> Mapping[str, Kernel]:
     kernels: dict[str, Kernel] = {}
-    for name in table.left():
-        if name not in _TENSOR_TYPE_NAMES:
-            raise table.wrong(name, "is not the name of a tensor type")
-        entry = table.table(name)
+    for name, entry in _by_type(table):
         kernels[name] = Kernel(
             decode_gigabytes_per_second=entry.figure("decode_gigabytes_per_second"),
             prefill_gigaflops=entry.figure("prefill_gigaflops"),
         )
         entry.finish()
     return MappingProxyType(kernels)
+
+
+def _caches(table: _Table) -> Mapping[str, Figure]:
+    caches: dict[str, Figure] = {}
+    for name, entry in _by_type(table):
+        if (figure := entry.figure("decode_gigabytes_per_second")).value is not None:
+            caches[name] = figure
+        entry.finish()
+    return MappingProxyType(caches)
+
+
+def _by_type(table: _Table) -> Iterator[tuple[str, _Table]]:
+    """The tables below `table`, each named after a tensor type."""
+    for name in table.left():
+        if name not in _TENSOR_TYPE_NAMES:
+            raise table.wrong(name, "is not the name of a tensor type")
+        yield name, table.table(name)
+
+
+def _overhead(table: _Table) -> Overhead:
+    overhead = Overhead(
+        token_seconds=table.figure("token_seconds"), layer_seconds=table.figure("layer_seconds")
+    )
+    table.finish()
+    return overhead
 
 
 def _defaults(table: _Table) -> Defaults:

@@ -62,6 +62,17 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Overhead:
+    """What a generated token costs apart from reading: once, and for each layer.
+
+    Threads wait for each other at each of a layer's operations, however small the matrices.
+    """
+
+    token_seconds: Figure
+    layer_seconds: Figure
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Settings to start from on this board."""
 
@@ -88,6 +99,7 @@ class Target:
 
     `backend` names the llama.cpp backend (cpu, cuda, metal) that `kernels` were measured with.
     `kernels` is keyed by tensor type name; `prefill_gigaflops` stands in for the other types.
+    `caches` has the gigabytes per second at which a KV cache of a type is read.
     """
 
     id: str
@@ -104,6 +116,8 @@ class Target:
     meters: tuple[str, ...]
     prefill_gigaflops: Figure
     kernels: Mapping[str, Kernel]
+    caches: Mapping[str, Figure]
+    overhead: Overhead
     defaults: Defaults
     match: Match
 
@@ -120,3 +134,7 @@ class Target:
         if kernel is None or kernel.prefill_gigaflops.value is None:
             return self.prefill_gigaflops
         return kernel.prefill_gigaflops
+
+    def cache_gigabytes_per_second(self, kv_type: str) -> Figure:
+        """The figure for a KV cache of `kv_type`, or that for weights where it has none."""
+        return self.caches.get(kv_type) or self.decode_gigabytes_per_second(kv_type)

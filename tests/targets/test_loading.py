@@ -94,7 +94,7 @@ def test_what_nobody_published_is_unknown_and_not_zero() -> None:
 
 
 def test_file_names_are_ids() -> None:
-    assert [board.board for board in boards()] == [path.stem for path in loading._files()]
+    assert [board.board for board in boards()] == [path.stem for path in loading._shipped_files()]
 
 
 def test_a_bare_board_name_means_its_default_variant() -> None:

@@ -18,7 +18,7 @@ from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType, padded
 from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_file
-from edgeslm.packager.quantize.allocation import Options, allocate
+from edgeslm.packager.quantize.allocation import Limits, Options, allocate
 from edgeslm.packager.quantize.result import FLOAT_TYPES, QuantizeResult, count_elements, describe
 from edgeslm.packager.quantize.scores import score_tensors, types_for
 from edgeslm.units import format_bytes
@@ -78,7 +78,7 @@ def quantize_mix(
     fixed = _fixed_bytes(header, names, budget)
     _refuse_too_small(header, names, fixed, budget)
     options = _counted(score_tensors(header, names, threads), budget)
-    allocation = allocate(options, budget.bytes - fixed)
+    allocation = allocate(options, Limits(bytes=budget.bytes - fixed))
     plan = {
         item.tensor: candidate.type
         for item, candidate in zip(options, allocation.chosen, strict=True)
