@@ -19,14 +19,14 @@ _SLAB = 1 << 17
 
 @dataclass(frozen=True)
 class Average:
-    """A mean and how far it may be off.
+    """A mean and how far it may be off, None where nothing is known about that.
 
     The standard error takes the predictions for independent. Neighbours are not quite, so it
     is a little too small.
     """
 
     value: float
-    standard_error: float
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,12 @@ def kl_divergence(figures: TokenFigures) -> KLDivergence:
 
 def share(hits: NDArray[np.bool_]) -> Average:
     """How often something holds, from 0 to 1."""
-    return Average(float(hits.mean()), standard_error(hits.astype(np.float64)))
+    values = hits.astype(np.float64)
+    return Average(float(values.mean()), standard_error(values) if len(values) > 1 else None)
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
-    """Of the mean; infinite for a single value, about which nothing is known."""
-    if len(values) < 2:
-        return float("inf")
+    """Of the mean of two or more values."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
