@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def rewrite(
     }
     for name, value in fields.items():
         new = ValueType.UINT32 if isinstance(value, int) else ValueType.FLOAT32
-        kept[name] = Field(name, kept[name].type if name in kept else new, value)
+        kept[name] = replace(kept.get(name, Field(name, new, value)), value=value)
     specs = [
         TensorSpec(each.name, tensor_type(types.get(each.name, each.type.name)), each.shape)
         for each in header.tensors
