@@ -18,6 +18,7 @@ MEASUREMENT_SCHEMA = "edgeslm.measurement/1"
 PREDICTION_SCHEMA = "edgeslm.prediction/1"
 MANIFEST_SCHEMA = "edgeslm.manifest/1"
 INSPECTION_SCHEMA = "edgeslm.inspection/1"
+QUALITY_SCHEMA = "edgeslm.quality/1"
 
 
 class Provenance(str, Enum):

@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent.parent
 NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source")
 """What sets a machine up or reaches another one; such commands are shown but not run."""
 
+RUN_ELSEWHERE = ("llama-perplexity",)
+"""Tools built from source; the slow tests run these commands as they are shown."""
+
 CHAT = "hello\n/quit\n"
 _seen: set[str] = set()
 """Commands that some page has run: one that writes nothing need not run for the next page too."""
@@ -72,7 +75,7 @@ def is_run(command: str) -> bool:
         script = ROOT / first
         assert os.access(script, os.X_OK), f"{first} is shown but is no script"
         return False
-    return first not in NOT_RUN
+    return first not in NOT_RUN + RUN_ELSEWHERE
 
 
 def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
@@ -149,7 +152,9 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         if word.endswith(".gguf"):
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
-            target.write_text("Dear friend, how are you?\n")
+            target.write_text("Dear friend, how are you?\n" * (50 if before == "--text" else 1))
+        elif word.endswith(".jsonl"):
+            shutil.copy(ROOT / "docs" / "examples" / "questions.jsonl", target)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
         elif re.fullmatch(r"[\w.-]+/", word):

@@ -60,6 +60,16 @@ def test_measure_page_names_every_key_of_a_measurement(tiny_model: Path) -> None
     assert _named_keys(DOCS / "measure.md") == set(_keys(json.loads(output)))
 
 
+def test_evaluate_page_names_every_key_of_a_card(tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("A good day to you all. " * 10)
+    output = _edgeslm(
+        *("evaluate", tiny_model, "--reference", tiny_model, "--text", text, "--context", "32"),
+        *("--tasks", DOCS / "examples" / "questions.jsonl", "--card", "none", "--json"),
+    )
+    assert _named_keys(DOCS / "evaluate.md") == set(_keys(json.loads(output)))
+
+
 def test_manifest_page_names_every_key_of_a_manifest(stand_ins: StandIns) -> None:
     manifest = json.loads((stand_ins.packed / "manifest.json").read_text())
     assert _named_keys(DOCS / "manifest.md") == set(_keys(manifest))

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgeslm import __version__
-from edgeslm.cli import look, make, measure, talk, targets
+from edgeslm.cli import judge, look, make, measure, talk, targets
 from edgeslm.cli.output import print_error
 from edgeslm.errors import EdgeslmError
 
@@ -54,7 +54,7 @@ def _help(command: Callable[..., None]) -> str:
     return (inspect.getdoc(command) or "").replace("Examples:", "\b\nExamples:")
 
 
-for group in (make, look, talk, measure):
+for group in (make, judge, look, talk, measure):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)
 app.add_typer(targets.app, name="targets")

@@ -215,6 +215,33 @@ class Context(Closing):
             raise ValueError(f"no logits were asked for at batch index {index}")
         return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
 
+    def all_logits(self, rows: int) -> NDArray[np.float32]:
+        """The last batch's output rows in its order, shape (rows, vocabulary); a view as above.
+
+        Args:
+            rows: How many tokens of that batch asked for logits.
+        """
+        pointer = native.library().llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(pointer, shape=(rows, self.model.vocabulary_size))
+
+    def keep_hidden(self, wanted: bool) -> None:
+        """Whether the decodes that follow keep the hidden states too.
+
+        While they do, every token of a batch must ask for logits.
+        """
+        native.library().llama_set_embeddings(self._handle, wanted)
+
+    def all_hidden(self, rows: int) -> NDArray[np.float32]:
+        """What the output matrix was multiplied with, shape (rows, hidden size); a view.
+
+        Args:
+            rows: Tokens of the last batch, decoded after `keep_hidden(True)`.
+        """
+        pointer = native.library().llama_get_embeddings(self._handle)
+        if not pointer:
+            raise ValueError("no hidden states were kept")
+        return np.ctypeslib.as_array(pointer, shape=(rows, self.model.hidden_size))
+
     def forget(self, start: int = 0, *, sequence: int = 0) -> bool:
         """Drop what the cache holds of `sequence` from position `start` on.
 

@@ -93,6 +93,11 @@ class Model(Closing):
         return int(native.library().llama_vocab_n_tokens(self._vocabulary))
 
     @cached_property
+    def hidden_size(self) -> int:
+        """Numbers in the hidden state from which a token's logits are computed."""
+        return int(native.library().llama_model_n_embd_out(self.handle))
+
+    @cached_property
     def trained_context_length(self) -> int:
         """The longest context the model was trained for, in tokens."""
         return int(native.library().llama_model_n_ctx_train(self.handle))
