@@ -54,7 +54,7 @@ def test_means_are_per_expert_and_one_where_nothing_was_seen() -> None:
 SUMS = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=5),
-    elements=st.floats(0, 1e30, width=32),
+    elements=st.floats(0, 2.0**100, width=32),
 )
 ENTRIES = SUMS.flatmap(
     lambda sums: st.builds(
