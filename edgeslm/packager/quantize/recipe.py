@@ -141,7 +141,8 @@ def _refuse_unfit(recipe: str, rule: Rule, tensor: TensorInfo) -> None:
         nearest = nearest_type(rule.type, tensor.shape, importance=True)
         raise InvalidRecipe(
             f"recipe {recipe!r}: rule {rule.tensors!r} gives {tensor.name} the type "
-            f"{rule.type.name}, but its rows of {tensor.shape[0]} are no multiple of {rule.type.block_elements}",
+            f"{rule.type.name}, but its rows of {tensor.shape[0]} are no multiple of "
+            f"{rule.type.block_elements}",
             hint=f"The nearest type that fits is {nearest.name}.",
         )
 
@@ -173,11 +174,8 @@ def recipe_text(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | int | float) -> str:
-    if isinstance(value, str):
-        return '"' + "".join(map(_escaped, value)) + '"'
-    text = repr(value)
-    return text if isinstance(value, int) or not text.isdecimal() else f"{text}.0"
+def _toml(value: str | float) -> str:
+    return '"' + "".join(map(_escaped, value)) + '"' if isinstance(value, str) else repr(value)
 
 
 def _escaped(letter: str) -> str:
@@ -193,9 +191,8 @@ def load_recipe(path: Path) -> Recipe:
         InvalidRecipe: the file breaks the form; the message names the line or the key.
         NotFound: there is no such file.
     """
-    with reading(path):
-        with path.open("rb") as stream:
-            raw = stream.read(_MAX_BYTES + 1)
+    with reading(path), path.open("rb") as stream:
+        raw = stream.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise InvalidRecipe(f"{path}: over {_MAX_BYTES} bytes, so no recipe", hint=_HINT)
     try:
