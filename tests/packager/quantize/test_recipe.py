@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,15 @@ def test_a_type_that_no_weight_has(model: Path) -> None:
     recipe = Recipe("mine", (Rule("**", tensor_type("Q8_1")),))
     with pytest.raises(Unsupported, match="Q8_1"):
         recipe.types_for(read_header(model))
+
+
+def test_the_recipe_on_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "convert.md").read_text()
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    types = load_recipe(written(tmp_path, text)).types_for(
+        read_header(tiny_gguf(tmp_path / "m.gguf"))
+    )
+    assert types["token_embd.weight"].name == "Q5_1"
+    assert types["blk.1.attn_v.weight"].name == "Q8_0"
+    assert types["blk.1.attn_k.weight"].name == "IQ4_NL"
+    assert types["blk.1.ffn_up.weight"].name == "Q5_0"
