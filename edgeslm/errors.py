@@ -8,6 +8,7 @@
     │   ├── InvalidCheckpoint        a directory that is no Hugging Face checkpoint
     │   ├── InvalidBundle            a bundle that is incomplete or was changed
     │   ├── InvalidTarget            a target file that breaks the schema
+    │   ├── InvalidRecipe            a recipe that breaks the form, or does not fit the model
     │   └── Unsupported              well formed, but not something edgeslm can do
     └── Failure                      exit 1: the request was fine and carrying it out failed
         ├── NativeFailure            llama.cpp refused or crashed; carries its own words
@@ -69,6 +70,10 @@ class InvalidBundle(UserError):
 
 class InvalidTarget(UserError):
     """A target file that breaks the schema."""
+
+
+class InvalidRecipe(UserError):
+    """A recipe that breaks the form, or does not fit the model."""
 
 
 class Unsupported(UserError):

@@ -19,6 +19,8 @@ PREDICTION_SCHEMA = "edgeslm.prediction/1"
 MANIFEST_SCHEMA = "edgeslm.manifest/1"
 INSPECTION_SCHEMA = "edgeslm.inspection/1"
 QUALITY_SCHEMA = "edgeslm.quality/1"
+TYPES_SCHEMA = "edgeslm.types/1"
+RECIPE_SCHEMA = "edgeslm.recipe/1"
 
 
 class Provenance(str, Enum):

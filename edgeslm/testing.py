@@ -90,6 +90,25 @@ def tiny_gguf(
     return path
 
 
+def tiny_imatrix(path: Path, model: Path, *, seed: int = 0) -> Path:
+    """Write an importance matrix with random numbers for the GGUF file `model`; returns `path`.
+
+    As llama-imatrix does, it leaves out the embedding and the head.
+    """
+    import numpy as np
+
+    from edgeslm.gguf.imatrix import Importance, ImportanceMatrix, write_imatrix
+    from edgeslm.gguf.reader import read_header
+
+    tensors = {}
+    for index, tensor in enumerate(read_header(model).tensors):
+        if len(tensor.shape) > 1 and tensor.name.startswith("blk."):
+            numbers = np.random.default_rng([seed, index]).chisquare(1, (1, tensor.shape[0]))
+            tensors[tensor.name] = Importance(numbers.astype(np.float32), np.array([64]))
+    write_imatrix(path, ImportanceMatrix(tensors, ("random.txt",), 1, 64))
+    return path
+
+
 def byte_vocabulary() -> tuple[str, ...]:
     """Tokens in order of their ids: control tokens, 256 bytes, merged pieces."""
     return (*CONTROL_TOKENS, *_byte_characters(), *(pair.replace(" ", "") for pair in MERGES))

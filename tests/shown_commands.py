@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
-from edgeslm.testing import CHAT_TEMPLATE
+from edgeslm.testing import CHAT_TEMPLATE, tiny_imatrix
 
 ROOT = Path(__file__).parent.parent
 
@@ -149,7 +149,9 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         target = folder / word
         if before in ("-o", "--output", ">") or target.exists():
             continue
-        if word.endswith(".gguf"):
+        if word.endswith("imatrix.gguf"):
+            tiny_imatrix(target, stand_ins.model)
+        elif word.endswith(".gguf"):
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if before == "--text" else 1))

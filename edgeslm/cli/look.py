@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeslm.cli import options, output
-from edgeslm.errors import UserError
-from edgeslm.records import INSPECTION_SCHEMA, document, to_json
+from edgeslm.errors import InvalidOption, UserError
+from edgeslm.records import INSPECTION_SCHEMA, TYPES_SCHEMA, document, to_json
 from edgeslm.units import format_bytes
 
 if TYPE_CHECKING:
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: options.Model,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL", help="A GGUF file, or a packed directory.", show_default=False
+        ),
+    ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    types: Annotated[
+        bool, typer.Option("--types", help="Explain the types in the file; without one, all types.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Say what is really inside a GGUF file, whatever its name and label claim.
@@ -27,20 +36,29 @@ def inspect(
     Examples:
         edgeslm inspect model.gguf
         edgeslm inspect model.gguf --tensors
-        edgeslm inspect model.gguf --json
+        edgeslm inspect model.gguf --types
+        edgeslm inspect --types
     """
+    if file is None:
+        _print_all_types(asked=types and not tensors, json=json)
+        return
     from edgeslm.bundle.model_path import find_model
     from edgeslm.gguf.inspection import inspect as inspect_header
     from edgeslm.gguf.reader import read_header
 
     header = read_header(find_model(file))
     inspection, problem = inspect_header(header), _problem(header)
+    names = [share.type for share in inspection.types] if types else []
     if json:
-        output.print_json(document(INSPECTION_SCHEMA, inspection) | {"problem": problem})
+        more = {"explained": to_json(_explained(names))} if types else {}
+        output.print_json(document(INSPECTION_SCHEMA, inspection) | {"problem": problem} | more)
         return
     _print_inspection(inspection)
     if problem is not None:
         output.warn(problem)
+    if types:
+        print()
+        _print_types(names)
     if tensors:
         print()
         output.print_table(
@@ -84,6 +102,59 @@ def _problem(header: Header) -> str | None:
     except UserError as error:
         return error.message.removeprefix(f"{header.path}: ")
     return None
+
+
+def _print_all_types(*, asked: bool, json: bool) -> None:
+    from edgeslm.packager.quantize.types import TYPES
+
+    if not asked:
+        raise InvalidOption(
+            "no file was named", hint="Name a GGUF file, or list all tensor types with --types."
+        )
+    names = [info.type.name for info in TYPES]
+    if json:
+        output.print_json({"schema": TYPES_SCHEMA, "types": to_json(_explained(names))})
+    else:
+        _print_types(names)
+
+
+def _explained(names: Sequence[str]) -> list[dict[str, Any]]:
+    """What is known of tensor types, by name, as flat records."""
+    from edgeslm.gguf.types import tensor_type
+    from edgeslm.packager.quantize.types import type_info
+
+    records = []
+    for info in (type_info(tensor_type(name)) for name in names):
+        kind = info.type
+        records.append(
+            {
+                "type": kind.name,
+                "bits_per_weight": kind.bits_per_weight,
+                "block_elements": kind.block_elements,
+                "block_bytes": kind.block_bytes,
+                "importance": info.importance.value,
+                "runs": info.runs,
+                "encodable": info.encodable,
+                "needs_training": info.needs_training,
+                "structure": info.structure,
+            }
+        )
+    return records
+
+
+def _print_types(names: Sequence[str]) -> None:
+    rows = [
+        (
+            record["type"],
+            f"{record['bits_per_weight']:.4g}",
+            str(record["block_elements"]),
+            record["importance"] if record["encodable"] else "-",
+            "trained" if record["needs_training"] else "yes" if record["runs"] else "no",
+            record["structure"],
+        )
+        for record in _explained(names)
+    ]
+    output.print_table(rows, header=("type", "bits", "block", "importance", "runs", "a block is"))
 
 
 def _print_inspection(inspection: Inspection) -> None:

@@ -53,6 +53,12 @@ def quantize(
     file_type: options.FileType = None,
     bits: options.Bits = None,
     size: options.Size = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            "--imatrix", metavar="FILE", help="With --type: an importance matrix of this model."
+        ),
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -62,6 +68,7 @@ def quantize(
 
     Examples:
         edgeslm quantize model.gguf -o small.gguf --type Q4_K_M
+        edgeslm quantize model.gguf -o small.gguf --type IQ3_XXS --imatrix model.imatrix.gguf
         edgeslm quantize model.gguf -o small.gguf --bits 5.2
         edgeslm quantize model.gguf -o small.gguf --size 95M
     """
@@ -74,6 +81,7 @@ def quantize(
         file_type=file_type,
         bits=bits,
         size_bytes=size,
+        imatrix=imatrix,
         threads=threads,
     )
     for warning in result.warnings:

@@ -51,7 +51,11 @@ _PROBED_TYPES = ("BF16", "F16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "F32")
 """File types that are one tensor type, in which rows of any multiple of 32 can be stored."""
 
 _MAY_NEED_IMPORTANCE = re.compile(r"IQ[12]_.*|IQ3_XX?S|Q2_K_S")
+_NEED_IMPORTANCE = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
+"""Tensor types that llama.cpp writes only with importances, save for these tensors:"""
+_HEADS = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 _TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
+_PLANNED_TYPE = re.compile(r" -> .*\((\w+)\)\s*$")
 _FALLBACK_LINE = re.compile(r"warning: .* -> falling back to")
 _KEPT_LINES = 100
 
@@ -69,6 +73,8 @@ class QuantizeOptions:
     overrides: tuple[tuple[str, TensorType], ...] = ()
     """Tensors, by full name, that get a type of their own. Without effect under a
     `file_type` that is a float type."""
+    imatrix: Path | None = None
+    """An importance matrix of this model: what its rounding is weighted with."""
 
 
 def file_type_name(text: str) -> str:
@@ -95,17 +101,19 @@ def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
     Raises:
         InvalidOption: an unknown type, or an output that is the source.
         InvalidGGUF: the source is no sound model file.
-        Unsupported: the type needs an importance matrix for this model.
+        Unsupported: the type needs an importance matrix for this model, or the one given is
+            for another model.
         OutputFailure: the output cannot be written.
         NativeFailure: llama.cpp refused or crashed.
     """
     name = file_type_name(options.file_type)
     header = read_model(source)
     _refuse_same_file(source, output)
+    known = _importances(header, options.imatrix)
     with atomic_path(output) as temporary:
         job = _Job(source, output, temporary, name, options)
         if _MAY_NEED_IMPORTANCE.fullmatch(name):
-            _refuse_without_importance(job)
+            _refuse_without_importance(job, known)
         fallbacks = _quantize(job, header)
         _verify(job)
     return fallbacks
@@ -156,6 +164,7 @@ class _Job:
             threads=self.options.threads or 0,
             allow_requantize=self.options.allow_requantize,
             overrides=[(name, kind.id) for name, kind in self.options.overrides],
+            imatrix=None if self.options.imatrix is None else str(self.options.imatrix),
         )
 
 
@@ -171,6 +180,7 @@ class _Request:
     threads: int
     allow_requantize: bool
     overrides: list[tuple[str, int]]
+    imatrix: str | None
 
 
 def _refuse_same_file(source: Path, output: Path) -> None:
@@ -182,21 +192,38 @@ def _refuse_same_file(source: Path, output: Path) -> None:
         )
 
 
-def _refuse_without_importance(job: _Job) -> None:
+def _importances(header: Header, imatrix: Path | None) -> frozenset[str]:
+    """The tensors that a matrix has importances for, once it is seen to be for this model."""
+    if imatrix is None:
+        return frozenset()
+    from edgeslm.llama import importance
+
+    return importance.known_tensors(header, imatrix)
+
+
+def _refuse_without_importance(job: _Job, known: frozenset[str]) -> None:
     """Ask llama.cpp, which knows the model's shapes, before hours are spent."""
-    needed = False
+    needy = _NEED_IMPORTANCE | ({"Q2_K"} if job.file_type == "Q2_K_S" else frozenset())
+    missing: list[str] = []
 
     def watch(line: str) -> None:
-        nonlocal needed
-        needed = needed or "will require an imatrix" in line
+        tensor, planned = _TENSOR_LINE.match(line), _PLANNED_TYPE.search(line)
+        if tensor and planned and planned[1].upper() in needy:
+            missing.extend({tensor[1]} - known - _HEADS)
 
     _run(job, watch, dry_run=True)
-    if needed:
+    if not missing:
+        return
+    if job.options.imatrix is not None:
         raise Unsupported(
-            f"{job.file_type} needs an importance matrix for {job.source}, "
-            "which edgeslm cannot use yet",
-            hint="Choose Q2_K, IQ3_S or a larger type, or a size with --bits.",
+            f"{job.options.imatrix}: has no importances for {missing[0]}, "
+            f"which {job.file_type} needs",
+            hint="Make an importance matrix with this very model.",
         )
+    raise Unsupported(
+        f"{job.file_type} needs an importance matrix for {job.source}",
+        hint="Give one with --imatrix, or choose Q2_K, IQ3_S or a larger type.",
+    )
 
 
 def _quantize(job: _Job, header: Header) -> int:
@@ -329,6 +356,12 @@ def _call(request: _Request) -> str | None:
     parameters.dry_run = request.dry_run
     if request.overrides:
         parameters.tt_overrides = overrides
+    if request.imatrix is not None:
+        from edgeslm.llama import importance
+
+        native_matrix = importance.native_matrix(lib, Path(request.imatrix))  # outlives it too
+        parameters.imatrix = native_matrix.importances
+        parameters.kv_overrides = native_matrix.fields
     paths = os.fsencode(request.source), os.fsencode(request.output)
     with native.captured_log() as lines:
         status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.gguf.types import Field, ValueType, tensor_type
+from edgeslm.gguf.types import TENSOR_TYPES, Field, ValueType, tensor_type
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.testing import tiny_gguf
 
@@ -46,3 +46,27 @@ def test_a_model_has_no_problem(edgeslm: Edgeslm, tmp_path: Path) -> None:
     told = edgeslm("inspect", tiny_gguf(tmp_path / "m.gguf"), "--json")
 
     assert json.loads(told.stdout)["problem"] is None
+
+
+def test_types_are_explained(edgeslm: Edgeslm, tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "m.gguf", weight_type="F16")
+
+    shown, told = (
+        edgeslm("inspect", model, "--types"),
+        edgeslm("inspect", model, "--types", "--json"),
+    )
+
+    assert "11 bits of precision" in shown.stdout
+    assert "Q4_0" not in shown.stdout
+    explained = json.loads(told.stdout)["explained"]
+    assert [entry["type"] for entry in explained] == ["F16", "F32"]
+    assert "explained" not in json.loads(edgeslm("inspect", model, "--json").stdout)
+
+
+def test_all_types_are_explained_without_a_file(edgeslm: Edgeslm) -> None:
+    shown, told = edgeslm("inspect", "--types"), edgeslm("inspect", "--types", "--json")
+
+    types = {entry["type"]: entry for entry in json.loads(told.stdout)["types"]}
+    assert set(types) == {kind.name for kind in TENSOR_TYPES.values()}
+    assert types["IQ2_XS"]["importance"] == "needed"
+    assert all(f"\n{name} " in shown.stdout for name in types)

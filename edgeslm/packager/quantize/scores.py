@@ -1,110 +1,48 @@
-"""How much each tensor would lose at each type.
+"""How much each tensor would lose at each type, in nats of KL divergence to first order.
 
-The loss is measured: a sample of the tensor's rows is encoded and decoded by ggml, and the
-squared error taken relative to the squared values. That is the noise a matrix product with
-this weight gets, relative to its result, whatever the size of the matrix. How much noise in
-one place harms the model's answer cannot be seen from the weights; the gains below, measured
-once on one model, stand for it.
+A sample of a tensor's rows is truly encoded at every type, with the feedback that the final
+encoding has, and the errors judged by the tensor's forms. To that comes what rounding
+activations to 8 bits costs, which depends on the type too.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Collection
+import json
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeslm import progress
-from edgeslm.errors import InvalidGGUF, reading
-from edgeslm.gguf.reader import Header, TensorInfo
+from edgeslm.errors import reading, writing
+from edgeslm.files import atomic_path
+from edgeslm.gguf.reader import TensorInfo
 from edgeslm.gguf.types import TensorType, tensor_type
-from edgeslm.llama.rows import decode_rows, encode_rows
-from edgeslm.packager.quantize.allocation import Candidate, Options
+from edgeslm.packager.quantize.candidates import Candidate, Options
+from edgeslm.packager.quantize.encoders import Forms, compiled, encode_as
+from edgeslm.packager.quantize.weights import Weights
 
-_TYPES = tuple(
-    tensor_type(name)
-    for name in (
-        *("Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_1", "Q8_0"),
-        *("Q2_K", "Q3_K", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "F16"),
-    )
-)
-"""What ordinary weights can be rounded to without an importance matrix. The types that fit
-any width and are smaller (Q1_0, Q2_0) are for models trained for them: on others they lose
-more than a third of the signal."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-_SAMPLE_ELEMENTS = 32768
+FormsOf = Callable[[str], Forms]
+
+VERSION = 1
+"""Raised when the same forms give other scores than before."""
+_ALL_WIDTHS = ("Q2_0", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+_WIDE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K")
+_WIDE_HIGH = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "F16")
+CHOICES = tuple(map(tensor_type, (*_ALL_WIDTHS, *_WIDE, *_WIDE_HIGH)))
+"""What ordinary weights can be rounded to. Left out are types for models trained for them (Q1_0,
+TQ1_0, TQ2_0) and the one-bit codebooks, which lose most of the signal."""
+_NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4", "NVFP4"})
+"""Types that only error feedback makes useful, or that ggml cannot encode at all."""
+_SAMPLED_ROWS = 48
+_LIKELY_ROWS = 256
 _SEED = 20260101
-
-_GAINS = {
-    "attn_q": (0.03, 0.09, 0.02),
-    "attn_k": (0.02, 0.09, 0.02),
-    "attn_v": (0.28, 0.40, 0.15),
-    "attn_qkv": (0.28, 0.40, 0.15),
-    "attn_output": (0.10, 0.07, 0.04),
-    "ffn_gate": (0.09, 0.10, 0.18),
-    "ffn_up": (0.15, 0.15, 0.50),
-    "ffn_down": (0.47, 0.32, 0.81),
-}
-"""Nats of KL divergence per unit of relative error, by role, in the first eighth of the
-layers, the middle, and the last eighth. Measured on SmolLM2-135M with one group of tensors
-at a time in Q4_0 and the rest in F16, on 768 tokens of English prose. For other models
-they are a prior: better than none, and than the same for all."""
-_OTHER_GAIN = 0.2
-_HEAD_GAIN = 5.7
-"""The same for the matrix that makes the logits, which a tied embedding is."""
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+?)\.weight")
-
-
-def score_tensors(header: Header, names: Collection[str], threads: int | None) -> list[Options]:
-    """Measure the tensors called `names` of a file at every type that fits them.
-
-    Raises:
-        InvalidGGUF: a tensor holds infinities or what is not a number.
-        NotFound: the file is gone.
-    """
-    tensors = [tensor for tensor in header.tensors if tensor.name in names]
-    layers = int(header.hyper("block_count", 1))
-    tied = all(tensor.name != "output.weight" for tensor in header.tensors)
-    with (
-        progress.bar("measuring what each type loses", len(tensors), unit="tensors") as advance,
-        ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-    ):
-
-        def measure(tensor: TensorInfo) -> Options:
-            sample = sample_rows(header.path, tensor)
-            gain = _gain(tensor.name, layers, tied=tied)
-            candidates = [_candidate(tensor, kind, sample, gain) for kind in types_for(tensor)]
-            advance(1)
-            return Options(tensor.name, tuple(candidates))
-
-        return list(pool.map(measure, tensors))
-
-
-def sample_rows(path: Path, tensor: TensorInfo) -> NDArray[np.float32]:
-    """[rows, width]: some rows of a tensor, always the same ones.
-
-    Raises:
-        InvalidGGUF: the rows hold infinities or what is not a number.
-        NotFound: the file is gone.
-    """
-    width = tensor.shape[0]
-    count = tensor.elements // width
-    wanted = min(count, max(8, _SAMPLE_ELEMENTS // width))
-    picked = np.sort(np.random.default_rng(_SEED).choice(count, wanted, replace=False))
-    with reading(path):
-        shape = (count, tensor.type.bytes_for((width,)))
-        rows = np.memmap(path, np.uint8, "r", tensor.offset, shape)[picked]
-    values = decode_rows(tensor.type, rows, width)
-    if not np.isfinite(values).all():
-        raise InvalidGGUF(
-            f"{path}: tensor {tensor.name} holds infinities or what is not a number",
-            hint="The file is damaged: convert or download it again.",
-        )
-    return values
+_SWEEPS = 1
 
 
 def types_for(tensor: TensorInfo) -> tuple[TensorType, ...]:
@@ -114,35 +52,106 @@ def types_for(tensor: TensorInfo) -> tuple[TensorType, ...]:
     """
     smaller = tuple(
         kind
-        for kind in _TYPES
-        if kind.fits(tensor.shape) and kind.bytes_for(tensor.shape) < tensor.bytes
+        for kind in CHOICES
+        if kind.fits(tensor.shape)
+        and kind.bytes_for(tensor.shape) < tensor.bytes
+        and (compiled() or kind.name not in _NEED_FEEDBACK)
     )
     return smaller if smaller and tensor.type.name == "F32" else (tensor.type, *smaller)
 
 
-def _candidate(
-    tensor: TensorInfo, kind: TensorType, sample: NDArray[np.float32], gain: float
-) -> Candidate:
-    error = 0.0 if kind == tensor.type else relative_error(sample, kind)
-    return Candidate(kind, kind.bytes_for(tensor.shape), gain * error)
+def unscored(tensors: Sequence[TensorInfo]) -> list[Options]:
+    """Every type each tensor could get, without knowing what that loses."""
+    return [
+        Options(
+            tensor.name,
+            tuple(
+                Candidate(kind, kind.bytes_for(tensor.shape), 0.0) for kind in types_for(tensor)
+            ),
+        )
+        for tensor in tensors
+    ]
 
 
-def relative_error(sample: NDArray[np.float32], kind: TensorType) -> float:
-    """Sum of squared errors of rows encoded as `kind`, over the sum of squares."""
-    decoded = decode_rows(kind, encode_rows(kind, sample), sample.shape[1])
-    lost = np.square(decoded - sample, dtype=np.float64).sum()
-    total = np.square(sample, dtype=np.float64).sum()
-    return float(lost / total) if total > 0 else 0.0
+def score_tensors(
+    weights: Weights,
+    names: Collection[str],
+    forms_of: FormsOf,
+    threads: int,
+    kept: Path | None = None,
+) -> list[Options]:
+    """Measure the tensors called `names` at every type that fits them.
+
+    Args:
+        weights: The model.
+        names: Tensors that may change their type.
+        forms_of: How errors in each are judged.
+        threads: How many tensors to measure at a time.
+        kept: Folder for finished scores, which are then not computed again.
+
+    Raises:
+        InvalidGGUF: a tensor holds infinities or what is not a number.
+        NotFound: the file is gone.
+    """
+    tensors = [tensor for tensor in weights.header.tensors if tensor.name in names]
+    with (
+        progress.bar("measuring what each type loses", len(tensors), unit="tensors") as advance,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def measure(tensor: TensorInfo) -> Options:
+            path = kept / f"{tensor.name}.json" if kept else None
+            scores = _stored(path) if path else None
+            if scores is None:
+                scores = _scores(weights, tensor, forms_of(tensor.name))
+                if path:
+                    _store(path, scores)
+            advance(1)
+            found = ((kind, scores[kind.name]) for kind in types_for(tensor))
+            return Options(
+                tensor.name,
+                tuple(Candidate(kind, kind.bytes_for(tensor.shape), loss) for kind, loss in found),
+            )
+
+        return list(pool.map(measure, tensors))
 
 
-def _gain(name: str, layers: int, *, tied: bool) -> float:
-    """How much an error in this tensor harms the model's answer, relative to others."""
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
-        return _HEAD_GAIN
-    match = _LAYER.fullmatch(name)
-    if match is None:
-        return _OTHER_GAIN
-    layer, edge = int(match[1]), layers // 8
-    part = 0 if layer < edge else 2 if layer >= layers - edge else 1
-    gains = _GAINS.get(match[2].removesuffix("_exps"))
-    return gains[part] if gains else _OTHER_GAIN
+def _scores(weights: Weights, tensor: TensorInfo, forms: Forms) -> dict[str, float]:
+    picked, counts = _sample(tensor, forms)
+    rows = weights.read(tensor, picked)
+    scores = {}
+    for kind in types_for(tensor):
+        losses = encode_as(kind, rows, forms, coupled=False, sweeps=_SWEEPS).losses
+        loss = forms.scale * float(np.dot(losses, counts)) if kind != tensor.type else 0.0
+        scores[kind.name] = loss + forms.activation_noise(kind)
+    return scores
+
+
+def _sample(
+    tensor: TensorInfo, forms: Forms
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Some rows, always the same ones, and how much each one's loss counts for all."""
+    count = tensor.elements // tensor.shape[0]
+    weights = np.asarray(forms.row_weights(count), np.float64)
+    rng = np.random.default_rng(_SEED)
+    if forms.rows is None:
+        picked = np.sort(rng.choice(count, min(_SAMPLED_ROWS, count), replace=False))
+        return picked, weights[picked] * (weights.sum() / max(weights[picked].sum(), 1e-300))
+    chance = weights / max(weights.sum(), 1e-300)
+    picked = np.unique(rng.choice(count, _LIKELY_ROWS, p=chance))
+    return picked, weights[picked] / (1 - (1 - chance[picked]) ** _LIKELY_ROWS)
+
+
+def _stored(path: Path) -> dict[str, float] | None:
+    if not path.exists():
+        return None
+    with reading(path):
+        scores: dict[str, float] = json.loads(path.read_text())
+    return scores
+
+
+def _store(path: Path, scores: dict[str, float]) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, writing(path):
+        temporary.write_text(json.dumps(scores))

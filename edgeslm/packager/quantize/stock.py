@@ -10,18 +10,24 @@ from edgeslm.packager.quantize.result import QuantizeResult, describe
 
 
 def quantize_stock(
-    header: Header, output: Path, file_type: str, threads: int | None
+    header: Header,
+    output: Path,
+    file_type: str,
+    threads: int | None,
+    imatrix: Path | None = None,
 ) -> QuantizeResult:
     """Write the model of `header` to `output` as llama-quantize would.
 
     Raises:
         InvalidOption: an unknown type.
-        Unsupported: the type needs an importance matrix for this model.
+        InvalidGGUF, NotFound: there is no importance matrix at `imatrix`.
+        Unsupported: the type needs an importance matrix for this model, or the one given is
+            for another model.
         OutputFailure: the output cannot be written.
         NativeFailure: llama.cpp refused or crashed.
     """
     name = file_type_name(file_type)
-    options = QuantizeOptions(name, threads=threads, allow_requantize=True)
+    options = QuantizeOptions(name, threads=threads, allow_requantize=True, imatrix=imatrix)
     fallbacks = quantize_file(header.path, output, options)
     warnings = []
     if fallbacks:

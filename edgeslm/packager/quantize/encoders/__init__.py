@@ -1,0 +1,87 @@
+"""A matrix in blocks of any type, and what that costs under the forms of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeslm.gguf.types import TensorType
+from edgeslm.llama.rows import decode_rows, encode_rows
+from edgeslm.packager.quantize.encoders.feedback import Encoded, encode
+from edgeslm.packager.quantize.encoders.formats import FORMATS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeslm.packager.quantize.encoders.forms import Form
+
+    Array = NDArray[np.float32]
+
+__all__ = ["Encoded", "Forms", "compiled", "encode_as"]
+
+_FLOATS = frozenset({"F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How errors in one matrix are judged.
+
+    Attributes:
+        inputs: Form of the columns.
+        outputs: Form of the rows; None where they do not interact.
+        rows: [rows] weight of each row, in place of `outputs`; None for all alike.
+        scale: Nats per unit of the weighted form.
+        noise: Nats lost to 8-bit activations, by the block they are rounded in.
+    """
+
+    inputs: Form
+    outputs: Form | None
+    rows: Array | None
+    scale: float = 0.5
+    noise: Mapping[int, float] = field(default_factory=dict)
+
+    def row_weights(self, count: int) -> Array:
+        """[rows] what a unit of each row's loss counts."""
+        if self.outputs is not None:
+            return self.outputs.curvature
+        return np.ones(count, np.float32) if self.rows is None else self.rows
+
+    def activation_noise(self, kind: TensorType) -> float:
+        """Nats that a matrix of `kind` loses to its rounded input, whatever its own errors."""
+        if kind.name in _FLOATS:
+            return 0.0
+        return self.noise.get(256 if kind.block_elements == 256 else 32, 0.0)
+
+
+@cache
+def compiled() -> bool:
+    """Whether numba is there; without it ggml does the rounding."""
+    return find_spec("numba") is not None
+
+
+def encode_as(
+    kind: TensorType, weights: Array, forms: Forms, *, coupled: bool = True, sweeps: int = 2
+) -> Encoded:
+    """Encode `weights` in blocks of `kind` as well as is known for that type.
+
+    Args:
+        kind: The type; its blocks divide the width.
+        weights: [rows, n].
+        forms: What errors cost.
+        coupled: Whether rows answer the errors of those before them.
+        sweeps: How often codes and scales are reconsidered.
+    """
+    if kind.name in FORMATS and compiled():
+        outputs = forms.outputs if coupled else None
+        return encode(weights, FORMATS[kind.name], forms.inputs, outputs, sweeps=sweeps)
+    importance = None if kind.name in _FLOATS else np.diag(forms.inputs.matrix)
+    data = encode_rows(kind, weights, importance)
+    if kind.name == "F32":
+        return Encoded(data, np.zeros(len(weights)))
+    errors = weights - decode_rows(kind, data, weights.shape[1])
+    return Encoded(data, np.einsum("ij,ij->i", errors @ forms.inputs.matrix, errors))
