@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeslm.cli import options, output
 from edgeslm.cli.measure import print_prediction
+from edgeslm.errors import InvalidOption
 from edgeslm.records import to_json
-from edgeslm.units import format_bytes
+from edgeslm.units import format_bytes, significant
+
+if TYPE_CHECKING:
+    from edgeslm.packager.quantize import Effort, QuantizeResult, Wishes
+    from edgeslm.packager.quantize.explain import Explanation
 
 
 def convert(
@@ -53,6 +58,24 @@ def quantize(
     file_type: options.FileType = None,
     bits: options.Bits = None,
     size: options.Size = None,
+    ram: options.Ram = None,
+    target: options.Target = None,
+    min_speed: options.MinSpeed = None,
+    max_energy: options.MaxEnergy = None,
+    context: options.PlannedContext = None,
+    kv_type: options.PlannedKvType = None,
+    recipe: options.RecipeFile = None,
+    save_recipe: options.SaveRecipe = None,
+    calibration: options.Calibration = None,
+    calibration_tokens: options.CalibrationTokens = 8192,
+    quick: options.Quick = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which type each part got, and why.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw bits per layer as .svg or .png."),
+    ] = None,
     imatrix: Annotated[
         Path | None,
         typer.Option(
@@ -62,38 +85,114 @@ def quantize(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Make a model smaller: by type, by bits per weight, or to fit a size.
+    """Make a model smaller: by type, or the best mix for a budget.
 
-    With --bits or --size each tensor gets the type that loses least within the budget.
+    A budget is bits per weight, a file size, memory, speed or energy on a board; several may be
+    given. Each tensor gets the type that serves the whole best, after its sensitivity was measured.
 
     Examples:
+        edgeslm quantize model.gguf -o small.gguf --bits 4.2
+        edgeslm quantize model.gguf -o small.gguf --size 95M --explain
+        edgeslm quantize model.gguf -o small.gguf --target rpi4-4gb --min-tps 12
+        edgeslm quantize model.gguf -o small.gguf --target rpi-zero-2w --ram 300M --context 1024
         edgeslm quantize model.gguf -o small.gguf --type Q4_K_M
         edgeslm quantize model.gguf -o small.gguf --type IQ3_XXS --imatrix model.imatrix.gguf
-        edgeslm quantize model.gguf -o small.gguf --bits 5.2
-        edgeslm quantize model.gguf -o small.gguf --size 95M
     """
     from edgeslm.bundle.model_path import find_model
     from edgeslm.packager.quantize import quantize as quantize_model
+    from edgeslm.targets.loading import load_target
 
     result = quantize_model(
         find_model(model),
         destination,
         file_type=file_type,
-        bits=bits,
-        size_bytes=size,
+        wishes=_wishes(bits, size, ram, min_speed, max_energy, context, kv_type),
+        recipe=recipe,
+        target=load_target(target) if target else None,
         imatrix=imatrix,
-        threads=threads,
+        effort=_effort(calibration, calibration_tokens, threads, quick=quick),
+        keep_recipe=save_recipe,
+        explain=explain or plot is not None,
     )
     for warning in result.warnings:
         output.warn(warning)
+    if plot is not None and result.explanation is not None:
+        from edgeslm.packager.quantize.plots import save_bits_plot
+
+        save_bits_plot(result.explanation, plot)
     if json:
         output.print_json(to_json(result))
         return
+    _print_quantized(result)
+    if explain and result.explanation is not None:
+        _print_explanation(result.explanation)
+
+
+def _wishes(
+    bits: float | None,
+    size: int | None,
+    ram: int | None,
+    min_speed: float | None,
+    max_energy: float | None,
+    context: int | None,
+    kv_type: str | None,
+) -> Wishes | None:
+    """What was asked for; None where nothing limits anything."""
+    from edgeslm.packager.quantize.limits import Wishes
+
+    if all(limit is None for limit in (bits, size, ram, min_speed, max_energy)):
+        return None
+    return Wishes(
+        bits=bits,
+        size_bytes=size,
+        ram_bytes=ram,
+        min_tokens_per_second=min_speed,
+        max_joules_per_token=max_energy,
+        context_length=context,
+        kv_type=kv_type.upper() if kv_type else None,
+    )
+
+
+def _effort(calibration: Path | None, tokens: int, threads: int | None, *, quick: bool) -> Effort:
+    import os
+
+    from edgeslm.packager.quantize.calibration import LENGTH
+    from edgeslm.packager.quantize.mix import Effort
+
+    if threads is not None and threads < 1:
+        raise InvalidOption(f"{threads} threads", hint="Give 1 or more, or none for one per core.")
+    return Effort(
+        calibration=calibration,
+        sequences=max(1, tokens // LENGTH) if tokens > 0 else 0,
+        quick=quick,
+        threads=threads or os.cpu_count() or 1,
+    )
+
+
+def _print_quantized(result: QuantizeResult) -> None:
     types = ", ".join(f"{count} x {name}" for name, count in result.types.items())
     print(
         f"wrote {result.path}: {format_bytes(result.file_bytes)}, "
         f"{result.bits_per_weight:.2f} bits per weight ({types})"
     )
+    if result.predicted_kld is not None:
+        print(
+            f"expected loss: {significant(result.predicted_kld)} nats of KL divergence per token "
+            "(estimated; measure it with: edgeslm evaluate)"
+        )
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    from edgeslm.packager.quantize import explain
+
+    print()
+    output.print_table(explain.role_table(explanation), header=explain.ROLE_HEADER)
+    print()
+    for line in explain.layer_plot(explanation):
+        print(line)
+    price = explain.marginal_text(explanation)
+    if price is not None:
+        print(price)
 
 
 def pack(
@@ -110,18 +209,15 @@ def pack(
     file_type: options.FileType = None,
     bits: options.Bits = None,
     size: options.Size = None,
-    context: Annotated[
-        int | None,
-        typer.Option(
-            "--context", metavar="N", help="Context length to plan for; default: the target's."
-        ),
-    ] = None,
-    kv_type: Annotated[
-        str | None,
-        typer.Option(
-            "--kv-type", metavar="TYPE", help="Type of the KV cache; default: the target's."
-        ),
-    ] = None,
+    ram: options.Ram = None,
+    min_speed: options.MinSpeed = None,
+    max_energy: options.MaxEnergy = None,
+    context: options.PlannedContext = None,
+    kv_type: options.PlannedKvType = None,
+    recipe: options.RecipeFile = None,
+    calibration: options.Calibration = None,
+    calibration_tokens: options.CalibrationTokens = 8192,
+    quick: options.Quick = False,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -131,7 +227,7 @@ def pack(
 
     Examples:
         edgeslm pack SmolLM2-135M-Instruct/ -o packed/ --target rpi-zero-2w --bits 5
-        edgeslm pack model.gguf -o packed/ --target rpi5-4gb
+        edgeslm pack model.gguf -o packed/ --target rpi5-4gb --min-tps 15
     """
     from edgeslm.packager.pipeline import pack as pack_model
     from edgeslm.targets.loading import load_target
@@ -141,11 +237,11 @@ def pack(
         destination,
         target=load_target(target),
         file_type=file_type,
-        bits=bits,
-        size_bytes=size,
+        wishes=_wishes(bits, size, ram, min_speed, max_energy, context, kv_type),
+        recipe=recipe,
         context_length=context,
         kv_type=kv_type.upper() if kv_type else None,
-        threads=threads,
+        effort=_effort(calibration, calibration_tokens, threads, quick=quick),
     )
     for warning in result.warnings:
         output.warn(warning)

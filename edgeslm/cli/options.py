@@ -65,3 +65,50 @@ Seed = Annotated[
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="What the model is told to be.")
 ]
+Ram = Annotated[
+    int | None,
+    typer.Option(
+        "--ram", parser=parse_bytes, metavar="S", help="All the memory it may take: 300M, 1.5G"
+    ),
+]
+MinSpeed = Annotated[
+    float | None,
+    typer.Option("--min-tps", metavar="N", help="Tokens per second to reach on the target."),
+]
+MaxEnergy = Annotated[
+    float | None,
+    typer.Option(
+        "--max-joules-per-token", metavar="J", help="Energy a token may take on the target."
+    ),
+]
+PlannedContext = Annotated[
+    int | None,
+    typer.Option(
+        "--context", metavar="N", help="Context length to plan for; default: the target's."
+    ),
+]
+PlannedKvType = Annotated[
+    str | None,
+    typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache; default: the target's."),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="Text to calibrate on; default: what the model itself says.",
+    ),
+]
+CalibrationTokens = Annotated[
+    int, typer.Option("--calibration-tokens", metavar="N", help="How much of it to read.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="No calibration: seconds instead of minutes, more loss.")
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="Use the mix in this file.")
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option("--save-recipe", metavar="FILE", help="Write the chosen mix to a file."),
+]

@@ -6,6 +6,7 @@ which sequence, and whether its logits are wanted.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,12 +116,14 @@ class Context(Closing):
         NativeFailure: llama.cpp could not allocate it; the message has its reason.
     """
 
-    def __init__(self, model: Model, options: ContextOptions) -> None:
+    def __init__(
+        self, model: Model, options: ContextOptions, *, evaluation_callback: Any = None
+    ) -> None:
         lib = native.library()
         self.model = model
         self.options = options
         self._handle: Any
-        self._handle, self.buffer_bytes = _create(model, options)
+        self._handle, self.buffer_bytes = _create(model, options, evaluation_callback)
         self._memory: Any = lib.llama_get_memory(self._handle)
         self.length = int(lib.llama_n_ctx(self._handle))
         self._batch = Batch(min(options.batch, int(lib.llama_n_batch(self._handle))))
@@ -268,7 +271,9 @@ def _never() -> bool:
     return False
 
 
-def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]:
+def _create(
+    model: Model, options: ContextOptions, evaluation_callback: Any
+) -> tuple[Any, dict[str, int]]:
     """The native context, and how many bytes its cache and buffers took."""
     lib = native.library()
     params = lib.llama_context_default_params()
@@ -284,6 +289,8 @@ def _create(model: Model, options: ContextOptions) -> tuple[Any, dict[str, int]]
     params.type_k = params.type_v = _type_id(options.kv_type)
     if options.flash_attention is not None:
         params.flash_attn_type = int(options.flash_attention)
+    if evaluation_callback is not None:
+        params.cb_eval = ctypes.cast(evaluation_callback, type(params.cb_eval))
     with native.signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if not handle:

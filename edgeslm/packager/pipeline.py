@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm.bundle.directory import Manifest, ensure_replaceable, write_bundle
@@ -12,7 +12,7 @@ from edgeslm.errors import InvalidOption, reading, writing
 from edgeslm.estimate.prediction import predict
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.convert import convert
-from edgeslm.packager.quantize import quantize
+from edgeslm.packager.quantize import Effort, Wishes, quantize
 from edgeslm.packager.quantize.result import is_quantized
 from edgeslm.records import Prediction
 from edgeslm.targets.target import Target
@@ -37,15 +37,15 @@ def pack(
     *,
     target: Target,
     file_type: str | None = None,
-    bits: float | None = None,
-    size_bytes: int | None = None,
+    wishes: Wishes | None = None,
+    recipe: Path | None = None,
     context_length: int | None = None,
     kv_type: str | None = None,
-    threads: int | None = None,
+    effort: Effort | None = None,
 ) -> PackResult:
     """Convert, quantize and predict as needed, and write a directory ready for the board.
 
-    Without a type, width or size, a quantized model stays as it is and float weights become
+    Without a type, budget or recipe, a quantized model stays as it is and float weights become
     DEFAULT_TYPE.
 
     Args:
@@ -53,24 +53,26 @@ def pack(
         output: The directory; it appears when it is complete.
         target: The board it is for.
         file_type: A type by llama.cpp's name,
-        bits: or the average bits per weight,
-        size_bytes: or the size of the model file.
+        wishes: or what the model may take,
+        recipe: or the file of a mix.
         context_length: Tokens of context the prediction is for; None for the target's default.
         kv_type: The type of the KV cache the prediction is for; None for the target's default.
-        threads: For quantizing; None for one per core.
+        effort: How much to find out before a mix is chosen.
 
     Raises:
         UserError: the model or an option is wrong.
         Failure: a step failed.
     """
-    size = _Size(file_type, bits, size_bytes)
+    way = _Way(file_type, wishes, recipe)
     ensure_replaceable(output)
     with writing(output):
         scratch = tempfile.TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
     with scratch:
         folder = Path(scratch.name)
         source = _as_gguf(model, folder / "converted.gguf")
-        packed, warnings = _quantized(source, folder / "quantized.gguf", size, threads)
+        packed, warnings = _quantized(
+            source, folder / "quantized.gguf", way, target, effort or Effort()
+        )
         prediction = predict(
             read_model(packed), target, context_length=context_length, kv_type=kv_type
         )
@@ -80,22 +82,22 @@ def pack(
 
 
 @dataclass(frozen=True)
-class _Size:
-    """How small the model shall become; at most one is given."""
+class _Way:
+    """How the model shall become smaller; at most one is given."""
 
     file_type: str | None
-    bits: float | None
-    size_bytes: int | None
+    wishes: Wishes | None
+    recipe: Path | None
 
     def __post_init__(self) -> None:
-        if astuple(self).count(None) < 2:
+        if [self.file_type, self.wishes, self.recipe].count(None) < 2:
             raise InvalidOption(
-                "a type, a width in bits and a size exclude each other",
-                hint="Give at most one of --type, --bits and --size.",
+                "a type, a budget and a recipe exclude each other",
+                hint="Give a --type, or a --recipe, or limits such as --bits, --size and --ram.",
             )
 
 
-_NOT_SAID = _Size(None, None, None)
+_NOT_SAID = _Way(None, None, None)
 
 
 def _as_gguf(model: Path, converted: Path) -> Path:
@@ -109,12 +111,20 @@ def _as_gguf(model: Path, converted: Path) -> Path:
 
 
 def _quantized(
-    source: Path, output: Path, size: _Size, threads: int | None
+    source: Path, output: Path, way: _Way, target: Target, effort: Effort
 ) -> tuple[Path, tuple[str, ...]]:
     """The file to pack, `source` itself where nothing is to be done, and warnings."""
-    if size == _NOT_SAID:
+    if way == _NOT_SAID:
         if is_quantized(read_model(source)):
             return source, ()
-        size = _Size(DEFAULT_TYPE, None, None)
-    result = quantize(source, output, **asdict(size), threads=threads)
+        way = _Way(DEFAULT_TYPE, None, None)
+    result = quantize(
+        source,
+        output,
+        file_type=way.file_type,
+        wishes=way.wishes,
+        recipe=way.recipe,
+        target=target,
+        effort=effort,
+    )
     return output, result.warnings

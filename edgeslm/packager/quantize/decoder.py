@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeslm.gguf.reader import Header
     from edgeslm.packager.quantize.weights import Weights
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 _INTERLEAVED = frozenset({"llama"})
 """Families whose rotary pairs lie side by side; elsewhere a pair is half a head apart."""
@@ -210,7 +210,8 @@ class Block:
             attended = norm_back(attended, kept["attended"], kept["rp1"], post)
         by["attn_output"] = attended
         self._attention_back(kept, attended @ w["attn_output.weight"], by)
-        h = sum(by[name] @ w[f"{name}.weight"] for name in ("attn_q", "attn_k", "attn_v"))
+        h = by["attn_q"] @ w["attn_q.weight"] + by["attn_k"] @ w["attn_k.weight"]
+        h = h + by["attn_v"] @ w["attn_v.weight"]
         back = x2 + norm_back(h, x, kept["r1"], w["attn_norm.weight"])
         return Passed(back, {name: kept[where] for name, where in INPUTS.items()}, by)
 
@@ -233,7 +234,7 @@ class Block:
 
     def _attention(self, q: Array, k: Array) -> Array:
         """[heads, tokens, tokens] how much each token looks at each."""
-        scores = q.transpose(1, 0, 2) @ self._spread(k).transpose(0, 2, 1)
+        scores: Array = q.transpose(1, 0, 2) @ self._spread(k).transpose(0, 2, 1)
         scores *= np.float32(self.shape.head_width**-0.5)
         scores += self._mask
         scores -= scores.max(-1, keepdims=True)

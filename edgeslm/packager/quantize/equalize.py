@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgeslm.packager.quantize.decoder import Shape
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 _FLOOR = 1e-6
 """Channels quieter than this part of the mean are rescaled no more than if they had it."""
@@ -51,9 +51,8 @@ def equalized(
             ("attn_norm", ("attn_q", "attn_k", "attn_v")),
             ("ffn_norm", ("ffn_gate", "ffn_up")),
         ):
-            factors = _factors(
-                of(users[0]).input, _total(of(user).gradient for user in users), strength
-            )
+            gradient = np.sum([of(user).gradient for user in users], axis=0)
+            factors = _factors(of(users[0]).input, gradient, strength)
             rows[f"blk.{index}.{norm}.weight"] = factors
             for user in users:
                 columns[f"blk.{index}.{user}.weight"] = 1 / factors
@@ -83,10 +82,6 @@ class _Named:
         return self.moments[f"{self.prefix}{short}.weight"]
 
 
-def _total(parts: object) -> Array:
-    return sum(parts)  # type: ignore[call-overload, no-any-return]
-
-
 def _factors(inputs: Array, gradients: Array, strength: float) -> Array:
     """[n] factors with a geometric mean of 1."""
     x, z = (np.asarray(part, np.float64) for part in (inputs, gradients))
@@ -94,4 +89,5 @@ def _factors(inputs: Array, gradients: Array, strength: float) -> Array:
         return np.ones(len(x), np.float32)
     logs = np.log(z + _FLOOR * z.mean()) - np.log(x + _FLOOR * x.mean())
     logs *= strength / 2
-    return np.exp(logs - logs.mean()).astype(np.float32)
+    factors: Array = np.exp(logs - logs.mean()).astype(np.float32)
+    return factors

@@ -1,166 +1,270 @@
-"""Quantize to a size: each tensor gets the type that serves the whole file best.
+"""Quantize to a budget: each tensor gets the type that serves the whole file best.
 
-The budget is a number of bytes. `--bits` counts the tensors' bytes over all parameters, as
-`edgeslm inspect` does; `--size` counts the whole file, header and padding included. The
-result is never larger than asked for.
+Calibrate, score every tensor at every type, allocate under the limits, encode, write. What takes
+long is kept by content: a run that was killed, or another budget for the same model and text, goes
+on from there.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.files import cache_folder, sha256
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType, padded
+from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
+from edgeslm.llama.model import Model
 from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_file
-from edgeslm.packager.quantize.allocation import Limits, Options, allocate
-from edgeslm.packager.quantize.result import FLOAT_TYPES, QuantizeResult, count_elements, describe
-from edgeslm.packager.quantize.scores import score_tensors, types_for
-from edgeslm.units import format_bytes
+from edgeslm.packager.quantize.allocation import Allocation, marginal
+from edgeslm.packager.quantize.calibration import (
+    DEFAULT_SEQUENCES,
+    LENGTH,
+    Calibration,
+    calibrate_on_file,
+    calibrate_on_itself,
+)
+from edgeslm.packager.quantize.candidates import Options
+from edgeslm.packager.quantize.encoders import compiled
+from edgeslm.packager.quantize.judge import (
+    INPUT_DAMPING,
+    Judge,
+    judge_by_gains,
+    judge_by_study,
+)
+from edgeslm.packager.quantize.limits import Demands, Wishes, demands_for
+from edgeslm.packager.quantize.recipe import MadeFor, Recipe, Replay
+from edgeslm.packager.quantize.result import QuantizeResult, describe
+from edgeslm.packager.quantize.rules import compress
+from edgeslm.packager.quantize.scores import VERSION, score_tensors, unscored
+from edgeslm.packager.quantize.weights import Weights
+from edgeslm.packager.quantize.write import label_of, write_mix
+from edgeslm.targets.target import Target
 
-_LABELS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-"""File types for the tensor types whose name they do not share."""
-_ADDED_KEYS = ("general.quantization_version", "general.file_type")
-_NUMBER_ENTRY_BYTES = 8 + 4 + 4
-"""A metadata entry beside its key: length of the key, type, a 32-bit value."""
 _NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A limit on what is counted: the tensors' bytes alone, or the whole file's."""
+class Effort:
+    """How much to find out before a mix is chosen.
 
-    requested: str
-    bytes: int
-    whole_file: bool
+    Attributes:
+        calibration: Text to calibrate on; None for what the model itself says.
+        sequences: How many sequences of 512 tokens of it.
+        quick: No calibration at all: ggml's rounding, and weights by role.
+        threads: To compute with.
+    """
 
-    def tensor_bytes(self, count: int) -> int:
-        """What a tensor of `count` bytes takes."""
-        return padded(count, DEFAULT_ALIGNMENT) if self.whole_file else count
+    calibration: Path | None = None
+    sequences: int = DEFAULT_SEQUENCES
+    quick: bool = False
+    threads: int = 1
 
-    def overhead_bytes(self, header: Header) -> int:
-        """What the file takes beside its tensors, or a little less than that."""
-        if not self.whole_file:
-            return 0
-        added = [key for key in _ADDED_KEYS if key not in header.metadata]
-        entries = sum(_NUMBER_ENTRY_BYTES + len(key) for key in added)
-        return padded(header.data_offset + entries, DEFAULT_ALIGNMENT)
-
-
-def bits_budget(header: Header, bits: float) -> Budget:
-    """So many bits per weight over all parameters."""
-    total = math.floor(bits * count_elements(header) / 8)
-    return Budget(f"{bits:g} bits per weight", total, whole_file=False)
-
-
-def size_budget(size_bytes: int) -> Budget:
-    """A whole file of at most so many bytes."""
-    return Budget(format_bytes(size_bytes), size_bytes, whole_file=True)
+    def __post_init__(self) -> None:
+        if not 1 <= self.sequences <= 4096:
+            raise InvalidOption(
+                f"{self.sequences * LENGTH} calibration tokens",
+                hint=f"From {LENGTH} to {4096 * LENGTH}; {DEFAULT_SEQUENCES * LENGTH} are usual.",
+            )
+        if self.quick and self.calibration is not None:
+            raise InvalidOption(
+                "a quick mix uses no calibration text", hint="Leave out --quick or --calibration."
+            )
 
 
-def quantize_mix(
-    header: Header, output: Path, budget: Budget, threads: int | None
-) -> QuantizeResult:
-    """Write the model of `header` to `output` with the best mix of types under `budget`.
+@dataclass(frozen=True)
+class Mix:
+    """A chosen mix, before it is written.
+
+    Attributes:
+        words: What was asked for.
+        types: Of each tensor that may change.
+        losses: Nats that are expected to be lost in each.
+        price: Nats that one more byte would save, to first order.
+        warnings: What the user should know.
+    """
+
+    words: str
+    types: Mapping[str, TensorType]
+    losses: Mapping[str, float] = field(default_factory=dict)
+    price: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> float | None:
+        """Nats of KL divergence to expect in all."""
+        return sum(self.losses.values()) if self.losses else None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model that is being quantized, once or to several budgets."""
+
+    header: Header
+    names: Collection[str]
+    effort: Effort
+    judge: Judge
+    calibration: Calibration | None
+    source_sha256: str
+
+    def options(self) -> list[Options]:
+        """Every tensor at every type, scored."""
+        kept = self.judge.folder / f"scores-{VERSION}" if self.judge.folder else None
+        judge, threads = self.judge, self.effort.threads
+        return score_tensors(judge.weights, self.names, judge.forms_of, threads, kept)
+
+    def choose(self, demands: Demands) -> Mix:
+        """The best mix that meets the demands.
+
+        Raises:
+            InvalidOption: there is none.
+        """
+        options = self.options()
+        allocation = demands.allocate(options)
+        chosen = list(zip(options, allocation.chosen, strict=True))
+        notes = [self.judge.note] if self.judge.note else []
+        notes += [*demands.warnings(options, allocation), *_unspent(demands, options, allocation)]
+        return Mix(
+            words=demands.words,
+            types={item.tensor: candidate.type for item, candidate in chosen},
+            losses={item.tensor: candidate.score for item, candidate in chosen},
+            price=marginal(allocation).score_per_megabyte / 1e6,
+            warnings=tuple(notes),
+        )
+
+    def replayed(self, recipe: Recipe) -> Mix:
+        """The mix that a recipe asks for.
+
+        Raises:
+            InvalidRecipe, Unsupported: it is not for this model.
+        """
+        return Mix(f"recipe {recipe.name!r}", recipe.types_for(self.header, self.names))
+
+    def recipe(self, mix: Mix, wishes: Wishes) -> Recipe:
+        """A mix as something to save, share and edit."""
+        name = self.header.get("general.name")
+        known = name if isinstance(name, str) else None
+        calibration = self.calibration
+        return Recipe(
+            name=f"{known or self.header.path.stem}, {mix.words}",
+            rules=compress(mix.types),
+            made_for=MadeFor(
+                model=known,
+                source_sha256=self.source_sha256,
+                size_bytes=wishes.size_bytes,
+                bits_per_weight=wishes.bits,
+                predicted_kld=mix.loss,
+                calibration_sha256=calibration.sha256 if calibration else None,
+            ),
+            replay=Replay(
+                encoder="error-feedback" if calibration and compiled() else "ggml",
+                damping=INPUT_DAMPING if calibration else None,
+                calibration_tokens=calibration.tokens.size if calibration else None,
+            ),
+        )
+
+    def write(self, mix: Mix, output: Path) -> QuantizeResult:
+        """Encode and write a mix; gives what is in the file.
+
+        Raises:
+            OutputFailure: the output cannot be written.
+        """
+        if self.effort.quick:
+            quantize_file(self.header.path, output, self._stock_options(mix))
+        else:
+            write_mix(self.judge, mix.types, output, self.effort.threads)
+        return describe(
+            self.header,
+            output,
+            requested=mix.words,
+            warnings=mix.warnings,
+            predicted_kld=mix.loss,
+        )
+
+    def _stock_options(self, mix: Mix) -> QuantizeOptions:
+        """The mix in llama.cpp's terms: a type for the file, and each tensor's own.
+
+        llama.cpp heeds overrides only under a quantized file type. A mix without quantized
+        types has one float type, that of the source or F16, which needs none.
+        """
+        return QuantizeOptions(
+            label_of(self.header, mix.types),
+            threads=self.effort.threads,
+            allow_requantize=True,
+            overrides=tuple(mix.types.items()),
+        )
+
+
+def demands_of(
+    header: Header, wishes: Wishes, target: Target | None, *, quick: bool = False
+) -> Demands:
+    """What is asked for, refused at once where no mix can meet it.
 
     Raises:
-        InvalidOption: no mix is that small; the message names the smallest.
-        OutputFailure: the output cannot be written.
-        NativeFailure: llama.cpp refused or crashed, or did not write what was planned.
+        InvalidOption: an impossible or contradictory wish.
+        Unsupported: the file cannot be quantized to a mix.
+    """
+    _refuse_other_alignment(header)
+    demands = demands_for(header, wishes, target)
+    names = quantizable_tensors(header.path)
+    tensors = [tensor for tensor in header.tensors if tensor.name in names]
+    demands.refuse_impossible(unscored(tensors, calibrated=not quick))
+    return demands
+
+
+@contextmanager
+def session(header: Header, effort: Effort) -> Iterator[Session]:
+    """Find out what there is to know of a model; finished work is kept in the cache folder.
+
+    Raises:
+        Unsupported: the file cannot be quantized to a mix.
+        EdgeslmError: the calibration text cannot be read, or something failed.
     """
     _refuse_other_alignment(header)
     names = quantizable_tensors(header.path)
-    fixed = _fixed_bytes(header, names, budget)
-    _refuse_too_small(header, names, fixed, budget)
-    options = _counted(score_tensors(header, names, threads), budget)
-    allocation = allocate(options, Limits(bytes=budget.bytes - fixed))
-    plan = {
-        item.tensor: candidate.type
-        for item, candidate in zip(options, allocation.chosen, strict=True)
-    }
-    quantize_file(header.path, output, _quantize_options(header, plan, threads))
-    warnings = []
-    if fixed + allocation.bytes < budget.bytes * _NEARLY_ALL:
-        warnings.append(
-            f"the file is smaller than {budget.requested}: no larger mix would lose less"
-        )
-    return describe(header, output, requested=budget.requested, warnings=warnings)
+    weights = Weights(header)
+    digest = sha256(header.path)
+    if effort.quick:
+        yield Session(header, names, effort, judge_by_gains(weights), None, digest)
+        return
+    with _work_folder() as cache:
+        with Model(header.path) as model:
+            calibration = _calibration(model, effort)
+            judge = judge_by_study(weights, model, calibration, cache, effort.threads)
+        yield Session(header, names, effort, judge, calibration, digest)
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    cache = cache_folder("quantize")
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeslm-") as folder:
+        yield Path(folder)
+
+
+def _calibration(model: Model, effort: Effort) -> Calibration:
+    if effort.calibration is not None:
+        return calibrate_on_file(model, effort.calibration, effort.sequences)
+    return calibrate_on_itself(model, effort.sequences, effort.threads)
 
 
 def _refuse_other_alignment(header: Header) -> None:
     if header.alignment != DEFAULT_ALIGNMENT:
         raise Unsupported(
-            f"{header.path}: {ALIGNMENT_KEY} is {header.alignment}; llama.cpp's quantizer writes "
-            f"only {DEFAULT_ALIGNMENT}",
+            f"{header.path}: {ALIGNMENT_KEY} is {header.alignment}; only {DEFAULT_ALIGNMENT} can "
+            "be written",
             hint="Convert the checkpoint again.",
         )
 
 
-def _fixed_bytes(header: Header, names: Collection[str], budget: Budget) -> int:
-    """What is not up for choice: header, norms and whatever else llama.cpp leaves alone."""
-    tensors = (tensor for tensor in header.tensors if tensor.name not in names)
-    return budget.overhead_bytes(header) + sum(
-        budget.tensor_bytes(entry.bytes) for entry in tensors
-    )
-
-
-def _refuse_too_small(header: Header, names: Collection[str], fixed: int, budget: Budget) -> None:
-    least = fixed + sum(
-        min(budget.tensor_bytes(kind.bytes_for(tensor.shape)) for kind in types_for(tensor))
-        for tensor in header.tensors
-        if tensor.name in names
-    )
-    if budget.bytes >= least:
-        return
-    bits = f"{math.ceil(least * 8 / count_elements(header) * 1000) / 1000:g}"
-    smallest, option = (
-        (f"{least} bytes", f"--size {least}")
-        if budget.whole_file
-        else (f"{bits} bits per weight", f"--bits {bits}")
-    )
-    raise InvalidOption(
-        f"{budget.requested} is too small for {header.path}: its tensors' types and widths allow "
-        f"no less than {smallest}",
-        hint=f"Ask for {option} or more, or take a smaller model.",
-    )
-
-
-def _counted(options: Sequence[Options], budget: Budget) -> list[Options]:
-    """The options with their bytes as the budget counts them."""
-    return [
-        dataclasses.replace(
-            item,
-            candidates=tuple(
-                dataclasses.replace(entry, bytes=budget.tensor_bytes(entry.bytes))
-                for entry in item.candidates
-            ),
-        )
-        for item in options
-    ]
-
-
-def _quantize_options(
-    header: Header, plan: Mapping[str, TensorType], threads: int | None
-) -> QuantizeOptions:
-    """The plan in llama.cpp's terms: a type for the file, and each tensor's own.
-
-    llama.cpp heeds overrides only under a quantized file type. A plan without quantized
-    types has one float type, that of the source or F16, which needs none.
-    """
-    elements: Counter[str] = Counter()
-    for tensor in header.tensors:
-        if tensor.name in plan:
-            elements[plan[tensor.name].name] += tensor.elements
-    ranked = [name for name, _ in elements.most_common()]
-    label = next((name for name in ranked if name not in FLOAT_TYPES), ranked[0])
-    return QuantizeOptions(
-        _LABELS.get(label, label),
-        threads=threads,
-        allow_requantize=True,
-        overrides=tuple(plan.items()),
-    )
+def _unspent(demands: Demands, options: list[Options], allocation: Allocation) -> list[str]:
+    """That the budget is larger than anything the file could become."""
+    limit = demands.limits(options).bytes
+    if limit is None or demands.by_seconds or allocation.bytes >= limit * _NEARLY_ALL:
+        return []
+    return [f"the file is smaller than {demands.words}: no larger mix would lose less"]

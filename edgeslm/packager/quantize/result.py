@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
+from edgeslm.packager.quantize.explain import Explanation
 
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
@@ -28,10 +29,19 @@ class QuantizeResult:
     requantized_from: str | None
     """The type most of the source's parameters had, if that was a quantized one."""
     warnings: tuple[str, ...]
+    predicted_kld: float | None = None
+    """Nats of KL divergence per token that are expected; None where nothing was measured."""
+    explanation: Explanation | None = None
+    """The mix in figures, where it was asked for."""
 
 
 def describe(
-    source: Header, output: Path, *, requested: str, warnings: Sequence[str]
+    source: Header,
+    output: Path,
+    *,
+    requested: str,
+    warnings: Sequence[str],
+    predicted_kld: float | None = None,
 ) -> QuantizeResult:
     """Read a written file back and say what it is.
 
@@ -51,6 +61,7 @@ def describe(
         types={share.type: share.tensors for share in written.types},
         requantized_from=origin,
         warnings=tuple(warnings),
+        predicted_kld=predicted_kld,
     )
 
 

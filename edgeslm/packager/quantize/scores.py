@@ -39,34 +39,40 @@ CHOICES = tuple(map(tensor_type, (*_ALL_WIDTHS, *_WIDE, *_WIDE_HIGH)))
 TQ1_0, TQ2_0) and the one-bit codebooks, which lose most of the signal."""
 _NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4", "NVFP4"})
 """Types that only error feedback makes useful, or that ggml cannot encode at all."""
+_NEED_CALIBRATION = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+"""Types that ggml encodes badly, or not at all, without an importance of each column."""
 _SAMPLED_ROWS = 48
 _LIKELY_ROWS = 256
 _SEED = 20260101
 _SWEEPS = 1
 
 
-def types_for(tensor: TensorInfo) -> tuple[TensorType, ...]:
+def types_for(tensor: TensorInfo, *, calibrated: bool) -> tuple[TensorType, ...]:
     """What a tensor could become: stay as it is, or any smaller type that fits its width.
 
     F32 weights do not stay; F16 holds them as well as any model needs.
     """
+    excluded = frozenset() if calibrated else _NEED_FEEDBACK | _NEED_CALIBRATION
+    if not compiled():
+        excluded |= _NEED_FEEDBACK
     smaller = tuple(
         kind
         for kind in CHOICES
         if kind.fits(tensor.shape)
         and kind.bytes_for(tensor.shape) < tensor.bytes
-        and (compiled() or kind.name not in _NEED_FEEDBACK)
+        and kind.name not in excluded
     )
     return smaller if smaller and tensor.type.name == "F32" else (tensor.type, *smaller)
 
 
-def unscored(tensors: Sequence[TensorInfo]) -> list[Options]:
+def unscored(tensors: Sequence[TensorInfo], *, calibrated: bool) -> list[Options]:
     """Every type each tensor could get, without knowing what that loses."""
     return [
         Options(
             tensor.name,
             tuple(
-                Candidate(kind, kind.bytes_for(tensor.shape), 0.0) for kind in types_for(tensor)
+                Candidate(kind, kind.bytes_for(tensor.shape), 0.0)
+                for kind in types_for(tensor, calibrated=calibrated)
             ),
         )
         for tensor in tensors
@@ -107,10 +113,13 @@ def score_tensors(
                 if path:
                     _store(path, scores)
             advance(1)
-            found = ((kind, scores[kind.name]) for kind in types_for(tensor))
+            kinds = (tensor_type(name) for name in scores)
             return Options(
                 tensor.name,
-                tuple(Candidate(kind, kind.bytes_for(tensor.shape), loss) for kind, loss in found),
+                tuple(
+                    Candidate(kind, kind.bytes_for(tensor.shape), scores[kind.name])
+                    for kind in kinds
+                ),
             )
 
         return list(pool.map(measure, tensors))
@@ -120,16 +129,18 @@ def _scores(weights: Weights, tensor: TensorInfo, forms: Forms) -> dict[str, flo
     picked, counts = _sample(tensor, forms)
     rows = weights.read(tensor, picked)
     scores = {}
-    for kind in types_for(tensor):
+    scaled = tensor.name in weights.rows or tensor.name in weights.columns
+    for kind in types_for(tensor, calibrated=forms.feedback):
+        if kind == tensor.type and not scaled:
+            scores[kind.name] = forms.activation_noise(kind)
+            continue
         losses = encode_as(kind, rows, forms, coupled=False, sweeps=_SWEEPS).losses
-        loss = forms.scale * float(np.dot(losses, counts)) if kind != tensor.type else 0.0
+        loss = forms.scale * float(np.dot(losses, counts))
         scores[kind.name] = loss + forms.activation_noise(kind)
     return scores
 
 
-def _sample(
-    tensor: TensorInfo, forms: Forms
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _sample(tensor: TensorInfo, forms: Forms) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Some rows, always the same ones, and how much each one's loss counts for all."""
     count = tensor.elements // tensor.shape[0]
     weights = np.asarray(forms.row_weights(count), np.float64)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from edgeslm.packager.quantize.weights import Weights
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 NOISE_BLOCKS = (32, 256)
 _LOGIT_ROWS = 128
@@ -112,7 +112,8 @@ def rounding_noise(x: Array, size: int) -> Array:
     """[tokens, n] variance of rounding to 8 bits with one scale per `size` columns."""
     tokens, n = x.shape
     step = np.abs(x.reshape(tokens, n // size, size)).max(2) / 127
-    return np.repeat(np.square(step) / 12, size, 1)
+    variance: Array = np.repeat(np.square(step) / 12, size, 1)
+    return variance
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def embed(weights: Weights, shape: Shape, tokens: Sequence[int]) -> Array:
     tensor = weights.find(EMBEDDING)
     assert tensor is not None  # noqa: S101  every model has one
     scale = np.float32(shape.width**0.5 if shape.gemma else 1)
-    return weights.read(tensor, np.asarray(tokens, np.int64)) * scale
+    given: Array = weights.read(tensor, np.asarray(tokens, np.int64)) * scale
+    return given
 
 
 def top(
@@ -205,7 +207,8 @@ def _drawn(p: Array, rng: np.random.Generator) -> NDArray[np.intp]:
     """One token for each row of probabilities."""
     reached = np.cumsum(p, 1)
     points = rng.random((len(p), 1), np.float32) * reached[:, -1:]
-    return np.minimum((reached < points).sum(1), p.shape[1] - 1)
+    drawn: NDArray[np.intp] = np.minimum((reached < points).sum(1), p.shape[1] - 1)
+    return drawn
 
 
 def head_sensitivities(
@@ -258,8 +261,6 @@ def block_pass(
     return back, tallies
 
 
-def _passes(
-    block: Block, given: Sequence[Array], gradients: Sequence[Array]
-) -> Iterator[Passed]:
+def _passes(block: Block, given: Sequence[Array], gradients: Sequence[Array]) -> Iterator[Passed]:
     for x, gradient in zip(given, gradients, strict=True):
         yield block.backward(x, gradient)

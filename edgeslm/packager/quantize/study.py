@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from edgeslm.packager.quantize.weights import Weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 VERSION = 1
 """Raised when the same inputs give other results than before."""
@@ -104,9 +104,7 @@ class Study:
     def _equalized(self) -> Weights:
         with reading(self._moments), np.load(self._moments) as stored:
             names = {key.partition("|")[2] for key in stored.files}
-            moments = {
-                name: Moments(stored[f"x|{name}"], stored[f"z|{name}"]) for name in names
-            }
+            moments = {name: Moments(stored[f"x|{name}"], stored[f"z|{name}"]) for name in names}
         return equalized(self.weights, self.shape, moments)
 
     def _first(self, sequences: int, advance: Callable[[int], None]) -> Weights:

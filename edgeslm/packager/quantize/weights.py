@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgeslm.gguf.reader import Header, TensorInfo
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Weights:
 
     def vector(self, name: str) -> Array:
         """[n] of the vector called `name`, which is known to be there."""
-        return self.read(self._known(name))[0]
+        values: Array = self.read(self._known(name))[0]
+        return values
 
     def matrix(self, name: str) -> Array:
         """[rows, columns] of the matrix called `name`, which is known to be there."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgeslm.packager.quantize.encoders.forms import Form
 
-    Array = NDArray[np.float32]
+    Array = NDArray[Any]
 
 __all__ = ["Encoded", "Forms", "compiled", "encode_as"]
 
@@ -37,6 +37,7 @@ class Forms:
         rows: [rows] weight of each row, in place of `outputs`; None for all alike.
         scale: Nats per unit of the weighted form.
         noise: Nats lost to 8-bit activations, by the block they are rounded in.
+        feedback: Whether the forms are worth answering errors by; if not, ggml does the rounding.
     """
 
     inputs: Form
@@ -44,6 +45,7 @@ class Forms:
     rows: Array | None
     scale: float = 0.5
     noise: Mapping[int, float] = field(default_factory=dict)
+    feedback: bool = True
 
     def row_weights(self, count: int) -> Array:
         """[rows] what a unit of each row's loss counts."""
@@ -76,10 +78,11 @@ def encode_as(
         coupled: Whether rows answer the errors of those before them.
         sweeps: How often codes and scales are reconsidered.
     """
-    if kind.name in FORMATS and compiled():
+    if forms.feedback and compiled() and kind.name in FORMATS:
         outputs = forms.outputs if coupled else None
         return encode(weights, FORMATS[kind.name], forms.inputs, outputs, sweeps=sweeps)
-    importance = None if kind.name in _FLOATS else np.diag(forms.inputs.matrix)
+    plain = kind.name in _FLOATS or not forms.feedback
+    importance = None if plain else np.diag(forms.inputs.matrix)
     data = encode_rows(kind, weights, importance)
     if kind.name == "F32":
         return Encoded(data, np.zeros(len(weights)))

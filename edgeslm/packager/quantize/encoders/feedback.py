@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgeslm.packager.quantize.encoders.forms import Form
 
-    Matrix = NDArray[np.float32]
+    Matrix = NDArray[Any]
 
 ROWS = 64
 """Rows encoded between two exchanges of errors through the outputs' form."""
@@ -115,7 +115,7 @@ def _arguments(fmt: BlockFormat) -> tuple[object, ...]:
     return shape, fmt.scale_table(), fmt.scale_factors()
 
 
-def _supers(fmt: BlockFormat, coded: Coded) -> tuple[object, ...]:
+def _supers(fmt: BlockFormat, coded: Coded) -> tuple[Any, ...]:
     limits = fmt.supers
     per = coded.scales.shape[1] // coded.big.shape[1] if limits else 1
     low, high, top = (

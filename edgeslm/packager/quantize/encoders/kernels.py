@@ -396,8 +396,23 @@ def _refit_block(gradient, hessian, size, fmt, row, index, supers, work, fresh, 
 
 @njit(**_EXACT)
 def encode_rows(
-    weights, wanted, coupling, upper, curvature, hessian, size, fmt, table, factors,
-    scales, minima, codes, supers, sweeps, errors, losses,
+    weights,
+    wanted,
+    coupling,
+    upper,
+    curvature,
+    hessian,
+    size,
+    fmt,
+    table,
+    factors,
+    scales,
+    minima,
+    codes,
+    supers,
+    sweeps,
+    errors,
+    losses,
 ):
     """Encode a block of rows, in their order; see `feedback` for what the arguments are."""
     rows, n = weights.shape
@@ -421,13 +436,9 @@ def encode_rows(
             if moved == 0 and sweep > 0:
                 break
             if kind == SUPER:
-                _refit_super(
-                    gradient, hessian, size, fmt, row, index, supers, work, fresh
-                )
+                _refit_super(gradient, hessian, size, fmt, row, index, supers, work, fresh)
             elif kind != E8M0:
-                _refit_groups(
-                    gradient, hessian, size, fmt, table, row, index, work, fresh
-                )
+                _refit_groups(gradient, hessian, size, fmt, table, row, index, work, fresh)
         _gradient(goal, values, hessian, gradient)
         loss = 0.0
         for j in range(n):
@@ -438,7 +449,7 @@ def encode_rows(
 
 @njit(**_FAST)
 def _gradient(goal, values, hessian, gradient):
-    """gradient = H (goal - values)."""
+    """Gradient = H (goal - values)."""
     n = goal.size
     gradient[:] = 0.0
     for j in range(n):

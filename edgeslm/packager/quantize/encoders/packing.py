@@ -6,14 +6,14 @@ Every function takes or gives whole matrices: rows of blocks as bytes, [rows, by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Bytes = NDArray[np.uint8]
+    Bytes = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def _ue4m3() -> NDArray[np.float32]:
     return (np.where(exponent == 0, np.ldexp(mantissa, -9), normal) * 0.5).astype(np.float32)
 
 
-UE4M3 = _ue4m3()
-E8M0 = np.ldexp(np.float32(1), np.arange(2, 254) - 128).astype(np.float32)
+UE4M3: NDArray[np.float32] = _ue4m3()
+E8M0: NDArray[np.float32] = np.ldexp(np.float32(1), np.arange(2, 254) - 128).astype(np.float32)
 """Powers of two, halved as the levels of 4-bit floats are doubled; from byte 2 on."""
 _E8M0_FIRST = 2
 _E2M1_CODES = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7], np.uint8)

@@ -1,0 +1,188 @@
+"""Encode every tensor in its chosen type and write the file.
+
+An encoded tensor is kept until the file is complete, so that a run that was killed goes on with
+the next tensor. Which one comes first makes no difference to any byte.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeslm import progress
+from edgeslm.errors import reading, writing
+from edgeslm.files import atomic_path
+from edgeslm.gguf.reader import Header, TensorInfo
+from edgeslm.gguf.types import FILE_TYPES, Field, TensorType, ValueType
+from edgeslm.gguf.writer import TensorSpec, write_gguf
+from edgeslm.llama.rows import encode_rows
+from edgeslm.packager.quantize.encoders import Forms, encode_as
+from edgeslm.packager.quantize.judge import Judge
+from edgeslm.packager.quantize.result import FLOAT_TYPES
+from edgeslm.packager.quantize.weights import Weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VERSION = 1
+"""Raised when the same forms give other bytes than before."""
+_SWEEPS = 3
+_PIECE_ROWS = 4096
+"""A matrix whose rows do not interact is encoded in pieces of so many, several at a time."""
+_QUANTIZATION_VERSION = 2
+_VERSION_KEY, _FILE_TYPE_KEY = "general.quantization_version", "general.file_type"
+_LABELS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
+"""File types for the tensor types whose name they do not share."""
+_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
+
+
+def write_mix(judge: Judge, types: Mapping[str, TensorType], output: Path, threads: int) -> None:
+    """Write the model of `judge` with the types given; all other tensors stay as they are.
+
+    Raises:
+        InvalidGGUF: a tensor holds infinities or what is not a number.
+        OutputFailure: the output cannot be written.
+    """
+    if judge.folder is None:
+        with writing(output):
+            scratch = TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
+        with scratch:
+            _write(judge, types, output, threads, Path(scratch.name))
+        return
+    folder = judge.folder / f"encoded-{VERSION}"
+    _write(judge, types, output, threads, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(
+    judge: Judge, types: Mapping[str, TensorType], output: Path, threads: int, folder: Path
+) -> None:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    header = judge.weights.header
+    elements = sum(tensor.elements for tensor in header.tensors if tensor.name in types)
+    with progress.bar("encoding", elements) as advance:
+        encode_all(judge, types, threads, folder, advance)
+    specs = [
+        TensorSpec(tensor.name, types.get(tensor.name, tensor.type), tensor.shape)
+        for tensor in header.tensors
+    ]
+
+    def read(index: int) -> NDArray[np.uint8]:
+        tensor = header.tensors[index]
+        if tensor.name not in types:
+            return _kept(judge.weights, tensor)
+        path = _file(folder, tensor, types[tensor.name])
+        with reading(path):
+            return np.fromfile(path, np.uint8)
+
+    write_gguf(output, _fields(header, types), specs, read)
+
+
+def encode_all(
+    judge: Judge,
+    types: Mapping[str, TensorType],
+    threads: int,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> None:
+    """Put each tensor's blocks into a file of `folder`, unless it is there already."""
+    todo = []
+    for tensor in judge.weights.header.tensors:
+        kind = types.get(tensor.name)
+        if kind is None:
+            continue
+        path = _file(folder, tensor, kind)
+        if path.exists() and path.stat().st_size == kind.bytes_for(tensor.shape):
+            advance(tensor.elements)
+        else:
+            todo.append((tensor, kind, path))
+    with ThreadPoolExecutor(threads) as pool:
+
+        def job(task: tuple[TensorInfo, TensorType, Path]) -> None:
+            tensor, kind, path = task
+            if _unchanged(judge.weights, tensor, kind):
+                data = _kept(judge.weights, tensor)
+            else:
+                values = judge.weights.read(tensor)
+                data = encode_as(kind, values, judge.forms_of(tensor.name), sweeps=_SWEEPS).data
+            _store(path, data)
+            advance(tensor.elements)
+
+        tall = [task for task in todo if _separable(judge, task[0])]
+        for tensor, kind, path in tall:
+            forms = judge.forms_of(tensor.name)
+            pieces = _pieces(judge.weights, tensor, kind, forms, pool)
+            _store(path, pieces)
+            advance(tensor.elements)
+        list(pool.map(job, [task for task in todo if task not in tall]))
+
+
+def _separable(judge: Judge, tensor: TensorInfo) -> bool:
+    """Whether a tensor has many rows that do not interact."""
+    rows = tensor.elements // tensor.shape[0]
+    return rows >= 2 * _PIECE_ROWS and judge.forms_of(tensor.name).outputs is None
+
+
+def _pieces(
+    weights: Weights, tensor: TensorInfo, kind: TensorType, forms: Forms, pool: ThreadPoolExecutor
+) -> NDArray[np.uint8]:
+    rows = tensor.elements // tensor.shape[0]
+
+    def encode(first: int) -> NDArray[np.uint8]:
+        picked = np.arange(first, min(first + _PIECE_ROWS, rows))
+        return encode_as(kind, weights.read(tensor, picked), forms, sweeps=_SWEEPS).data
+
+    return np.concatenate(list(pool.map(encode, range(0, rows, _PIECE_ROWS))))
+
+
+def _file(folder: Path, tensor: TensorInfo, kind: TensorType) -> Path:
+    return folder / f"{tensor.name}.{kind.name}"
+
+
+def _store(path: Path, data: NDArray[np.uint8]) -> None:
+    with atomic_path(path) as temporary, writing(path):
+        data.tofile(temporary)
+
+
+def _unchanged(weights: Weights, tensor: TensorInfo, kind: TensorType) -> bool:
+    scaled = tensor.name in weights.rows or tensor.name in weights.columns
+    return kind == tensor.type and not scaled
+
+
+def _kept(weights: Weights, tensor: TensorInfo) -> NDArray[np.uint8]:
+    """A tensor's bytes as they are, or rescaled in its own type."""
+    if tensor.name in weights.rows or tensor.name in weights.columns:
+        return encode_rows(tensor.type, weights.read(tensor))
+    with reading(weights.header.path):
+        stored = np.memmap(weights.header.path, np.uint8, "r", tensor.offset, (tensor.bytes,))
+        return np.asarray(stored)
+
+
+def _fields(header: Header, types: Mapping[str, TensorType]) -> Sequence[Field]:
+    """The source's metadata, labelled with the type most weights have."""
+    label = _NUMBERS.get(label_of(header, types), _NUMBERS["F16"])
+    own = {
+        _FILE_TYPE_KEY: Field(_FILE_TYPE_KEY, ValueType.UINT32, label),
+        _VERSION_KEY: Field(_VERSION_KEY, ValueType.UINT32, _QUANTIZATION_VERSION),
+    }
+    fields = [own.pop(field.key, field) for field in header.fields()]
+    return [*fields, *own.values()]
+
+
+def label_of(header: Header, types: Mapping[str, TensorType]) -> str:
+    """llama.cpp's name for a file of which most weights have the type they have here."""
+    elements: Counter[str] = Counter()
+    for tensor in header.tensors:
+        if tensor.name in types:
+            elements[types[tensor.name].name] += tensor.elements
+    ranked = [name for name, _ in elements.most_common()]
+    name = next((name for name in ranked if name not in FLOAT_TYPES), ranked[0])
+    return _LABELS.get(name, name)
