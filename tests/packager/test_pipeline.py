@@ -6,10 +6,13 @@ from edgeslm.estimate.prediction import predict
 from edgeslm.gguf.reader import read_header
 from edgeslm.packager import pipeline
 from edgeslm.packager.pipeline import pack
-from edgeslm.packager.quantize import quantize
+from edgeslm.packager.quantize import Effort, Wishes, quantize
 from edgeslm.records import to_json
 from edgeslm.targets.loading import load_target
 from edgeslm.testing import tiny_gguf
+
+
+QUICK = Effort(quick=True)
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def model(tmp_path):
 
 
 def test_float_weights_are_quantized_by_default(tmp_path, model, target):
-    result = pack(model, tmp_path / "packed", target=target, threads=1)
+    result = pack(model, tmp_path / "packed", target=target)
     assert result.manifest == verify_bundle(tmp_path / "packed")
     assert result.manifest.prediction == to_json(result.prediction)
     assert result.prediction.target == "rpi5-4gb"
@@ -32,19 +35,24 @@ def test_float_weights_are_quantized_by_default(tmp_path, model, target):
 
 
 def test_a_quantized_model_is_kept_as_it_is(tmp_path, model, target):
-    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0", threads=1).path
+    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0").path
     result = pack(small, tmp_path / "packed", target=target)
     assert (tmp_path / "packed" / "model.gguf").read_bytes() == small.read_bytes()
     assert result.warnings == ()
 
 
 def test_what_is_asked_for_is_done(tmp_path, model, target):
-    result = pack(model, tmp_path / "packed", target=target, bits=6, threads=1, context_length=128)
+    result = pack(
+        model,
+        tmp_path / "packed",
+        target=target,
+        wishes=Wishes(bits=6),
+        effort=QUICK,
+        context_length=128,
+    )
     assert result.manifest.model.bits_per_weight <= 6
     assert result.prediction.context_length == 128
-    smaller = pack(
-        tmp_path / "packed", tmp_path / "again", target=target, file_type="Q4_0", threads=1
-    )
+    smaller = pack(tmp_path / "packed", tmp_path / "again", target=target, file_type="Q4_0")
     assert smaller.manifest.model.file_bytes < result.manifest.model.file_bytes
     assert any("quantized already" in warning for warning in smaller.warnings)
 
@@ -54,14 +62,21 @@ def test_a_checkpoint_is_converted_first(tmp_path, target, monkeypatch):
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
     monkeypatch.setattr(pipeline, "convert", lambda _, output: tiny_gguf(output))
-    result = pack(checkpoint, tmp_path / "packed", target=target, size_bytes=60_000, threads=1)
+    result = pack(
+        checkpoint,
+        tmp_path / "packed",
+        target=target,
+        wishes=Wishes(size_bytes=60_000),
+        effort=QUICK,
+    )
     assert result.manifest.model.file_bytes <= 60_000
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "checkpoint"}
 
 
 def test_a_failure_leaves_nothing(tmp_path, model, target):
     before = set(tmp_path.iterdir())
-    for given in ({"bits": 1.5}, {"bits": 5, "file_type": "Q8_0"}, {"file_type": "Q9"}):
+    small, usual = Wishes(bits=1.5), Wishes(bits=5)
+    for given in ({"wishes": small}, {"wishes": usual, "file_type": "Q8_0"}, {"file_type": "Q9"}):
         with pytest.raises(InvalidOption):
             pack(model, tmp_path / "packed", target=target, **given)
     with pytest.raises(NotFound):
@@ -80,7 +95,7 @@ def test_names_too_long_for_the_disk(tmp_path, model, target):
 
 def test_the_target_says_what_is_planned_for(tmp_path, model):
     target = load_target("rpi-zero-2w")
-    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0", threads=1).path
+    small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0").path
     planned = pack(small, tmp_path / "packed", target=target).prediction
     assert planned == predict(read_header(small), target, context_length=1024, kv_type="Q8_0")
 

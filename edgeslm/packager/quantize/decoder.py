@@ -61,6 +61,7 @@ class Shape:
 
     @property
     def gemma(self) -> bool:
+        """Whether a block has Gemma's extra norms and activation."""
         return self.architecture == "gemma3"
 
 
@@ -122,11 +123,13 @@ class Passed:
         gradient: [tokens, width] by the block's input.
         inputs: [tokens, in] what each matrix was multiplied with.
         outputs: [tokens, out] the gradient by each product.
+        back: [tokens, in] the gradient by each matrix's input, through that matrix alone.
     """
 
     gradient: Array
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    back: Mapping[str, Array]
 
 
 class Block:
@@ -195,25 +198,30 @@ class Block:
         """
         w, shape, kept = self.weights, self.shape, self._forward(x)
         by: dict[str, Array] = {}
+        back: dict[str, Array] = {}
         down = gradient
         if shape.gemma:
             down = norm_back(down, kept["down"], kept["rp2"], w["post_ffw_norm.weight"])
         by["ffn_down"] = down
-        inner = down @ w["ffn_down.weight"]
+        back["ffn_down"] = inner = down @ w["ffn_down.weight"]
         by["ffn_up"] = inner * kept["act"]
         by["ffn_gate"] = inner * kept["up"] * kept["slope"]
-        h2 = by["ffn_up"] @ w["ffn_up.weight"] + by["ffn_gate"] @ w["ffn_gate.weight"]
+        for name in ("ffn_up", "ffn_gate"):
+            back[name] = by[name] @ w[f"{name}.weight"]
+        h2 = back["ffn_up"] + back["ffn_gate"]
         x2 = gradient + norm_back(h2, kept["x2"], kept["r2"], w["ffn_norm.weight"])
         attended = x2
         if shape.gemma:
             post = w["post_attention_norm.weight"]
             attended = norm_back(attended, kept["attended"], kept["rp1"], post)
         by["attn_output"] = attended
-        self._attention_back(kept, attended @ w["attn_output.weight"], by)
-        h = by["attn_q"] @ w["attn_q.weight"] + by["attn_k"] @ w["attn_k.weight"]
-        h = h + by["attn_v"] @ w["attn_v.weight"]
-        back = x2 + norm_back(h, x, kept["r1"], w["attn_norm.weight"])
-        return Passed(back, {name: kept[where] for name, where in INPUTS.items()}, by)
+        back["attn_output"] = attended @ w["attn_output.weight"]
+        self._attention_back(kept, back["attn_output"], by)
+        for name in ("attn_q", "attn_k", "attn_v"):
+            back[name] = by[name] @ w[f"{name}.weight"]
+        h = back["attn_q"] + back["attn_k"] + back["attn_v"]
+        before = x2 + norm_back(h, x, kept["r1"], w["attn_norm.weight"])
+        return Passed(before, {name: kept[where] for name, where in INPUTS.items()}, by, back)
 
     def _attention_back(self, kept: dict[str, Array], mixed: Array, by: dict[str, Array]) -> None:
         shape, w, tokens = self.shape, self.weights, len(mixed)
@@ -248,7 +256,7 @@ class Block:
 
     def _gather(self, spread: Array) -> Array:
         """The transpose of `_spread`: [heads, tokens, head] to [tokens, kv heads * head]."""
-        heads, tokens, size = spread.shape
+        _, tokens, size = spread.shape
         grouped = spread.reshape(self.layer.kv_heads, -1, tokens, size).sum(1)
         return np.ascontiguousarray(grouped.transpose(1, 0, 2)).reshape(tokens, -1)
 

@@ -1,16 +1,18 @@
 """How much errors in each matrix harm the model's answers, from gradients.
 
 The harm is the KL divergence between the model's next-token distributions before and after. Near
-zero it is half of E[(g^T dW x)^2]: x is what a matrix W is multiplied with, g the gradient of the
-log-probability of a token drawn from the model itself by the product (so the squares average to
-the Fisher information). Taking x and g as independent makes it tr(dW H dW^T G) / 2 with
+zero it is half of E[<dW, M>^2], where M = sum over a sequence's tokens of g x^T is the gradient
+by the matrix: x is what it is multiplied with, g the gradient by the product of the
+log-probabilities of tokens drawn from the model itself (so that the squares average to the Fisher
+information). Tokens are summed before squaring, since attention lets the error at one token meet
+that at another. The form is then taken as a product of one of columns and one of rows, so that
+the harm is tr(dW H dW^T G) / 2 (Tseng et al., YAQA, 2025, their second sketch):
 
-    H = E[|g|^2 x x^T] / E[|g|^2]      (columns)
-    G = E[g g^T]                       (rows)
+    H = E[M^T M] / E[|M|^2]      (columns)
+    G = E[M M^T]                 (rows)
 
-H weighs each token by how much its error matters: a first token with a huge activation and no
-influence does not drown the rest. llama.cpp also rounds activations to 8 bits, in blocks of 32 or
-256 depending on the weight's type; `noise` is what that costs.
+llama.cpp also rounds activations to 8 bits, in blocks of 32 or 256 depending on the weight's type;
+`noise` is what that costs.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class Tally:
         self._noise: dict[int, float] = {}
 
     def add(self, x: Array, g: Array, back: Array) -> None:
-        """Count some tokens.
+        """Count the tokens of one sequence.
 
         Args:
             x: [tokens, n] what the matrix was multiplied with.
@@ -78,10 +80,10 @@ class Tally:
         self._sum("z", np.square(back).sum(0))
         if not self._full:
             return
-        weight = np.square(g).sum(1, keepdims=True)
-        self._weight += float(weight.sum())
-        self._sum("H", x.T @ (x * weight))
-        self._sum("G", g.T @ g)
+        gradient = g.T @ x
+        self._weight += float(np.square(gradient).sum())
+        self._sum("H", gradient.T @ gradient)
+        self._sum("G", gradient @ gradient.T)
         for size in NOISE_BLOCKS:
             if x.shape[1] % size == 0:
                 cost = 0.5 * float((rounding_noise(x, size) * np.square(back)).sum())
@@ -255,9 +257,8 @@ def block_pass(
     for passed in _passes(block, given, gradients):
         back.append(passed.gradient)
         for name, x in passed.inputs.items():
-            g = passed.outputs[name]
             tally = tallies.setdefault(name, Tally(full=full))
-            tally.add(x, g, g @ block.weights[f"{name}.weight"])
+            tally.add(x, passed.outputs[name], passed.back[name])
     return back, tallies
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same inputs give other results than before."""
 _LIGHT_SEQUENCES = 4
 
@@ -72,9 +72,8 @@ class Study:
 
     def of(self, name: str) -> Sensitivity:
         """Of one matrix, by its full name."""
-        prefix, _, rest = name.rpartition("blk.")
-        if rest and not prefix:
-            index, short, _ = rest.split(".", 2)
+        if name.startswith("blk."):
+            _, index, short, _ = name.split(".", 3)
             return _load(self._block(int(index)), short)
         return _load(self.folder / "top.npz", name)
 

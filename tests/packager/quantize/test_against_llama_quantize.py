@@ -68,7 +68,7 @@ def model(request, tmp_path_factory):
 def test_tensor_data_is_byte_identical(llama_quantize, model, tmp_path, file_type):
     theirs = tmp_path / "theirs.gguf"
     subprocess.run([llama_quantize, model, theirs, file_type, "2"], check=True, capture_output=True)
-    ours = quantize(model, tmp_path / "ours.gguf", file_type=file_type, threads=2).path
+    ours = quantize(model, tmp_path / "ours.gguf", file_type=file_type).path
     assert_same_tensors(ours, theirs)
 
 
@@ -103,9 +103,7 @@ def test_files_with_importances_are_identical(llama_quantize, model, imatrix, tm
     theirs = tmp_path / "theirs.gguf"
     command = [llama_quantize, "--imatrix", imatrix, model, theirs, file_type, "2"]
     subprocess.run(command, check=True, capture_output=True)
-    ours = quantize(
-        model, tmp_path / "ours.gguf", file_type=file_type, imatrix=imatrix, threads=2
-    ).path
+    ours = quantize(model, tmp_path / "ours.gguf", file_type=file_type, imatrix=imatrix).path
     assert_same_tensors(ours, theirs)
     assert ours.read_bytes() == theirs.read_bytes()
 
