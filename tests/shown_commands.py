@@ -51,7 +51,7 @@ def make_stand_ins(model: Path, folder: Path) -> StandIns:
 
     tokenizer = made_tokenizers.byte_level("smollm", checkpoints.VOCABULARY - 1)
     checkpoint = checkpoints.save(
-        checkpoints.build("llama", num_hidden_layers=1),
+        checkpoints.build("llama", num_hidden_layers=1, max_position_embeddings=512),
         folder / "checkpoint",
         lambda directory: made_tokenizers.write(
             tokenizer, directory, eos_token="<|end|>", chat_template=CHAT_TEMPLATE
@@ -112,7 +112,8 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
     """Run the Python examples of a page in `folder`; how many those were."""
     examples = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     for example in examples:
-        _put_inputs("packed/", folder, stand_ins)
+        named = re.findall(r'Path\("([^"]+)"\)', example)
+        _put_inputs(" ".join(["packed/", *named]), folder, stand_ins)
         subprocess.run(
             [sys.executable, "-c", example],
             cwd=folder,
@@ -154,7 +155,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         elif word.endswith(".gguf"):
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
-            target.write_text("Dear friend, how are you?\n" * (50 if before == "--text" else 1))
+            target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
         elif word.endswith(".jsonl"):
             shutil.copy(ROOT / "docs" / "examples" / "questions.jsonl", target)
         elif re.fullmatch(r"packed[\w-]*/", word):

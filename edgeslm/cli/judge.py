@@ -131,7 +131,7 @@ def _print_card(card: QualityCard) -> None:
 
 
 def _task_rows(tasks: TaskScores) -> list[tuple[str, str]]:
-    rows = [
+    return [
         ("tasks", f"{tasks.file}, {tasks.questions} questions, {tasks.by_chance:.1%} by chance"),
         ("  right", _share(tasks.accuracy, tasks.reference_accuracy)),
         (
@@ -139,7 +139,6 @@ def _task_rows(tasks: TaskScores) -> list[tuple[str, str]]:
             _share(tasks.accuracy_normalised, tasks.reference_accuracy_normalised),
         ),
     ]
-    return rows
 
 
 def _share(own: Average, reference: Average | None) -> str:

@@ -167,3 +167,22 @@ def test_logits_that_are_no_numbers_are_reported(model: Model, context: Context)
 def test_sampling_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOption):
         SamplingOptions(**options)  # type: ignore[arg-type]
+
+
+def test_all_rows_and_hidden_states_come_as_arrays(model: Model, context: Context) -> None:
+    batch = Batch(16)
+    for position, token in enumerate(TOKENS):
+        batch.add(token, position, logits=True)
+    context.forget()
+    context.decode(batch)
+    rows = context.all_logits(len(TOKENS)).copy()
+    for index in (0, 4, 9):
+        np.testing.assert_array_equal(rows[index], context.logits(index))
+    with pytest.raises(ValueError, match="no hidden states"):
+        context.all_hidden(1)
+    context.keep_hidden(True)
+    context.forget()
+    context.decode(batch)
+    assert context.all_hidden(len(TOKENS)).shape == (len(TOKENS), model.hidden_size)
+    np.testing.assert_array_equal(context.all_logits(len(TOKENS)), rows)
+    batch.close()

@@ -78,14 +78,14 @@ class ChunkReader(Closing):
         context, begin = self._context, len(chunk) // 2
         context.forget()
         context.keep_hidden(False)
-        context.prefill(chunk[:begin], cancelled=_not_yet)
+        context.prefill(chunk[:begin], cancelled=not_yet)
         context.keep_hidden(hidden)
         for start in range(begin, len(chunk) - 1, self._rows):
             stop = min(start + self._rows, len(chunk) - 1)
             self._batch.clear()
             for position in range(start, stop):
                 self._batch.add(chunk[position], position, logits=True)
-            context.decode(self._batch, cancelled=_not_yet)
+            context.decode(self._batch, cancelled=not_yet)
             logits = context.all_logits(stop - start)
             self._refuse_nonsense(logits)
             yield Rows(
@@ -169,6 +169,6 @@ def require_predictions(model: Model) -> None:
         )
 
 
-def _not_yet() -> bool:
+def not_yet() -> bool:
     """For `cancelled`: nothing but a signal stops the decode."""
     return False

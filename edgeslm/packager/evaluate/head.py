@@ -13,8 +13,6 @@ compares it with real logits first: `agrees`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +23,7 @@ from edgeslm.packager.evaluate.divergence import compare
 
 _SAME_DIVERGENCE = 1e-6
 """Mean KL divergence up to which logits count as the same; Q8_0 of a small model has 0.0025."""
-_SLAB_TOKENS = 8192
-_KEPT_BYTES = 256 << 20
-"""A decoded matrix up to this size stays in memory."""
+_SLAB_TOKENS = 4096
 _SUPERBLOCK = 256
 
 
@@ -44,16 +40,19 @@ class OutputHead:
         self.width, self.vocabulary_size = tensor.shape
         shape = (self.vocabulary_size, tensor.bytes // self.vocabulary_size)
         self._raw = np.memmap(header.path, np.uint8, "r", tensor.offset, shape)
-        self._kept: list[NDArray[np.float32]] | None = None
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[rows, vocabulary] from [rows, hidden size]."""
+        """[rows, vocabulary] from [rows, hidden size].
+
+        The matrix is decoded anew each time, some thousand tokens of the vocabulary at once:
+        as floats it may be larger than the model. So give many rows.
+        """
         rounded = _as_ggml_rounds(hidden, self._kind)
         result = np.empty((len(hidden), self.vocabulary_size), np.float32)
-        start = 0
-        for slab in self._slabs():
-            np.matmul(rounded, slab.T, out=result[:, start : start + len(slab)])
-            start += len(slab)
+        for start in range(0, self.vocabulary_size, _SLAB_TOKENS):
+            stop = start + _SLAB_TOKENS
+            slab = decode_rows(self._kind, self._raw[start:stop], self.width)
+            np.matmul(rounded, slab.T, out=result[:, start:stop])
         return result
 
     def agrees(self, hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> bool:
@@ -61,20 +60,6 @@ class OutputHead:
         if hidden.shape[1] != self.width or logits.shape[1] != self.vocabulary_size:
             return False
         return _divergence(logits, self.logits(hidden)) < _SAME_DIVERGENCE
-
-    def _slabs(self) -> Iterator[NDArray[np.float32]]:
-        """The matrix in pieces of some thousand tokens."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept = []
-        small = 4 * self.width * self.vocabulary_size <= _KEPT_BYTES
-        for start in range(0, self.vocabulary_size, _SLAB_TOKENS):
-            slab = decode_rows(self._kind, self._raw[start : start + _SLAB_TOKENS], self.width)
-            if small:
-                kept.append(slab)
-            yield slab
-        self._kept = kept or None
 
 
 def _output_tensor(header: Header) -> TensorInfo:

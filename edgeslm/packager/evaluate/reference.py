@@ -33,6 +33,8 @@ SAMPLED_CHUNKS = 16
 _VERSION = 1
 _CHECKED_ROWS = 8
 _LARGEST_CODE = 65535
+_LOGITS_AT_ONCE = 1 << 26
+"""Numbers in the reference's logits held at once: 256 MiB."""
 
 
 class Reference:
@@ -101,11 +103,10 @@ class Reference:
             bar("Comparing", total=len(self.chunks), unit="chunks") as advance,
         ):
             for chunk in self.chunks:
-                stored = self._stored(chunk)
+                expected = _Expected(self._head, self._stored(chunk))
                 for rows in reader.rows(chunk):
-                    span = slice(rows.first, rows.first + len(rows.targets))
-                    expected = _logits(self._head, stored, span)
-                    parts.append(compare(expected, rows.logits, rows.targets))
+                    theirs = expected.logits(rows.first, rows.first + len(rows.targets))
+                    parts.append(compare(theirs, rows.logits, rows.targets))
                 advance(1)
         return join(parts)
 
@@ -216,7 +217,24 @@ def require_same_vocabulary(reference: Header, model: Header) -> None:
     )
 
 
-def _logits(head: OutputHead, stored: Arrays, rows: slice) -> NDArray[np.float32]:
-    if "hidden" in stored:
-        return head.logits(stored["hidden"][rows])
-    return unpacked({name: array[rows] for name, array in stored.items()})
+class _Expected:
+    """The reference's logits for a chunk, made for many rows at once and handed out in parts."""
+
+    def __init__(self, head: OutputHead, stored: Arrays) -> None:
+        self._head = head
+        self._stored = stored
+        self._start = self._stop = 0
+        self._logits: NDArray[np.float32]
+
+    def logits(self, first: int, last: int) -> NDArray[np.float32]:
+        """[last - first, vocabulary] of consecutive rows; asked for in their order."""
+        if last > self._stop:
+            most = max(last - first, _LOGITS_AT_ONCE // self._head.vocabulary_size)
+            self._start, self._stop = first, first + most
+            self._logits = self._made(slice(self._start, self._stop))
+        return self._logits[first - self._start : last - self._start]
+
+    def _made(self, rows: slice) -> NDArray[np.float32]:
+        if "hidden" in self._stored:
+            return self._head.logits(self._stored["hidden"][rows])
+        return unpacked({name: array[rows] for name, array in self._stored.items()})

@@ -22,7 +22,7 @@ from edgeslm.errors import InvalidOption, UserError, reading
 from edgeslm.files import sha256
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
-from edgeslm.packager.evaluate.chunks import require_predictions, rows_at_once
+from edgeslm.packager.evaluate.chunks import not_yet, require_predictions, rows_at_once
 from edgeslm.packager.evaluate.divergence import Average, share, surprise
 from edgeslm.progress import bar
 
@@ -170,7 +170,7 @@ class _Scorer:
         """Of each choice's tokens behind the shared ones, in nats, the largest is the likeliest."""
         context, shared = self._context, item.choices[0][: item.shared]
         context.forget()
-        context.prefill(shared, cancelled=_not_yet)
+        context.prefill(shared, cancelled=not_yet)
         after_shared = context.logits()[None].copy()
         results = []
         for tokens in item.choices:
@@ -182,7 +182,7 @@ class _Scorer:
             results.append(float(total))
             if not context.forget(item.shared):
                 context.forget()
-                context.prefill(shared, cancelled=_not_yet)
+                context.prefill(shared, cancelled=not_yet)
         return results
 
     def _decode(self, part: Sequence[int], position: int) -> float:
@@ -190,7 +190,7 @@ class _Scorer:
         self._batch.clear()
         for index, token in enumerate(part[:-1]):
             self._batch.add(token, position + index, logits=True)
-        self._context.decode(self._batch, cancelled=_not_yet)
+        self._context.decode(self._batch, cancelled=not_yet)
         logits = self._context.all_logits(len(part) - 1)
         return float(surprise(logits, np.array(part[1:])).sum())
 
@@ -228,8 +228,3 @@ def _question(path: Path, number: int, line: bytes) -> Question:
 
 def _is_choice(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _not_yet() -> bool:
-    """For `cancelled`: nothing but a signal stops the decode."""
-    return False

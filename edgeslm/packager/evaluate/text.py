@@ -18,6 +18,7 @@ from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
 from edgeslm.llama.sampler import Sampler, SamplingOptions
+from edgeslm.packager.evaluate.chunks import not_yet
 from edgeslm.packager.evaluate.store import Store, key_of
 from edgeslm.progress import bar
 
@@ -116,7 +117,7 @@ def sample(
                 batch.clear()
                 for number, voice in enumerate(voices):
                     voice.place(context, batch, number)
-                context.decode(batch, cancelled=_not_yet)
+                context.decode(batch, cancelled=not_yet)
                 for number, voice in enumerate(voices):
                     voice.listen(context, number)
                 if advance is not None:
@@ -181,8 +182,3 @@ def _joined(texts: list[str]) -> str:
 def _build() -> tuple[str, tuple[str, ...]]:
     build = build_info()
     return build.binding, build.features
-
-
-def _not_yet() -> bool:
-    """For `cancelled`: nothing but a signal stops the decode."""
-    return False

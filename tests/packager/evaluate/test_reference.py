@@ -78,6 +78,19 @@ def test_the_figures_are_those_of_the_logits_themselves(
     np.testing.assert_allclose(found.reference_surprise, expected.reference_surprise, atol=1e-3)
 
 
+def test_the_logits_need_not_all_be_there_at_once(
+    tiny_model: Path, noisy: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = _open(tiny_model, text, tmp_path)
+    expected = _figures(opened, noisy)
+    monkeypatch.setattr(reference, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("edgeslm.packager.evaluate.chunks._MOST_ROWS", 16)
+    found = _figures(opened, noisy)
+    np.testing.assert_allclose(found.divergence, expected.divergence, atol=1e-4)
+    monkeypatch.setattr(reference, "_LOGITS_AT_ONCE", 270 * 20)
+    np.testing.assert_allclose(_figures(opened, noisy).divergence, found.divergence, atol=1e-6)
+
+
 def _times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in folder.glob("*.npz")}
 

@@ -110,6 +110,15 @@ def test_accuracy_counts_the_likeliest(tiny_model: Path, tmp_path: Path) -> None
     assert first[1].value + second[1].value == 1
 
 
+def test_length_counts_in_bytes(tiny_model: Path, tmp_path: Path) -> None:
+    """Two tokens for one byte against eight for nineteen; all tokens are about as likely."""
+    entry = {"question": "Say", "choices": ["q", "the ing and the the"], "answer": 1}
+    with Model(tiny_model) as model:
+        file = tasks.read_tasks(_write(tmp_path / "t.jsonl", entry))
+        plain, normalised = tasks.score(model, file, 1)
+    assert (plain.value, normalised.value) == (0, 1)
+
+
 def test_a_question_longer_than_the_context(tmp_path: Path) -> None:
     path = _write(tmp_path / "t.jsonl", GOOD, {**GOOD, "question": "Why? " * 100})
     with (
