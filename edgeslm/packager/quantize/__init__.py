@@ -6,7 +6,6 @@ from pathlib import Path
 
 from edgeslm.errors import InvalidOption
 from edgeslm.gguf.validation import read_model
-from edgeslm.packager.quantize.mix import bits_budget, quantize_mix, size_budget
 from edgeslm.packager.quantize.result import QuantizeResult
 from edgeslm.packager.quantize.stock import quantize_stock
 
@@ -59,6 +58,9 @@ def quantize(
     header = read_model(source)
     if file_type is not None:
         return quantize_stock(header, output, file_type, threads, imatrix)
+    # numpy comes with it, and costs what a small model takes to be quantized
+    from edgeslm.packager.quantize.mix import bits_budget, quantize_mix, size_budget
+
     if bits is not None:
         return quantize_mix(header, output, bits_budget(header, bits), threads)
     assert size_bytes is not None  # noqa: S101  one of the three is given

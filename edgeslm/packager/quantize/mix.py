@@ -17,7 +17,7 @@ from pathlib import Path
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType, padded
-from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_file
+from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_model
 from edgeslm.packager.quantize.allocation import Options, allocate
 from edgeslm.packager.quantize.result import FLOAT_TYPES, QuantizeResult, count_elements, describe
 from edgeslm.packager.quantize.scores import score_tensors, types_for
@@ -83,13 +83,13 @@ def quantize_mix(
         item.tensor: candidate.type
         for item, candidate in zip(options, allocation.chosen, strict=True)
     }
-    quantize_file(header.path, output, _quantize_options(header, plan, threads))
+    written = quantize_model(header, output, _quantize_options(header, plan, threads)).header
     warnings = []
     if fixed + allocation.bytes < budget.bytes * _NEARLY_ALL:
         warnings.append(
             f"the file is smaller than {budget.requested}: no larger mix would lose less"
         )
-    return describe(header, output, requested=budget.requested, warnings=warnings)
+    return describe(header, written, requested=budget.requested, warnings=warnings)
 
 
 def _refuse_other_alignment(header: Header) -> None:

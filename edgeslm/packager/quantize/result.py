@@ -8,7 +8,6 @@ from pathlib import Path
 
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.validation import read_model
 
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
@@ -31,20 +30,16 @@ class QuantizeResult:
 
 
 def describe(
-    source: Header, output: Path, *, requested: str, warnings: Sequence[str]
+    source: Header, output: Header, *, requested: str, warnings: Sequence[str]
 ) -> QuantizeResult:
-    """Read a written file back and say what it is.
-
-    Raises:
-        InvalidGGUF: what was written is not sound.
-    """
-    written = inspect(read_model(output))
+    """Say what a written file is, from its header as it was read back."""
+    written = inspect(output)
     origin = inspect(source).true_type if is_quantized(source) else None
     if origin is not None:
         notice = f"the source was quantized already ({origin}): its errors stay, new ones add up"
         warnings = (notice, *warnings)
     return QuantizeResult(
-        path=output,
+        path=output.path,
         requested=requested,
         file_bytes=written.file_bytes,
         bits_per_weight=written.bits_per_weight,
