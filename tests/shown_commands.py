@@ -151,7 +151,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         if before in ("-o", "--output", ">") or target.exists():
             continue
         if word.endswith("imatrix.gguf"):
-            tiny_imatrix(target, stand_ins.model)
+            tiny_imatrix(target, next(folder / name for name in words if name.endswith(".gguf")))
         elif word.endswith(".gguf"):
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):

@@ -156,8 +156,7 @@ def _wishes(
 def _effort(calibration: Path | None, tokens: int, threads: int | None, *, quick: bool) -> Effort:
     import os
 
-    from edgeslm.packager.quantize.calibration import LENGTH
-    from edgeslm.packager.quantize.mix import Effort
+    from edgeslm.packager.quantize.effort import LENGTH, Effort
 
     if threads is not None and threads < 1:
         raise InvalidOption(f"{threads} threads", hint="Give 1 or more, or none for one per core.")

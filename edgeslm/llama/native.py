@@ -7,6 +7,8 @@ Set EDGESLM_NATIVE_LOG=1 to see every line on stderr as it comes.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -18,6 +20,7 @@ from ctypes import CDLL
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgeslm.errors import NativeFailure
@@ -103,6 +106,23 @@ def library() -> Any:
     llama_cpp.llama_log_set(_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+def load_bindings_only() -> None:
+    """Have `library` do without the binding's high-level API, its chat templates and numpy.
+
+    Only for a child process of ours: elsewhere others may want the whole package.
+    """
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.submodule_search_locations is None or "llama_cpp" in sys.modules:
+        return
+    package = ModuleType("llama_cpp")
+    package.__path__ = list(found.submodule_search_locations)
+    sys.modules["llama_cpp"] = package
+    try:
+        sys.modules["llama_cpp"] = importlib.import_module("llama_cpp.llama_cpp")
+    except (ImportError, OSError, RuntimeError):
+        del sys.modules["llama_cpp"]  # `library` says what is wrong
 
 
 @cache

@@ -8,6 +8,7 @@ reason, and the log, which has a line for each tensor, drives a progress bar.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import difflib
 import json
 import os
@@ -91,6 +92,16 @@ def file_type_name(text: str) -> str:
     raise InvalidOption(f"not a quantization type: {text!r}", hint=hint)
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What was written, as read back."""
+
+    header: Header
+    fallbacks: int
+    """How many tensors got another type than asked for, since their rows are no multiple of
+    its block."""
+
+
 def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
     """Write `source` quantized to `output`, which appears only when it is complete.
 
@@ -106,17 +117,25 @@ def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
         OutputFailure: the output cannot be written.
         NativeFailure: llama.cpp refused or crashed.
     """
+    return quantize_model(read_model(source), output, options).fallbacks
+
+
+def quantize_model(header: Header, output: Path, options: QuantizeOptions) -> Quantized:
+    """Write the model of `header`, which was validated, quantized to `output`.
+
+    Raises:
+        EdgeslmError: see `quantize_file`.
+    """
     name = file_type_name(options.file_type)
-    header = read_model(source)
-    _refuse_same_file(source, output)
+    _refuse_same_file(header.path, output)
     known = _importances(header, options.imatrix)
     with atomic_path(output) as temporary:
-        job = _Job(source, output, temporary, name, options)
+        job = _Job(header.path, output, temporary, name, options)
         if _MAY_NEED_IMPORTANCE.fullmatch(name):
             _refuse_without_importance(job, known)
         fallbacks = _quantize(job, header)
-        _verify(job)
-    return fallbacks
+        written = _verify(job)
+    return Quantized(dataclasses.replace(written, path=output), fallbacks)
 
 
 def quantizable_tensors(source: Path) -> frozenset[str]:
@@ -241,7 +260,7 @@ def _quantize(job: _Job, header: Header) -> int:
     return fallbacks
 
 
-def _verify(job: _Job) -> None:
+def _verify(job: _Job) -> Header:
     """Read back what was written: sound, and every override heeded."""
     try:
         written = read_model(job.temporary)
@@ -258,6 +277,7 @@ def _verify(job: _Job) -> None:
                 f"{job.source}: llama.cpp wrote {name} as {found}, not as {kind.name}",
                 hint="Choose a stock type with --type instead.",
             )
+    return written
 
 
 def _run(job: _Job, watch: Callable[[str], None], *, dry_run: bool) -> None:
@@ -335,6 +355,7 @@ def _main() -> int:
     """The child: request on stdin, log on stderr, null or a reason as JSON on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
+    native.load_bindings_only()
     request = _Request(**json.load(sys.stdin))
     try:
         problem = _call(request)

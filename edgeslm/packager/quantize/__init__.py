@@ -7,10 +7,8 @@ from pathlib import Path
 
 from edgeslm.errors import InvalidOption
 from edgeslm.gguf.validation import read_model
-from edgeslm.packager.quantize.explain import explain as explain_mix
+from edgeslm.packager.quantize.effort import Effort
 from edgeslm.packager.quantize.limits import Wishes
-from edgeslm.packager.quantize.mix import Effort, demands_of, session
-from edgeslm.packager.quantize.recipe import load_recipe, save_recipe
 from edgeslm.packager.quantize.result import QuantizeResult
 from edgeslm.packager.quantize.stock import quantize_stock
 from edgeslm.targets.target import Target
@@ -68,6 +66,11 @@ def quantize(
     header = read_model(source)
     if file_type is not None:
         return quantize_stock(header, output, file_type, effort.threads, imatrix)
+    # numpy comes with these, and costs what a small model takes to be quantized
+    from edgeslm.packager.quantize.explain import explain as explain_mix
+    from edgeslm.packager.quantize.mix import demands_of, session
+    from edgeslm.packager.quantize.recipe import load_recipe, save_recipe
+
     loaded = load_recipe(recipe) if recipe is not None else None
     wishes = wishes or Wishes()
     demands = None if loaded else demands_of(header, wishes, target, quick=effort.quick)

@@ -13,12 +13,11 @@ from edgeslm import progress
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate.text import read_text, sample
+from edgeslm.packager.quantize.effort import DEFAULT_SEQUENCES, LENGTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LENGTH = 512
-DEFAULT_SEQUENCES = 16
 _SHORTEST = 32
 _FIRST_SEED = 1000
 """Far from the seeds that evaluation draws its texts with: the two must not share any."""

@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.errors import Unsupported
 from edgeslm.files import cache_folder, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
+from edgeslm.gguf.validation import read_model
 from edgeslm.llama.model import Model
-from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_file
+from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_model
 from edgeslm.packager.quantize.allocation import Allocation, marginal
 from edgeslm.packager.quantize.calibration import (
-    DEFAULT_SEQUENCES,
-    LENGTH,
     Calibration,
     calibrate_on_file,
     calibrate_on_itself,
 )
 from edgeslm.packager.quantize.candidates import Options
+from edgeslm.packager.quantize.effort import Effort
 from edgeslm.packager.quantize.encoders import compiled
 from edgeslm.packager.quantize.judge import (
     INPUT_DAMPING,
@@ -45,34 +45,6 @@ from edgeslm.packager.quantize.write import label_of, write_mix
 from edgeslm.targets.target import Target
 
 _NEARLY_ALL = 0.99
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much to find out before a mix is chosen.
-
-    Attributes:
-        calibration: Text to calibrate on; None for what the model itself says.
-        sequences: How many sequences of 512 tokens of it.
-        quick: No calibration at all: ggml's rounding, and weights by role.
-        threads: To compute with.
-    """
-
-    calibration: Path | None = None
-    sequences: int = DEFAULT_SEQUENCES
-    quick: bool = False
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.sequences <= 4096:
-            raise InvalidOption(
-                f"{self.sequences * LENGTH} calibration tokens",
-                hint=f"From {LENGTH} to {4096 * LENGTH}; {DEFAULT_SEQUENCES * LENGTH} are usual.",
-            )
-        if self.quick and self.calibration is not None:
-            raise InvalidOption(
-                "a quick mix uses no calibration text", hint="Leave out --quick or --calibration."
-            )
 
 
 @dataclass(frozen=True)
@@ -173,12 +145,13 @@ class Session:
             OutputFailure: the output cannot be written.
         """
         if self.effort.quick:
-            quantize_file(self.header.path, output, self._stock_options(mix))
+            written = quantize_model(self.header, output, self._stock_options(mix)).header
         else:
             write_mix(self.judge, mix.types, output, self.effort.threads)
+            written = read_model(output)
         return describe(
             self.header,
-            output,
+            written,
             requested=mix.words,
             warnings=mix.warnings,
             predicted_kld=mix.loss,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.validation import read_model
-from edgeslm.packager.quantize.explain import Explanation
+
+if TYPE_CHECKING:
+    from edgeslm.packager.quantize.explain import Explanation
 
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
@@ -37,24 +39,20 @@ class QuantizeResult:
 
 def describe(
     source: Header,
-    output: Path,
+    output: Header,
     *,
     requested: str,
     warnings: Sequence[str],
     predicted_kld: float | None = None,
 ) -> QuantizeResult:
-    """Read a written file back and say what it is.
-
-    Raises:
-        InvalidGGUF: what was written is not sound.
-    """
-    written = inspect(read_model(output))
+    """Say what a written file is, from its header as it was read back."""
+    written = inspect(output)
     origin = inspect(source).true_type if is_quantized(source) else None
     if origin is not None:
         notice = f"the source was quantized already ({origin}): its errors stay, new ones add up"
         warnings = (notice, *warnings)
     return QuantizeResult(
-        path=output,
+        path=output.path,
         requested=requested,
         file_bytes=written.file_bytes,
         bits_per_weight=written.bits_per_weight,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeslm.gguf.reader import Header
-from edgeslm.llama.quantizer import QuantizeOptions, file_type_name, quantize_file
+from edgeslm.llama.quantizer import QuantizeOptions, file_type_name, quantize_model
 from edgeslm.packager.quantize.result import QuantizeResult, describe
 
 
@@ -28,11 +28,11 @@ def quantize_stock(
     """
     name = file_type_name(file_type)
     options = QuantizeOptions(name, threads=threads, allow_requantize=True, imatrix=imatrix)
-    fallbacks = quantize_file(header.path, output, options)
+    written = quantize_model(header, output, options)
     warnings = []
-    if fallbacks:
+    if written.fallbacks:
         warnings.append(
-            f"{fallbacks} of {len(header.tensors)} tensors have rows that {name}'s blocks do not "
-            "divide; llama.cpp gave them larger types (--bits chooses among all that fit)"
+            f"{written.fallbacks} of {len(header.tensors)} tensors have rows that {name}'s blocks "
+            "do not divide; llama.cpp gave them larger types (--bits chooses among all that fit)"
         )
-    return describe(header, output, requested=name, warnings=warnings)
+    return describe(header, written.header, requested=name, warnings=warnings)

@@ -129,9 +129,10 @@ def test_equalizing_changes_no_logit(weights):
     shape = shape_of(weights)
     before = logits(weights, shape)
     rescaled = equalized(weights, shape, random_moments(weights, shape))
-    assert np.abs(rescaled.matrix("blk.0.ffn_down.weight")).max() > 2 * np.abs(
-        weights.matrix("blk.0.ffn_down.weight")
-    ).max()
+    assert (
+        np.abs(rescaled.matrix("blk.0.ffn_down.weight")).max()
+        > 2 * np.abs(weights.matrix("blk.0.ffn_down.weight")).max()
+    )
     after = logits(rescaled, shape)
     assert np.abs(after - before).max() < 2e-4 * before.std()
 

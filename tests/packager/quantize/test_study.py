@@ -150,9 +150,10 @@ def test_rounding_noise_is_that_of_rounding():
         step = np.abs(x.reshape(400, -1, size)).max(2, keepdims=True) / 127
         rounded = (np.rint(x.reshape(400, -1, size) / step) * step).reshape(x.shape)
         measured = np.square(rounded - x).sum()
-        assert rounding_noise(x, size).sum() == np.float32(measured) or 0.9 < (
-            rounding_noise(x, size).sum() / measured
-        ) < 1.1
+        assert (
+            rounding_noise(x, size).sum() == np.float32(measured)
+            or 0.9 < (rounding_noise(x, size).sum() / measured) < 1.1
+        )
 
 
 def test_tokens_that_do_not_matter_do_not_shape_the_form():
