@@ -134,16 +134,19 @@ def calibrate(
     from edgeslm.profiling.calibrated_target import calibrate_to
     from edgeslm.runtime.governor import default_threads
 
-    path, target = calibrate_to(
+    result = calibrate_to(
         destination,
         threads=default_threads() if threads is None else threads,
         types=tuple(types.upper().split(",")) if types is not None else TYPES,
         quick=quick,
     )
+    for warning in result.warnings:
+        output.warn(warning)
     if json:
-        output.print_json({"path": str(path), **to_json(target)})
+        output.print_json(to_json(result))
         return
-    print(f"wrote {path}: name it with --target {target.id if destination is None else path}")
+    name = result.path if destination is not None else result.target.id
+    print(f"wrote {result.path}: use it with --target {name}")
     output.print_table(
         (
             (
@@ -151,7 +154,7 @@ def calibrate(
                 f"{kernel.decode_gigabytes_per_second.value:g} GB/s",
                 f"{kernel.prefill_gigaflops.value:g} GFLOP/s",
             )
-            for name, kernel in target.kernels.items()
+            for name, kernel in result.target.kernels.items()
         ),
         header=("type", "decode", "prefill"),
     )

@@ -7,6 +7,7 @@ import platform
 import re
 import statistics
 import tempfile
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -41,10 +42,19 @@ _COMMENT = (
 _CONTEXT_LENGTH = 2048
 
 
+@dataclass(frozen=True)
+class CalibrateResult:
+    """The file, as read back, and what should not be trusted in it."""
+
+    path: Path
+    target: Target
+    warnings: tuple[str, ...]
+
+
 def calibrate_to(
     output: Path | None, *, threads: int, types: tuple[str, ...] = TYPES, quick: bool = False
-) -> tuple[Path, Target]:
-    """Measure this machine and write it as a target; where, and what.
+) -> CalibrateResult:
+    """Measure this machine and write it as a target.
 
     Args:
         output: A .toml file, whose name becomes the id; None for the user's folder.
@@ -55,7 +65,7 @@ def calibrate_to(
     Raises:
         InvalidOption: an unknown type, no threads, or a file that is not called .toml.
         OutputFailure: the file or the models cannot be written.
-        MeasurementFailure: the machine is too busy.
+        NativeFailure: llama.cpp failed.
     """
     options = CalibrateOptions(threads, types)
     if quick:
@@ -66,9 +76,9 @@ def calibrate_to(
     if path.suffix != ".toml":
         raise InvalidOption(f"{path}: not called .toml", hint="Targets are TOML files.")
     _refuse_unwritable(path)
-    target = calibrated_target(calibrate(options), path.stem)
-    write_target(target, path, comment=_COMMENT)
-    return path, load_target(str(path))
+    calibration = calibrate(options)
+    write_target(calibrated_target(calibration, path.stem), path, comment=_COMMENT)
+    return CalibrateResult(path, load_target(str(path)), calibration.warnings)
 
 
 def default_path() -> Path:
