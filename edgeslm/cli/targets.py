@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from edgeslm.records import Figure, to_json
 from edgeslm.units import format_bytes
 
 app = typer.Typer(
-    help="The boards edgeslm knows: list them, show one, detect this one.",
+    help="The boards edgeslm knows: list them, show one, detect this one, measure this one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -67,6 +68,11 @@ def show(
         ("idle", power.idle_watts, "W"),
         ("under load", power.load_watts, "W"),
     ]
+    rows += [
+        ("overhead, token", loaded.overhead.token_seconds, "s"),
+        ("overhead, layer", loaded.overhead.layer_seconds, "s"),
+    ]
+    rows += [(f"KV cache {name}", figure, "GB/s") for name, figure in loaded.caches.items()]
     for name, kernel in loaded.kernels.items():
         rows.append((f"{name} decode", kernel.decode_gigabytes_per_second, "GB/s"))
         rows.append((f"{name} prefill", kernel.prefill_gigaflops, "GFLOP/s"))
@@ -92,6 +98,66 @@ def detect(json: options.Json = False) -> None:
     print(detection.target or "no known board")
     for reason in detection.reasons:
         print(f"  {reason}")
+
+
+@app.command()
+def calibrate(
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.toml",
+            help="Where to write; default: your targets folder, named after this host.",
+        ),
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option("--types", metavar="A,B,..", help="Tensor types; default: all."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller models and fewer runs: rough figures.")
+    ] = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Measure how fast this machine is with each tensor type, and keep it as a target.
+
+    Takes some minutes. Leave the machine alone meanwhile. The target can then be named wherever
+    a board can, in --target.
+
+    Examples:
+        edgeslm targets calibrate
+        edgeslm targets calibrate --types Q4_0,Q8_0 --quick -o mine.toml
+    """
+    from edgeslm.profiling.calibrate import TYPES
+    from edgeslm.profiling.calibrated_target import calibrate_to
+    from edgeslm.runtime.governor import default_threads
+
+    result = calibrate_to(
+        destination,
+        threads=default_threads() if threads is None else threads,
+        types=tuple(types.upper().split(",")) if types is not None else TYPES,
+        quick=quick,
+    )
+    for warning in result.warnings:
+        output.warn(warning)
+    if json:
+        output.print_json(to_json(result))
+        return
+    name = result.path if destination is not None else result.target.id
+    print(f"wrote {result.path}: use it with --target {name}")
+    output.print_table(
+        (
+            (
+                name,
+                f"{kernel.decode_gigabytes_per_second.value:g} GB/s",
+                f"{kernel.prefill_gigaflops.value:g} GFLOP/s",
+            )
+            for name, kernel in result.target.kernels.items()
+        ),
+        header=("type", "decode", "prefill"),
+    )
 
 
 def _bytes(figure: Figure) -> str:
