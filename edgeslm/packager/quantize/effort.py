@@ -33,7 +33,7 @@ class Effort:
         if not 1 <= self.sequences <= _MOST_SEQUENCES:
             raise InvalidOption(
                 f"{self.sequences * LENGTH} calibration tokens",
-                hint=f"{DEFAULT_SEQUENCES * LENGTH} are usual, {_MOST_SEQUENCES * LENGTH} the most.",
+                hint=f"{DEFAULT_SEQUENCES * LENGTH} are usual, {_MOST_SEQUENCES * LENGTH} most.",
             )
         if self.quick and self.calibration is not None:
             raise InvalidOption(
