@@ -118,7 +118,7 @@ def judge_by_study(
         note = f"{error.message}: tensors are weighed by what was found on another model"
         judge = _judge_by_inputs(weights, model, calibration, folder, threads)
         return Judge(judge.weights, judge.forms_of, folder, note)
-    study = Study(folder, weights, shape, calibration.tokens)
+    study = Study(folder, weights, shape, calibration.tokens, threads)
     equalized = study.run()
     covered = study.names()
 

@@ -22,6 +22,7 @@ from edgeslm.gguf.reader import TensorInfo
 from edgeslm.gguf.types import TensorType, tensor_type
 from edgeslm.packager.quantize.candidates import Candidate, Options
 from edgeslm.packager.quantize.encoders import Forms, compiled, encode_as
+from edgeslm.packager.quantize.threads import one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def score_tensors(
     with (
         progress.bar("measuring what each type loses", len(tensors), unit="tensors") as advance,
         ThreadPoolExecutor(threads) as pool,
+        one_blas_thread(),
     ):
 
         def measure(tensor: TensorInfo) -> Options:

@@ -17,14 +17,16 @@ llama.cpp also rounds activations to 8 bits, in blocks of 32 or 256 depending on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeslm.packager.quantize.decoder import Block, Passed, Shape, norm, norm_back
+from edgeslm.packager.quantize.decoder import Block, Shape, norm, norm_back
 from edgeslm.packager.quantize.equalize import Moments
+from edgeslm.packager.quantize.threads import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 NOISE_BLOCKS = (32, 256)
-_LOGIT_ROWS = 128
+_LOGIT_ROWS = 64
 EMBEDDING, HEAD, HEAD_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 
 
@@ -88,6 +90,15 @@ class Tally:
             if x.shape[1] % size == 0:
                 cost = 0.5 * float((rounding_noise(x, size) * np.square(back)).sum())
                 self._noise[size] = self._noise.get(size, 0.0) + cost
+
+    def merge(self, other: Tally) -> None:
+        """Add what another tally counted."""
+        self._tokens += other._tokens
+        self._weight += other._weight
+        for name, value in other._sums.items():
+            self._sum(name, value)
+        for size, cost in other._noise.items():
+            self._noise[size] = self._noise.get(size, 0.0) + cost
 
     def _sum(self, name: str, value: Array) -> None:
         if name in self._sums:
@@ -152,7 +163,8 @@ def top(
     shape: Shape,
     last: Sequence[Array],
     seed: int,
-    advance: Callable[[int], None],
+    pool: ThreadPoolExecutor,
+    threads: int,
 ) -> Top:
     """Draw a token at each place, and take the gradient of its log-probability.
 
@@ -161,32 +173,27 @@ def top(
         shape: Its shape.
         last: For each sequence [tokens, width], the last block's output.
         seed: For the draws.
-        advance: Told of each sequence done.
+        pool: Where sequences are computed.
+        threads: How many at a time.
     """
     head = weights.matrix(HEAD if weights.find(HEAD) else EMBEDDING)
     gain = weights.vector(HEAD_NORM)
+
+    def one(numbered: tuple[int, Array]) -> _Draws:
+        return _draw(head, gain, shape.epsilon, numbered[1], (seed, numbered[0]))
+
     probabilities = np.zeros(len(head), np.float64)
     squares = np.zeros(len(head), np.float64)
     hidden = np.zeros((shape.width,) * 2, np.float32)
     noise = dict.fromkeys((size for size in NOISE_BLOCKS if shape.width % size == 0), 0.0)
     gradients = []
-    for index, x in enumerate(last):
-        y, inverse = norm(x, gain, shape.epsilon)
-        rng = np.random.default_rng([seed, index])
-        by = np.empty_like(y)
-        for first in range(0, len(y), _LOGIT_ROWS):
-            part = slice(first, first + _LOGIT_ROWS)
-            p = _softmax(y[part] @ head.T)
-            probabilities += p.sum(0)
-            squares += np.square(p).sum(0)
-            unsure = 1 - np.square(p).sum(1, keepdims=True)
-            hidden += y[part].T @ (y[part] * unsure)
-            p[np.arange(len(p)), _drawn(p, rng)] -= 1
-            by[part] = -(p @ head)
+    for drawn in in_order(one, enumerate(last), pool, threads):
+        probabilities += drawn.probabilities
+        squares += drawn.squares
+        hidden += drawn.hidden
         for size in noise:
-            noise[size] += 0.5 * float((rounding_noise(y, size) * np.square(by)).sum())
-        gradients.append(norm_back(by, x, inverse, gain))
-        advance(1)
+            noise[size] += drawn.noise[size]
+        gradients.append(drawn.gradient)
     tokens = sum(map(len, last))
     spread = (probabilities - squares) / tokens
     return Top(
@@ -196,6 +203,41 @@ def top(
         hidden=hidden / np.float32(max(spread.sum() * tokens, 1e-30)),
         noise={size: cost / tokens for size, cost in noise.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The sums of `Top` over one sequence."""
+
+    gradient: Array
+    probabilities: Array
+    squares: Array
+    hidden: Array
+    noise: Mapping[int, float]
+
+
+def _draw(head: Array, gain: Array, epsilon: float, x: Array, seed: tuple[int, int]) -> _Draws:
+    y, inverse = norm(x, gain, epsilon)
+    rng = np.random.default_rng(seed)
+    probabilities = np.zeros(len(head), np.float64)
+    squares = np.zeros(len(head), np.float64)
+    hidden = np.zeros((y.shape[1],) * 2, np.float32)
+    by = np.empty_like(y)
+    for first in range(0, len(y), _LOGIT_ROWS):
+        part = slice(first, first + _LOGIT_ROWS)
+        p = _softmax(y[part] @ head.T)
+        probabilities += p.sum(0)
+        square = np.square(p)
+        squares += square.sum(0)
+        hidden += y[part].T @ (y[part] * (1 - square.sum(1, keepdims=True)))
+        p[np.arange(len(p)), _drawn(p, rng)] -= 1
+        by[part] = -(p @ head)
+    noise = {
+        size: 0.5 * float((rounding_noise(y, size) * np.square(by)).sum())
+        for size in NOISE_BLOCKS
+        if y.shape[1] % size == 0
+    }
+    return _Draws(norm_back(by, x, inverse, gain), probabilities, squares, hidden, noise)
 
 
 def _softmax(logits: Array) -> Array:
@@ -239,7 +281,13 @@ def head_sensitivities(
 
 
 def block_pass(
-    block: Block, given: Sequence[Array], gradients: Sequence[Array], *, full: bool
+    block: Block,
+    given: Sequence[Array],
+    gradients: Sequence[Array],
+    pool: ThreadPoolExecutor,
+    threads: int,
+    *,
+    full: bool,
 ) -> tuple[list[Array], dict[str, Tally]]:
     """Take all sequences back through one block.
 
@@ -247,21 +295,29 @@ def block_pass(
         block: The block.
         given: For each sequence [tokens, width], the block's input.
         gradients: The same, gradients by its output.
+        pool: Where sequences are computed.
+        threads: How many at a time.
         full: Sum up forms too, and not only moments.
 
     Returns:
         The gradients by the block's input, and the sums for each of its matrices.
     """
-    tallies: dict[str, Tally] = {}
-    back = []
-    for passed in _passes(block, given, gradients):
-        back.append(passed.gradient)
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, dict[str, Tally]]:
+        passed = block.backward(*pair)
+        tallies = {}
         for name, x in passed.inputs.items():
-            tally = tallies.setdefault(name, Tally(full=full))
-            tally.add(x, passed.outputs[name], passed.back[name])
-    return back, tallies
+            tallies[name] = Tally(full=full)
+            tallies[name].add(x, passed.outputs[name], passed.back[name])
+        return passed.gradient, tallies
 
-
-def _passes(block: Block, given: Sequence[Array], gradients: Sequence[Array]) -> Iterator[Passed]:
-    for x, gradient in zip(given, gradients, strict=True):
-        yield block.backward(x, gradient)
+    back: list[Array] = []
+    sums: dict[str, Tally] = {}
+    for gradient, tallies in in_order(one, zip(given, gradients, strict=True), pool, threads):
+        back.append(gradient)
+        for name, tally in tallies.items():
+            if name in sums:
+                sums[name].merge(tally)
+            else:
+                sums[name] = tally
+    return back, sums

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from edgeslm.packager.quantize.sensitivity import (
     head_sensitivities,
     top,
 )
+from edgeslm.packager.quantize.threads import one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Study:
     shape: Shape
     tokens: NDArray[np.int32]
     """[sequences, length]."""
+    threads: int = 1
     seed: int = 0
 
     def run(self) -> Weights:
@@ -64,10 +67,17 @@ class Study:
             return self._equalized()
         blocks = len(self.shape.layers)
         light = min(_LIGHT_SEQUENCES, len(self.tokens))
-        total = 2 * blocks * light + (2 * blocks + 1) * len(self.tokens)
-        with progress.bar("finding what errors cost", total, unit="passes") as advance:
-            weights = self._equalized() if self._moments.exists() else self._first(light, advance)
-            self._second(weights, advance)
+        total = 2 * blocks * light + 2 * blocks * len(self.tokens)
+        with (
+            progress.bar("finding what errors cost", total, unit="passes") as advance,
+            ThreadPoolExecutor(self.threads) as pool,
+            one_blas_thread(),
+        ):
+            if self._moments.exists():
+                weights = self._equalized()
+            else:
+                weights = self._first(light, pool, advance)
+            self._second(weights, pool, advance)
         return weights
 
     def of(self, name: str) -> Sensitivity:
@@ -106,19 +116,24 @@ class Study:
             moments = {name: Moments(stored[f"x|{name}"], stored[f"z|{name}"]) for name in names}
         return equalized(self.weights, self.shape, moments)
 
-    def _first(self, sequences: int, advance: Callable[[int], None]) -> Weights:
+    def _first(
+        self, sequences: int, pool: ThreadPoolExecutor, advance: Callable[[int], None]
+    ) -> Weights:
         """The moments of a few sequences."""
         given = [[embed(self.weights, self.shape, row) for row in self.tokens[:sequences]]]
         blocks = range(len(self.shape.layers))
         for index in blocks:
             block = self._loaded(self.weights, index)
-            given.append([block.forward(x) for x in given[-1]])
+            given.append(list(pool.map(block.forward, given[-1])))
             advance(sequences)
-        gradients = top(self.weights, self.shape, given.pop(), self.seed, _ignore).gradients
+        last = given.pop()
+        gradients = top(self.weights, self.shape, last, self.seed, pool, self.threads).gradients
         arrays: dict[str, Array] = {}
         for index in reversed(blocks):
             block = self._loaded(self.weights, index)
-            gradients, tallies = block_pass(block, given.pop(), gradients, full=False)
+            gradients, tallies = block_pass(
+                block, given.pop(), gradients, pool, self.threads, full=False
+            )
             for short, tally in tallies.items():
                 moments = tally.moments()
                 arrays[f"x|blk.{index}.{short}.weight"] = moments.input
@@ -127,21 +142,25 @@ class Study:
         _save(self._moments, arrays)
         return self._equalized()
 
-    def _second(self, weights: Weights, advance: Callable[[int], None]) -> None:
+    def _second(
+        self, weights: Weights, pool: ThreadPoolExecutor, advance: Callable[[int], None]
+    ) -> None:
         blocks = len(self.shape.layers)
-        self._forward(weights, advance)
+        self._forward(weights, pool, advance)
         if not self._gradient(blocks).exists():
             given = np.load(self._activation(blocks))
-            result = top(weights, self.shape, given, self.seed, advance)
+            result = top(weights, self.shape, given, self.seed, pool, self.threads)
             _save_top(self.folder / "draws.npz", result)
             _save_array(self._gradient(blocks), np.stack(result.gradients))
         for index in reversed(range(blocks)):
             if not self._gradient(index).exists():
-                self._back(weights, index)
+                self._back(weights, index, pool)
             advance(len(self.tokens))
         self._finish(weights)
 
-    def _forward(self, weights: Weights, advance: Callable[[int], None]) -> None:
+    def _forward(
+        self, weights: Weights, pool: ThreadPoolExecutor, advance: Callable[[int], None]
+    ) -> None:
         """Each block's input, on disk."""
         if not self._activation(0).exists():
             start = np.stack([embed(weights, self.shape, row) for row in self.tokens])
@@ -149,16 +168,16 @@ class Study:
         for index in range(len(self.shape.layers)):
             if not self._activation(index + 1).exists():
                 block = self._loaded(weights, index)
-                given = np.load(self._activation(index), mmap_mode="r")
-                after = np.stack([block.forward(np.asarray(x)) for x in given])
+                given = np.load(self._activation(index))
+                after = np.stack(list(pool.map(block.forward, given)))
                 _save_array(self._activation(index + 1), after)
             advance(len(self.tokens))
 
-    def _back(self, weights: Weights, index: int) -> None:
+    def _back(self, weights: Weights, index: int, pool: ThreadPoolExecutor) -> None:
         block = self._loaded(weights, index)
         given = list(np.load(self._activation(index)))
         gradients = list(np.load(self._gradient(index + 1)))
-        back, tallies = block_pass(block, given, gradients, full=True)
+        back, tallies = block_pass(block, given, gradients, pool, self.threads, full=True)
         results = {short: tally.result() for short, tally in tallies.items()}
         _save_all(self._block(index), results)
         _save_array(self._gradient(index), np.stack(back))
@@ -175,10 +194,6 @@ class Study:
 
     def _loaded(self, weights: Weights, index: int) -> Block:
         return Block(self.shape, index, weights.block(index), self.tokens.shape[1])
-
-
-def _ignore(amount: int) -> None:
-    """Nobody watches."""
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

@@ -26,6 +26,7 @@ from edgeslm.llama.rows import encode_rows
 from edgeslm.packager.quantize.encoders import Forms, encode_as
 from edgeslm.packager.quantize.judge import Judge
 from edgeslm.packager.quantize.result import FLOAT_TYPES
+from edgeslm.packager.quantize.threads import one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def encode_all(
             advance(tensor.elements)
         else:
             todo.append((tensor, kind, path))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool, one_blas_thread():
 
         def job(task: tuple[TensorInfo, TensorType, Path]) -> None:
             tensor, kind, path = task

@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,7 +173,8 @@ def test_draws_have_the_models_probabilities(weights):
     shape = shape_of(weights)
     x = embed(weights, shape, TOKENS[0])
     rows = [np.repeat(x[:1], 4000, 0)]
-    found = top(weights, shape, rows, 0, lambda _: None)
+    with ThreadPoolExecutor(1) as pool:
+        found = top(weights, shape, rows, 0, pool, 1)
     head, gain = weights.matrix("token_embd.weight"), weights.vector("output_norm.weight")
     y, _ = norm(x[:1], gain, shape.epsilon)
     p = np.exp(y @ head.T)[0]
