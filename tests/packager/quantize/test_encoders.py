@@ -190,3 +190,27 @@ def test_types_without_feedback_are_ggmls_own():
         np.testing.assert_array_equal(encoded.data, encode_rows(kind, values, importance))
         decoded = decode_rows(kind, encoded.data, 256)
         np.testing.assert_allclose(encoded.losses, loss(values, decoded, form), rtol=1e-3)
+
+
+PLAIN = tuple(name for name in NAMES if name not in ("MXFP4", "NVFP4", "Q2_0", "Q1_0"))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_without_numba_feedback_still_helps(name):
+    fmt = FORMATS[name]
+    inputs, outputs = factor(correlated(14, 256), 0.02), factor(correlated(15, 80), 0.02)
+    values = weights(16, 80, 256)
+    encoded = encode(values, fmt, inputs, fast=False)
+    decoded = decode_rows(fmt.type, encoded.data, 256)
+    np.testing.assert_allclose(encoded.losses, loss(values, decoded, inputs), rtol=2e-3)
+    importance = np.ascontiguousarray(np.diag(inputs.matrix))
+    theirs = decode_rows(fmt.type, encode_rows(fmt.type, values, importance), 256)
+    assert encoded.losses.sum() < 0.7 * loss(values, theirs, inputs).sum()
+    assert encode(values, fmt, inputs).losses.sum() < encoded.losses.sum()
+
+    def together(data):
+        error = (values - decode_rows(fmt.type, data, 256)).astype(np.float64)
+        return np.trace(error @ inputs.matrix @ error.T @ outputs.matrix)
+
+    coupled = encode(values, fmt, inputs, outputs, fast=False)
+    assert together(coupled.data) < together(encoded.data)

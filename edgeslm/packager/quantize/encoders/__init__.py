@@ -62,7 +62,7 @@ class Forms:
 
 @cache
 def compiled() -> bool:
-    """Whether numba is there; without it ggml does the rounding."""
+    """Whether numba is there; without it numpy does the rounding, slower and a little worse."""
     return find_spec("numba") is not None
 
 
@@ -78,9 +78,10 @@ def encode_as(
         coupled: Whether rows answer the errors of those before them.
         sweeps: How often codes and scales are reconsidered.
     """
-    if forms.feedback and compiled() and kind.name in FORMATS:
+    if forms.feedback and kind.name in FORMATS:
         outputs = forms.outputs if coupled else None
-        return encode(weights, FORMATS[kind.name], forms.inputs, outputs, sweeps=sweeps)
+        fmt, fast = FORMATS[kind.name], compiled()
+        return encode(weights, fmt, forms.inputs, outputs, sweeps=sweeps, fast=fast)
     plain = kind.name in _FLOATS or not forms.feedback
     importance = None if plain else np.diag(forms.inputs.matrix)
     data = encode_rows(kind, weights, importance)
