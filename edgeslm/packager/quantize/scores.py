@@ -147,7 +147,7 @@ def _sample(tensor: TensorInfo, forms: Forms) -> tuple[NDArray[np.int64], NDArra
     count = tensor.elements // tensor.shape[0]
     weights = np.asarray(forms.row_weights(count), np.float64)
     rng = np.random.default_rng(_SEED)
-    if forms.rows is None:
+    if forms.outputs is not None or forms.rows is None:
         picked = np.sort(rng.choice(count, min(_SAMPLED_ROWS, count), replace=False))
         return picked, weights[picked] * (weights.sum() / max(weights[picked].sum(), 1e-300))
     chance = weights / max(weights.sum(), 1e-300)

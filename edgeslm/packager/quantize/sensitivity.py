@@ -4,12 +4,17 @@ The harm is the KL divergence between the model's next-token distributions befor
 zero it is half of E[<dW, M>^2], where M = sum over a sequence's tokens of g x^T is the gradient
 by the matrix: x is what it is multiplied with, g the gradient by the product of the
 log-probabilities of tokens drawn from the model itself (so that the squares average to the Fisher
-information). Tokens are summed before squaring, since attention lets the error at one token meet
-that at another. The form is then taken as a product of one of columns and one of rows, so that
-the harm is tr(dW H dW^T G) / 2 (Tseng et al., YAQA, 2025, their second sketch):
+information). The form is taken as a product of one of columns and one of rows, so that the harm is
+tr(dW H dW^T G) / 2, with
 
-    H = E[M^T M] / E[|M|^2]      (columns)
-    G = E[M M^T]                 (rows)
+    H = E[|g|^2 x x^T] / E[|g|^2]      (columns)
+    G = r E[g g^T]                     (rows)
+
+H weighs each token by how much its error matters: a first token with a huge activation and no
+influence does not drown the rest. Both are sums over tokens, of which there are enough to know
+them well; that tokens of one sequence share their fate, since attention lets the error at one
+meet that at another, is in the number r = E[|M|^2] / (tokens * E[|g|^2 |x|^2]) alone. (Forms
+made of whole M, one per sequence, fit the calibration text and little else.)
 
 llama.cpp also rounds activations to 8 bits, in blocks of 32 or 256 depending on the weight's type;
 `noise` is what that costs.
@@ -66,6 +71,8 @@ class Tally:
         self._full = full
         self._tokens = 0
         self._weight = 0.0
+        self._apart = 0.0
+        self._together = 0.0
         self._sums: dict[str, Array] = {}
         self._noise: dict[int, float] = {}
 
@@ -82,10 +89,12 @@ class Tally:
         self._sum("z", np.square(back).sum(0))
         if not self._full:
             return
-        gradient = g.T @ x
-        self._weight += float(np.square(gradient).sum())
-        self._sum("H", gradient.T @ gradient)
-        self._sum("G", gradient @ gradient.T)
+        weight = np.square(g).sum(1, keepdims=True)
+        self._weight += float(weight.sum())
+        self._apart += float((weight[:, 0] * np.square(x).sum(1)).sum())
+        self._together += float(np.square(g.T @ x).sum())
+        self._sum("H", x.T @ (x * weight))
+        self._sum("G", g.T @ g)
         for size in NOISE_BLOCKS:
             if x.shape[1] % size == 0:
                 cost = 0.5 * float((rounding_noise(x, size) * np.square(back)).sum())
@@ -95,6 +104,8 @@ class Tally:
         """Add what another tally counted."""
         self._tokens += other._tokens
         self._weight += other._weight
+        self._apart += other._apart
+        self._together += other._together
         for name, value in other._sums.items():
             self._sum(name, value)
         for size, cost in other._noise.items():
@@ -112,9 +123,10 @@ class Tally:
 
     def result(self) -> Sensitivity:
         """The forms, per token."""
+        shared = self._together / max(self._apart, 1e-30)
         return Sensitivity(
             inputs=(self._sums["H"] / max(self._weight, 1e-30)).astype(np.float32),
-            outputs=self._sums["G"] / self._tokens,
+            outputs=(self._sums["G"] * (shared / self._tokens)).astype(np.float32),
             rows=None,
             noise={size: cost / self._tokens for size, cost in self._noise.items()},
             moments=self.moments(),

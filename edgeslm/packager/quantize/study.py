@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-VERSION = 2
+VERSION = 3
 """Raised when the same inputs give other results than before."""
 _LIGHT_SEQUENCES = 4
 

@@ -33,8 +33,8 @@ class Forms:
 
     Attributes:
         inputs: Form of the columns.
-        outputs: Form of the rows; None where they do not interact.
-        rows: [rows] weight of each row, in place of `outputs`; None for all alike.
+        outputs: Form of the rows, to answer errors by; None where they do not interact.
+        rows: [rows] what a unit of each row's loss counts; None for all alike.
         scale: Nats per unit of the weighted form.
         noise: Nats lost to 8-bit activations, by the block they are rounded in.
         feedback: Whether the forms are worth answering errors by; if not, ggml does the rounding.
@@ -49,8 +49,6 @@ class Forms:
 
     def row_weights(self, count: int) -> Array:
         """[rows] what a unit of each row's loss counts."""
-        if self.outputs is not None:
-            return self.outputs.curvature
         return np.ones(count, np.float32) if self.rows is None else self.rows
 
     def activation_noise(self, kind: TensorType) -> float:
