@@ -32,14 +32,15 @@ FormsOf = Callable[[str], Forms]
 
 VERSION = 1
 """Raised when the same forms give other scores than before."""
-_ALL_WIDTHS = ("Q2_0", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+_ALL_WIDTHS = ("Q2_0", "MXFP4", "Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _WIDE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K")
 _WIDE_HIGH = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "F16")
 CHOICES = tuple(map(tensor_type, (*_ALL_WIDTHS, *_WIDE, *_WIDE_HIGH)))
 """What ordinary weights can be rounded to. Left out are types for models trained for them (Q1_0,
-TQ1_0, TQ2_0) and the one-bit codebooks, which lose most of the signal."""
-_NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4", "NVFP4"})
-"""Types that only error feedback makes useful, or that ggml cannot encode at all."""
+TQ1_0, TQ2_0), the one-bit codebooks, which lose most of the signal, and NVFP4, which is no better
+than IQ4_NL at its size and several times slower on x86."""
+_NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4"})
+"""Types that only error feedback with scales of its own makes useful."""
 _NEED_CALIBRATION = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 """Types that ggml encodes badly, or not at all, without an importance of each column."""
 _SAMPLED_ROWS = 48
