@@ -52,9 +52,10 @@ def test_quality_against_size(tmp_path: Path) -> None:
 
 
 def test_large_files_are_in_gigabytes(tmp_path: Path) -> None:
-    series = (Series("one", (Point("a", 4_000_000_000, 0.1), Point("b", 5_000_000_000, 0.01))),)
+    series = (Series("one", (Point("a", 4_000_000_000, 1.0), Point("b", 5_000_000_000, 0.001))),)
     save_pareto_plot(series, tmp_path / "p.svg", loss="loss, nats")
     assert "file size, GB" in words(tmp_path / "p.svg")
+    assert "0.005" in words(tmp_path / "p.svg")  # a tick that only a logarithmic axis has
     assert "loss, nats (log scale)" in words(tmp_path / "p.svg")
 
 
