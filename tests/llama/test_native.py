@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import deque
 
 import pytest
@@ -48,3 +50,19 @@ def test_the_build_names_its_version_and_features() -> None:
     assert build.binding == native.library().__version__
     assert build.features
     assert all(feature == feature.strip() and "=" not in feature for feature in build.features)
+
+
+def test_a_child_can_do_without_the_high_level_api() -> None:
+    code = (
+        "import sys\n"
+        "from edgeslm.llama import native\n"
+        "native.load_bindings_only()\n"
+        "lib = native.library()\n"
+        "assert lib.llama_model_quantize_default_params().nthread == 0\n"
+        "assert native.ggml()\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "llama_cpp" in loaded
+    assert not loaded & {"numpy", "jinja2"}

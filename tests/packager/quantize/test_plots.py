@@ -11,6 +11,7 @@ import pytest
 from edgeslm.errors import InvalidOption, OutputFailure, Unsupported
 from edgeslm.gguf.reader import read_header
 from edgeslm.gguf.types import tensor_type
+from edgeslm.packager.quantize import plots
 from edgeslm.packager.quantize.explain import Explanation, Point, Series, explain
 from edgeslm.packager.quantize.plots import save_bits_plot, save_pareto_plot
 from edgeslm.testing import tiny_gguf
@@ -52,7 +53,7 @@ def test_quality_against_size(tmp_path: Path) -> None:
 
 
 def test_large_files_are_in_gigabytes(tmp_path: Path) -> None:
-    series = (Series("one", (Point("a", 4_000_000_000, 0.1), Point("b", 5_000_000_000, 0.01))),)
+    series = (Series("one", (Point("a", 4_000_000_000, 1.0), Point("b", 5_000_000_000, 0.001))),)
     save_pareto_plot(series, tmp_path / "p.svg", loss="loss, nats")
     assert "file size, GB" in words(tmp_path / "p.svg")
     assert "loss, nats (log scale)" in words(tmp_path / "p.svg")
@@ -101,3 +102,13 @@ def test_without_matplotlib(
     with pytest.raises(Unsupported, match="matplotlib") as caught:
         save_bits_plot(explanation, tmp_path / "p.svg")
     assert "edgeslm[report]" in (caught.value.hint or "")
+
+
+def test_the_loss_has_a_logarithmic_axis() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    plots._draw_pareto(figure, SERIES, "loss")
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_xscale()) == ("log", "linear")
+    assert [line.get_label() for line in axes.get_lines()] == ["stock", "ours"]
