@@ -11,7 +11,6 @@ from edgeslm.records import to_json
 from edgeslm.targets.loading import load_target
 from edgeslm.testing import tiny_gguf
 
-
 QUICK = Effort(quick=True)
 
 

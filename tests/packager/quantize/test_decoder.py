@@ -30,8 +30,8 @@ def weights(path):
     return Weights(read_header(path))
 
 
-def blocks(weights, shape, length=len(TOKENS)):
-    return [Block(shape, i, weights.block(i), length) for i in range(len(shape.layers))]
+def blocks(weights, shape):
+    return [Block(shape, i, weights.block(i), len(TOKENS)) for i in range(len(shape.layers))]
 
 
 def logits(weights, shape):
