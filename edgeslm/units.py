@@ -53,6 +53,15 @@ def parse_bits(text: str) -> float:
     return bits
 
 
+def parse_widths(text: str) -> tuple[float, ...]:
+    """Several widths in bits per weight, in "3.5,4,5"; rising, each once.
+
+    Raises:
+        InvalidOption: one of them is none, or there are none.
+    """
+    return tuple(sorted({parse_bits(part) for part in text.split(",")}))
+
+
 def format_bytes(count: float) -> str:
     """Bytes as in 98.4 MB: decimal units, three significant digits."""
     for factor, suffix in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

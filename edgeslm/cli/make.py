@@ -10,10 +10,11 @@ import typer
 from edgeslm.cli import options, output
 from edgeslm.cli.measure import print_prediction
 from edgeslm.errors import InvalidOption
-from edgeslm.records import to_json
-from edgeslm.units import format_bytes, significant
+from edgeslm.records import LADDER_SCHEMA, document, to_json
+from edgeslm.units import format_bytes, parse_widths, significant
 
 if TYPE_CHECKING:
+    from edgeslm.packager.ladder import LadderResult, Rung
     from edgeslm.packager.quantize import Effort, QuantizeResult, Wishes
     from edgeslm.packager.quantize.explain import Explanation
 
@@ -217,30 +218,67 @@ def pack(
     calibration: options.Calibration = None,
     calibration_tokens: options.CalibrationTokens = 8192,
     quick: options.Quick = False,
+    ladder: Annotated[
+        str | None,
+        typer.Option(
+            "--ladder", metavar="B,B,..", help="Pack at each of these bits per weight, and compare."
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="With --ladder: a text to compare on; default: one the model says itself.",
+        ),
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Run the whole chain, and write a directory that is ready for a board.
 
-    It holds the model, a manifest with hashes, and what to expect on the target.
+    It holds the model, a manifest with hashes, and what to expect on the target. A ladder is a
+    directory of such directories: one for each width, measured against the original.
 
     Examples:
         edgeslm pack SmolLM2-135M-Instruct/ -o packed/ --target rpi-zero-2w --bits 5
         edgeslm pack model.gguf -o packed/ --target rpi5-4gb --min-tps 15
+        edgeslm pack model.gguf -o ladder/ --target rpi5-4gb --ladder 3.5,4,5,6,8
     """
+    from edgeslm.packager.ladder import pack_ladder
     from edgeslm.packager.pipeline import pack as pack_model
     from edgeslm.targets.loading import load_target
 
+    wishes = _wishes(bits, size, ram, min_speed, max_energy, context, kv_type)
+    effort = _effort(calibration, calibration_tokens, threads, quick=quick)
+    cache_type = kv_type.upper() if kv_type else None
+    board = load_target(target)
+    if ladder is not None:
+        _refuse_other_ways(file_type, wishes, recipe)
+        made = pack_ladder(
+            model,
+            destination,
+            parse_widths(ladder),
+            target=board,
+            context_length=context,
+            kv_type=cache_type,
+            effort=effort,
+            text=text,
+        )
+        _print_ladder(made, json=json)
+        return
+    if text is not None:
+        raise InvalidOption("--text goes with --ladder", hint="Give both, or leave out --text.")
     result = pack_model(
         model,
         destination,
-        target=load_target(target),
+        target=board,
         file_type=file_type,
-        wishes=_wishes(bits, size, ram, min_speed, max_energy, context, kv_type),
+        wishes=wishes,
         recipe=recipe,
         context_length=context,
-        kv_type=kv_type.upper() if kv_type else None,
-        effort=_effort(calibration, calibration_tokens, threads, quick=quick),
+        kv_type=cache_type,
+        effort=effort,
     )
     for warning in result.warnings:
         output.warn(warning)
@@ -250,6 +288,48 @@ def pack(
     print(f"wrote {result.path}: {format_bytes(result.manifest.model.file_bytes)}")
     print()
     print_prediction(result.prediction)
+
+
+def _refuse_other_ways(file_type: str | None, wishes: Wishes | None, recipe: Path | None) -> None:
+    if (file_type, wishes, recipe) != (None, None, None):
+        raise InvalidOption(
+            "--ladder excludes a type, another budget and a recipe",
+            hint="Name all widths in it: --ladder 3.5,4,5,6,8",
+        )
+
+
+_LADDER_HEADER = ("bits", "size", "KL divergence", "expected", "same first", "speed", "memory", "")
+
+
+def _print_ladder(result: LadderResult, *, json: bool) -> None:
+    for warning in result.warnings:
+        output.warn(warning)
+    if json:
+        output.print_json(document(LADDER_SCHEMA, result.ladder))
+        return
+    rungs = result.ladder.rungs
+    output.print_table(map(_rung_row, rungs), header=_LADDER_HEADER)
+    print()
+    print("KL divergence: measured, nats per token; speed and memory: estimated for the target")
+    print(f"wrote {result.path}: {len(rungs)} packed models, ladder.json")
+    if result.plot is not None:
+        print(f"wrote {result.plot}")
+
+
+def _rung_row(rung: Rung) -> tuple[str, ...]:
+    quality, prediction = rung.quality, rung.prediction
+    expected = quality.expected_kl_divergence
+    speed = prediction.decode_tokens_per_second.value
+    return (
+        f"{rung.bits:g}",
+        format_bytes(rung.file_bytes),
+        f"{quality.kl_divergence:.5f} ± {quality.kl_divergence_standard_error:.5f}",
+        "unknown" if expected is None else f"{expected:.5f}",
+        f"{quality.same_top_1:.1%}",
+        "unknown" if speed is None else f"{significant(speed)} tokens/s",
+        format_bytes(prediction.memory.total_bytes),
+        "does not fit" if prediction.fits is False else "",
+    )
 
 
 COMMANDS = (convert, quantize, pack)

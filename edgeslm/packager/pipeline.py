@@ -69,7 +69,7 @@ def pack(
         scratch = tempfile.TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
     with scratch:
         folder = Path(scratch.name)
-        source = _as_gguf(model, folder / "converted.gguf")
+        source = as_gguf(model, folder / "converted.gguf")
         packed, warnings = _quantized(
             source, folder / "quantized.gguf", way, target, effort or Effort()
         )
@@ -100,7 +100,7 @@ class _Way:
 _NOT_SAID = _Way(None, None, None)
 
 
-def _as_gguf(model: Path, converted: Path) -> Path:
+def as_gguf(model: Path, converted: Path) -> Path:
     """The GGUF file of a model, converted first where it is a checkpoint."""
     with reading(model):
         checkpoint = (model / "config.json").exists()

@@ -63,6 +63,47 @@ def _assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: s
             ("quantize", "MODEL", "-o", "o.gguf", "--type", "Q4_0", "--imatrix", "TEXT"),
             ["not an importance matrix"],
         ),
+        (("quantize", "MODEL", "-o", "o", "--min-tps", "5"), ["--min-tps", "--target"]),
+        (
+            ("quantize", "MODEL", "-o", "o", "--max-joules-per-token", "1"),
+            ["--max-joules-per-token", "--target"],
+        ),
+        (
+            ("quantize", "MODEL", "-o", "o", "--target", "rpi9", "--min-tps", "5"),
+            ["rpi9", "rpi"],
+        ),
+        (("quantize", "MODEL", "-o", "o", "--bits", "5", "--type", "Q8_0"), ["--type", "--bits"]),
+        (("quantize", "MODEL", "-o", "o", "--bits", "5", "--recipe", "x"), ["--recipe"]),
+        (("quantize", "MODEL", "-o", "o", "--recipe", "nothing.toml"), ["nothing.toml"]),
+        (("quantize", "MODEL", "-o", "o", "--recipe", "NONE"), ["none.txt", "schema"]),
+        (("quantize", "MODEL", "-o", "o", "--ram", "1k"), ["RAM"]),
+        (("quantize", "MODEL", "-o", "o", "--bits", "8", "--calibration", "no.txt"), ["no.txt"]),
+        (("quantize", "MODEL", "-o", "o", "--bits", "8", "--calibration", "NONE"), ["too few"]),
+        (("quantize", "MODEL", "-o", "o", "--bits", "8", "--calibration-tokens", "0"), ["tokens"]),
+        (
+            ("quantize", "MODEL", "-o", "o", "--bits", "8", "--quick", "--calibration", "TEXT"),
+            ["--quick", "--calibration"],
+        ),
+        (("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", "4,many"), ["many"]),
+        (("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", ""), ["bits per weight"]),
+        (("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", "0.5,6"), ["0.5"]),
+        (
+            ("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", "1.1,1.2", "--quick"),
+            ["too small", "--bits"],
+        ),
+        (
+            ("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", "5", "--bits", "6"),
+            ["--ladder"],
+        ),
+        (
+            ("pack", "MODEL", "-o", "o", "--target", "rpi5", "--ladder", "8", "--text", "no.txt"),
+            ["no.txt"],
+        ),
+        (
+            ("pack", "MODEL", "-o", "o", "--target", "rpi5", "--bits", "8", "--text", "TEXT"),
+            ["--ladder"],
+        ),
+        (("pack", "MODEL", "-o", "o", "--target", "rpi9", "--ladder", "8"), ["rpi9"]),
         (("inspect",), ["--types"]),
         (("inspect", "--tensors"), ["no file"]),
         (("pack", "MODEL", "-o", "out", "--target", "rpi9"), ["rpi9", "rpi"]),
@@ -94,10 +135,12 @@ def test_mistakes_get_a_cause_a_hint_and_code_2(
     text.write_text("Dear reader, this is a letter.\n" * 10)
     empty = tmp_path / "empty"
     empty.mkdir()
-    stand_ins = {"MODEL": str(tiny_model), "TEXT": str(text), "EMPTY": str(empty)}
-    done = edgeslm(*(stand_ins.get(argument, argument) for argument in arguments))
+    none = tmp_path / "none.txt"
+    none.touch()
+    paths = {"MODEL": tiny_model, "TEXT": text, "EMPTY": empty, "NONE": none}
+    done = edgeslm(*(paths.get(argument, argument) for argument in arguments))
     _assert_refused(done, 2, *words)
-    assert _names(tmp_path) == ["empty", "text.gguf"]
+    assert _names(tmp_path) == ["empty", "none.txt", "text.gguf"]
 
 
 @pytest.mark.parametrize(

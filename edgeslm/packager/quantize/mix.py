@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from edgeslm.errors import Unsupported
@@ -41,7 +42,7 @@ from edgeslm.packager.quantize.result import QuantizeResult, describe
 from edgeslm.packager.quantize.rules import compress
 from edgeslm.packager.quantize.scores import VERSION, score_tensors, unscored
 from edgeslm.packager.quantize.weights import Weights
-from edgeslm.packager.quantize.write import label_of, write_mix
+from edgeslm.packager.quantize.write import forget_encoded, label_of, write_mix
 from edgeslm.targets.target import Target
 
 _NEARLY_ALL = 0.99
@@ -82,8 +83,9 @@ class Session:
     calibration: Calibration | None
     source_sha256: str
 
+    @cached_property
     def options(self) -> list[Options]:
-        """Every tensor at every type, scored."""
+        """Every tensor at every type, scored once for all mixes."""
         kept = self.judge.folder / f"scores-{VERSION}" if self.judge.folder else None
         judge, threads = self.judge, self.effort.threads
         return score_tensors(judge.weights, self.names, judge.forms_of, threads, kept)
@@ -94,7 +96,7 @@ class Session:
         Raises:
             InvalidOption: there is none.
         """
-        options = self.options()
+        options = self.options
         allocation = demands.allocate(options)
         chosen = list(zip(options, allocation.chosen, strict=True))
         notes = [self.judge.note] if self.judge.note else []
@@ -138,8 +140,13 @@ class Session:
             ),
         )
 
-    def write(self, mix: Mix, output: Path) -> QuantizeResult:
+    def write(self, mix: Mix, output: Path, *, keep_encoded: bool = False) -> QuantizeResult:
         """Encode and write a mix; gives what is in the file.
+
+        Args:
+            mix: Which type each tensor gets.
+            output: Where the file appears once it is complete.
+            keep_encoded: Another mix follows, which may need tensors in the same types.
 
         Raises:
             OutputFailure: the output cannot be written.
@@ -147,7 +154,8 @@ class Session:
         if self.effort.quick:
             written = quantize_model(self.header, output, self._stock_options(mix)).header
         else:
-            write_mix(self.judge, mix.types, output, self.effort.threads)
+            threads = self.effort.threads
+            write_mix(self.judge, mix.types, output, threads, keep_encoded=keep_encoded)
             written = read_model(output)
         return describe(
             self.header,
@@ -156,6 +164,10 @@ class Session:
             warnings=mix.warnings,
             predicted_kld=mix.loss,
         )
+
+    def forget_encoded(self) -> None:
+        """No further mix follows."""
+        forget_encoded(self.judge)
 
     def _stock_options(self, mix: Mix) -> QuantizeOptions:
         """The mix in llama.cpp's terms: a type for the file, and each tensor's own.

@@ -44,8 +44,22 @@ _LABELS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4
 _NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 
 
-def write_mix(judge: Judge, types: Mapping[str, TensorType], output: Path, threads: int) -> None:
+def write_mix(
+    judge: Judge,
+    types: Mapping[str, TensorType],
+    output: Path,
+    threads: int,
+    *,
+    keep_encoded: bool = False,
+) -> None:
     """Write the model of `judge` with the types given; all other tensors stay as they are.
+
+    Args:
+        judge: The model, and how errors count.
+        types: Of the tensors that change.
+        output: Where the file appears once it is complete.
+        threads: To compute with.
+        keep_encoded: Leave encoded tensors for the next mix, until `forget_encoded`.
 
     Raises:
         InvalidGGUF: a tensor holds infinities or what is not a number.
@@ -57,9 +71,19 @@ def write_mix(judge: Judge, types: Mapping[str, TensorType], output: Path, threa
         with scratch:
             _write(judge, types, output, threads, Path(scratch.name))
         return
-    folder = judge.folder / f"encoded-{VERSION}"
-    _write(judge, types, output, threads, folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    _write(judge, types, output, threads, _encoded_folder(judge.folder))
+    if not keep_encoded:
+        forget_encoded(judge)
+
+
+def forget_encoded(judge: Judge) -> None:
+    """Remove the tensors that are kept for other mixes of the same model."""
+    if judge.folder is not None:
+        shutil.rmtree(_encoded_folder(judge.folder), ignore_errors=True)
+
+
+def _encoded_folder(folder: Path) -> Path:
+    return folder / f"encoded-{VERSION}"
 
 
 def _write(
