@@ -138,6 +138,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "EDGESLM_TARGETS": str(folder / "targets"),
         "OMP_THREAD_LIMIT": "1",
         "NO_COLOR": "1",
     }

@@ -57,6 +57,9 @@ def _help(command: Callable[..., None]) -> str:
 for group in (make, judge, look, talk, measure):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)
+for info in targets.app.registered_commands:
+    if info.callback is not None:
+        info.help = _help(info.callback)
 app.add_typer(targets.app, name="targets")
 
 

@@ -123,12 +123,12 @@ def calibrate(
 ) -> None:
     """Measure how fast this machine is with each tensor type, and keep it as a target.
 
-    Takes some minutes. Leave the machine alone meanwhile. The target can then be named wherever
-    a board can, in --target.
+    All types take some minutes. Leave the machine alone meanwhile. The target can then be named
+    wherever a board can, in --target.
 
     Examples:
-        edgeslm targets calibrate
-        edgeslm targets calibrate --types Q4_0,Q8_0 --quick -o mine.toml
+        edgeslm targets calibrate --types Q4_0,Q8_0 --quick
+        edgeslm targets calibrate --types Q8_0 --quick -o mine.toml
     """
     from edgeslm.profiling.calibrate import TYPES
     from edgeslm.profiling.calibrated_target import calibrate_to

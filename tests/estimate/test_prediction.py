@@ -22,7 +22,7 @@ from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import tensor_type
 from edgeslm.records import UNKNOWN, Figure, Provenance, to_json
 from edgeslm.targets.loading import list_targets, load_target
-from edgeslm.targets.target import Kernel, Target
+from edgeslm.targets.target import Kernel, Overhead, Target
 
 
 def figure(value: float) -> Figure:
@@ -102,6 +102,26 @@ def test_decode_is_bytes_over_bandwidth_type_by_type() -> None:
     assert predicted.provenance is Provenance.ESTIMATED
     assert "2 GB/s (a test)" in str(predicted.source)
     assert "rpi4-4gb" in str(predicted.source)
+
+
+def test_overhead_and_the_cache_s_own_rate_count_where_the_target_states_them() -> None:
+    model = header(EMBEDDING, *BODY)
+    plain = decode_tokens_per_second(model, board(), context_length=2048).value
+    slow = board(
+        overhead=Overhead(token_seconds=figure(0.003), layer_seconds=figure(0.002)),
+        caches={"F16": figure(0.5)},
+    )
+    predicted = decode_tokens_per_second(model, slow, context_length=2048)
+
+    assert plain is not None
+    assert predicted.value is not None
+    cache = 1024 * 2 * (4 * 64) * 2
+    more = 0.003 + 1 * 0.002 + cache / 0.5e9 - cache / 2e9
+    assert 1 / predicted.value == pytest.approx(1 / plain + more)
+    assert "overhead 5 ms (a test)" in str(predicted.source)
+    other = decode_tokens_per_second(model, slow, context_length=2048, kv_type="Q8_0").value
+    assert other is not None
+    assert other > predicted.value
 
 
 def test_prefill_is_two_flop_per_weight_outside_embedding_and_head() -> None:

@@ -187,6 +187,10 @@ def test_a_file_of_ones_own_needs_no_figures(tmp_path: Path) -> None:
         ("[[cores]]\nname = 'A'\nspeed = 1", "cores[0].speed"),
         ("[kernels.Q4_K_M]", "kernels.Q4_K_M"),
         ("[kernels.Q4_K]\nspeed = 1", "kernels.Q4_K.speed"),
+        ("[caches.Q9]", "caches.Q9"),
+        ("[caches.Q8_0]\nspeed = 1", "caches.Q8_0.speed"),
+        ("[overhead]\nseconds = 1", "overhead.seconds"),
+        ("[overhead]\nlayer_seconds = 1", "overhead.layer_seconds"),
         ("[defaults]\nthreads = 0", "defaults.threads"),
         ("[defaults]\nthreads = 1.5", "defaults.threads"),
         ("[match]\ncpu = [1]", "match.cpu"),
@@ -260,6 +264,7 @@ def test_an_installed_package_reads_the_files_inside_it(
     package = tmp_path / "edgeslm/targets"
     (package / "data").mkdir(parents=True)
     (package / "data/mine.toml").write_text(MINIMAL)
+    monkeypatch.setenv("EDGESLM_TARGETS", str(tmp_path / "none"))
     monkeypatch.setattr(loading, "__file__", str(package / "loading.py"))
 
     assert target_ids() == ("mine",)
