@@ -56,7 +56,7 @@ def _assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: s
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "1.1"), ["1.1", "--bits 4."]),
         (("quantize", "MODEL", "-o", "o.gguf", "--size", "12X"), ["12X"]),
         (("quantize", "MODEL", "-o", "o.gguf"), ["--type"]),
-        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "5", "--size", "1M"), ["--bits"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "8", "--size", "1k"), ["--size"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "5", "--imatrix", "x"), ["--type"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--type", "Q4_0", "--imatrix", "x"), ["x: no such"]),
         (
