@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption
-from edgeslm.units import format_bytes, format_seconds, parse_bits, parse_bytes, significant
+from edgeslm.units import (
+    format_bytes,
+    format_seconds,
+    parse_bits,
+    parse_bytes,
+    parse_widths,
+    significant,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +72,10 @@ def test_durations() -> None:
     assert format_seconds(0.84) == "840 ms"
     assert format_seconds(12.34) == "12.3 s"
     assert format_seconds(200) == "3 min 20 s"
+
+
+def test_several_widths() -> None:
+    assert parse_widths("8, 3.5,4,8.0") == (3.5, 4.0, 8.0)
+    for text in ("", ",", "4,", "4;5", "4,99"):
+        with pytest.raises(InvalidOption, match="not a width"):
+            parse_widths(text)

@@ -172,10 +172,10 @@ def pack_ladder(
         if missing:
             with _kept_if_used(output):
                 warnings += job.climb(missing, done)
-        rungs = tuple(done[bits] for bits in sorted(done))
-        plot, notes = _plot(rungs, output / PLOT_NAME)
+        ladder = job.record(done)
+        plot, notes = _plot(ladder.rungs, output / PLOT_NAME)
     unique = tuple(dict.fromkeys([*warnings, *notes]))
-    return LadderResult(output, Ladder(made, rungs), plot, unique)
+    return LadderResult(output, ladder, plot, unique)
 
 
 @dataclass(frozen=True)
@@ -226,12 +226,18 @@ class _Job:
                 progress.note(f"rung {number} of {len(missing)}: {bits:g} bits per weight")
                 done[bits], notes = self._rung(work, reference, bits, demands)
                 warnings += notes
-                rungs = tuple(done[width] for width in sorted(done))
-                _write_json(
-                    self.output / LADDER_NAME, document(LADDER_SCHEMA, Ladder(self.made, rungs))
-                )
+                self.record(done)
             work.forget_encoded()
         return warnings
+
+    def record(self, done: Mapping[float, Rung]) -> Ladder:
+        """Write ladder.json."""
+        ladder = Ladder(self.made, tuple(done[bits] for bits in sorted(done)))
+        path = self.output / LADDER_NAME
+        text = json.dumps(document(LADDER_SCHEMA, ladder), indent=2, ensure_ascii=False) + "\n"
+        with atomic_path(path) as temporary, writing(path):
+            temporary.write_text(text, encoding="utf-8")
+        return ladder
 
     def _rung(
         self, work: Session, reference: Reference, bits: float, demands: Demands
@@ -426,9 +432,3 @@ def _plot(rungs: Sequence[Rung], path: Path) -> tuple[Path | None, list[str]]:
     except Unsupported as error:
         return None, [f"no {path.name}: {error.message}"]
     return path, []
-
-
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    with atomic_path(path) as temporary, writing(path):
-        temporary.write_text(text, encoding="utf-8")

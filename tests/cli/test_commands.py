@@ -93,6 +93,19 @@ def test_pack_verify_and_run_what_was_packed(
     assert edgeslm("verify", packed).returncode == 2
 
 
+def test_pack_a_ladder(edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("Dear friend, how are you today?\n" * 60)
+    rungs = ("--ladder", "8,1.5,6", "--quick", "--text", "letters.txt")
+    ladder = ("pack", tiny_model, "-o", tmp_path / "ladder", "--target", "rpi5-4gb", *rungs)
+    done = edgeslm(*ladder)
+    assert done.returncode == 0, done.stderr
+    assert "warning: left out: 1.5 bits per weight" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["6", "8"]
+    data = json.loads(edgeslm(*ladder, "--json").stdout)
+    assert data == json.loads((tmp_path / "ladder" / "ladder.json").read_text())
+    assert edgeslm("verify", tmp_path / "ladder" / "6-bits").returncode == 0
+
+
 def test_profile_here(edgeslm: Edgeslm, tiny_model: Path) -> None:
     data = _json(edgeslm("profile", tiny_model, *SHORT, "--json"))
     for path in (

@@ -57,6 +57,7 @@ def _assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: s
         (("quantize", "MODEL", "-o", "o.gguf", "--size", "12X"), ["12X"]),
         (("quantize", "MODEL", "-o", "o.gguf"), ["--type"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "5", "--type", "Q8_0"), ["--bits"]),
+        (("quantize", "MODEL", "-o", "o.gguf", "--bits", "8", "--size", "1k"), ["--size"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--bits", "5", "--imatrix", "x"), ["--type"]),
         (("quantize", "MODEL", "-o", "o.gguf", "--type", "Q4_0", "--imatrix", "x"), ["x: no such"]),
         (
