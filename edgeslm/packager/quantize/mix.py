@@ -7,9 +7,10 @@ on from there.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,7 @@ from edgeslm.packager.quantize.limits import Demands, Wishes, demands_for
 from edgeslm.packager.quantize.recipe import MadeFor, Recipe, Replay
 from edgeslm.packager.quantize.result import QuantizeResult, describe
 from edgeslm.packager.quantize.rules import compress
-from edgeslm.packager.quantize.scores import VERSION, score_tensors, unscored
+from edgeslm.packager.quantize.scores import LAST_RESORT, VERSION, score_tensors, unscored
 from edgeslm.packager.quantize.weights import Weights
 from edgeslm.packager.quantize.write import forget_encoded, label_of, write_mix
 from edgeslm.targets.target import Target
@@ -245,6 +246,24 @@ def _refuse_other_alignment(header: Header) -> None:
             "be written",
             hint="Convert the checkpoint again.",
         )
+
+
+def _allocated(
+    demands: Demands, options: list[Options]
+) -> tuple[list[Options], Allocation, list[str]]:
+    """The best mix, with types that are slow on common machines only if nothing else will do."""
+    usual = [
+        dataclasses.replace(
+            item,
+            candidates=tuple(c for c in item.candidates if c.type.name not in LAST_RESORT),
+        )
+        for item in options
+    ]
+    with suppress(InvalidOption):
+        return usual, demands.allocate(usual), []
+    names = " and ".join(sorted(LAST_RESORT))
+    note = f"nothing but {names} makes it that small; llama.cpp computes it slowly on x86"
+    return options, demands.allocate(options), [note]
 
 
 def _unspent(demands: Demands, options: list[Options], allocation: Allocation) -> list[str]:

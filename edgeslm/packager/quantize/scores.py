@@ -37,8 +37,11 @@ _WIDE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K")
 _WIDE_HIGH = ("IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "F16")
 CHOICES = tuple(map(tensor_type, (*_ALL_WIDTHS, *_WIDE, *_WIDE_HIGH)))
 """What ordinary weights can be rounded to. Left out are types for models trained for them (Q1_0,
-TQ1_0, TQ2_0), the one-bit codebooks, which lose most of the signal, and NVFP4, which is no better
-than IQ4_NL at its size and several times slower on x86."""
+TQ1_0, TQ2_0), the one-bit codebooks, which lose most of the signal, and NVFP4, which takes the
+bytes of IQ4_NL."""
+LAST_RESORT = frozenset({"Q2_0"})
+"""Types that llama.cpp has no fast code for on x86 (Q2_0: 0.5 GB/s on one core that reads Q4_0
+with 17, as `edgeslm targets calibrate` measured)."""
 _NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4"})
 """Types that only error feedback with scales of its own makes useful."""
 _NEED_CALIBRATION = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
