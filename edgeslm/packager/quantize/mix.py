@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from edgeslm.errors import Unsupported
+from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import cache_folder, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
@@ -97,10 +97,10 @@ class Session:
         Raises:
             InvalidOption: there is none.
         """
-        options = self.options
-        allocation = demands.allocate(options)
+        options, allocation, notes = _allocated(demands, self.options)
         chosen = list(zip(options, allocation.chosen, strict=True))
-        notes = [self.judge.note] if self.judge.note else []
+        if self.judge.note:
+            notes.append(self.judge.note)
         notes += [*demands.warnings(options, allocation), *_unspent(demands, options, allocation)]
         return Mix(
             words=demands.words,
