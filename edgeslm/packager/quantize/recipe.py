@@ -48,7 +48,7 @@ __all__ = ["MadeFor", "Recipe", "Replay", "Rule", "compress", "load_recipe", "sa
 
 ENCODERS = ("ggml", "error-feedback")
 _MAX_BYTES = 2**20
-_HINT = "docs/convert.md shows the form."
+_HINT = "docs/quantize.md shows the form."
 
 
 @dataclass(frozen=True)

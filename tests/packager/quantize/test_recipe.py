@@ -182,7 +182,7 @@ def test_a_type_that_no_weight_has(model: Path) -> None:
 
 
 def test_the_recipe_on_the_page_is_one(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "convert.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "quantize.md").read_text()
     (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     types = load_recipe(written(tmp_path, text)).types_for(
         read_header(tiny_gguf(tmp_path / "m.gguf"))
