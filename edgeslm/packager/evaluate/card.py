@@ -107,8 +107,9 @@ def in_words(mean_divergence: float) -> str:
 
 
 def card_path(model: Path) -> Path:
-    """Where a card lies by default: model.gguf has model.quality.json beside it."""
-    return model.resolve().with_suffix(SUFFIX)
+    """Where a card lies by default: beside model.gguf, or packed/, with their name's stem."""
+    whole = model.resolve()
+    return whole.with_name((whole.name if whole.is_dir() else whole.stem) + SUFFIX)
 
 
 @contextmanager

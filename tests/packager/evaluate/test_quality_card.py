@@ -55,6 +55,8 @@ def test_cards_lie_beside_their_models(tmp_path: Path) -> None:
     assert card_path(tmp_path / "a.Q4.gguf") == tmp_path / "a.Q4.quality.json"
     (tmp_path / "packed").mkdir()
     assert card_path(tmp_path / "packed") == tmp_path / "packed.quality.json"
+    (tmp_path / "qwen-0.6b").mkdir(exist_ok=True)
+    assert card_path(tmp_path / "qwen-0.6b") == tmp_path / "qwen-0.6b.quality.json"
 
 
 def test_words_follow_the_figure() -> None:
