@@ -85,7 +85,7 @@ def _decoded(header: Header, tensor: TensorInfo, picked: NDArray[np.int64] | Non
     with reading(header.path):
         shape = (count, tensor.type.bytes_for((width,)))
         stored = np.memmap(header.path, np.uint8, "r", tensor.offset, shape)
-        data = np.asarray(stored if picked is None else stored[picked])
+        data = np.array(stored if picked is None else stored[picked])
     values = decode_rows(tensor.type, data, width)
     if not np.isfinite(values).all():
         raise InvalidGGUF(

@@ -188,7 +188,7 @@ def _kept(weights: Weights, tensor: TensorInfo) -> NDArray[np.uint8]:
         return encode_rows(tensor.type, weights.read(tensor))
     with reading(weights.header.path):
         stored = np.memmap(weights.header.path, np.uint8, "r", tensor.offset, (tensor.bytes,))
-        return np.asarray(stored)
+        return np.array(stored)
 
 
 def _fields(header: Header, types: Mapping[str, TensorType]) -> Sequence[Field]:
