@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeslm.errors import OutputFailure, reading, writing
 
 _PIECE_BYTES = 1 << 20
+_PREFIX, _SUFFIX = ".edgeslm-", ".tmp"
 
 
 @contextmanager
@@ -28,8 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with writing(path):
         target = _resolved(path)
         _check_target(path, target)
-        temporary = target.with_name(f".edgeslm-{secrets.token_hex(8)}.tmp")
-        temporary.touch(exist_ok=False)
+        temporary, claim = _claimed(target.parent, lambda new: new.touch(exist_ok=False))
     try:
         yield temporary
         with writing(path):
@@ -39,6 +41,72 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(claim)
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Yield an empty folder next to `beside`, on the same disk; it goes when the block ends.
+
+    Raises:
+        OutputFailure: nothing can be written there.
+    """
+    with writing(beside):
+        folder, claim = _claimed(_resolved(beside).parent, Path.mkdir)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(claim)
+
+
+def _claimed(folder: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make something temporary in `folder`, after removing what killed processes left there.
+
+    Returns:
+        Its path, and the open descriptor by which others see that it is in use: the lock
+        on it ends with this process, however that ends.
+    """
+    _sweep(folder)
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        make(path)
+        with suppress(FileNotFoundError):  # swept before it was locked
+            descriptor = os.open(path, os.O_RDONLY)
+            if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+                return path, descriptor
+            os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files and folders of processes that are no more."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    _remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether nobody else holds a file or folder; None where the disk knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _resolved(path: Path) -> Path:

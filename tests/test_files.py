@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgeslm.errors import OutputFailure
-from edgeslm.files import atomic_path
+from edgeslm.files import atomic_path, scratch_folder
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edgeslm.files import atomic_path, scratch_folder
+with scratch_folder(Path("out")) as folder, atomic_path(Path("out")) as temporary:
+    (folder / "piece").touch()
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_appears_only_when_complete(tmp_path):
@@ -65,3 +78,34 @@ def test_a_missing_folder_is_named_before_the_work_starts(tmp_path):
 def test_a_name_that_is_too_long(tmp_path):
     with pytest.raises(OutputFailure, match="too long"), atomic_path(tmp_path / ("x" * 300)):
         pass
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".edgeslm-*"))) == 2
+    with atomic_path(tmp_path / "out") as temporary:
+        temporary.write_text("whole")
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_being_written_stays(tmp_path):
+    with (
+        scratch_folder(tmp_path / "a") as folder,
+        atomic_path(tmp_path / "a") as first,
+        atomic_path(tmp_path / "b") as second,
+    ):
+        first.write_text("a")
+        second.write_text("b")
+        with atomic_path(tmp_path / "c"):
+            pass
+        assert folder.is_dir()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_files_of_others_stay(tmp_path):
+    (tmp_path / ".edgeslm-notes").touch()
+    (tmp_path / "x.tmp").touch()
+    with atomic_path(tmp_path / "out"):
+        pass
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".edgeslm-notes", "out", "x.tmp"]

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 import edgeslm
 from edgeslm import progress
 from edgeslm.errors import InvalidBundle, NotFound, OutputFailure, reading, writing
+from edgeslm.files import scratch_folder
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.validation import read_model
 from edgeslm.records import MANIFEST_SCHEMA, Prediction, document, to_json
@@ -226,14 +226,10 @@ def _replaced(directory: Path) -> Iterator[Path]:
     with writing(directory):
         target = directory.resolve()
         ensure_replaceable(directory)
-        folder = target.with_name(f".edgeslm-{secrets.token_hex(8)}.tmp")
-        folder.mkdir()
-    try:
+    with scratch_folder(target) as folder:
         yield folder
         with writing(directory):
             _swap(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap(folder: Path, target: Path) -> None:

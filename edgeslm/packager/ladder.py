@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import progress
@@ -38,7 +37,7 @@ from edgeslm.errors import (
     writing,
 )
 from edgeslm.estimate.prediction import predict
-from edgeslm.files import atomic_path, sha256
+from edgeslm.files import atomic_path, scratch_folder, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.pipeline import as_gguf
@@ -159,10 +158,7 @@ def pack_ladder(
         text_sha256=sha256(text) if text else None,
     )
     _refuse_foreign(output)
-    with writing(output):
-        scratch = TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
-    with scratch:
-        folder = Path(scratch.name)
+    with scratch_folder(output) as folder:
         source = read_model(as_gguf(model, folder / "converted.gguf"))
         made = dataclasses.replace(made, source_sha256=sha256(source.path))
         job = _Job(source, output, folder, target, made, effort, text)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm.bundle.directory import Manifest, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
-from edgeslm.errors import InvalidOption, reading, writing
+from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict
+from edgeslm.files import scratch_folder
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.convert import convert
 from edgeslm.packager.quantize import Effort, Wishes, quantize
@@ -65,10 +65,7 @@ def pack(
     """
     way = _Way(file_type, wishes, recipe)
     ensure_replaceable(output)
-    with writing(output):
-        scratch = tempfile.TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
-    with scratch:
-        folder = Path(scratch.name)
+    with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
         packed, warnings = _quantized(
             source, folder / "quantized.gguf", way, target, effort or Effort()

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeslm import progress
 from edgeslm.errors import reading, writing
-from edgeslm.files import atomic_path
+from edgeslm.files import atomic_path, scratch_folder
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import FILE_TYPES, Field, TensorType, ValueType
 from edgeslm.gguf.writer import TensorSpec, write_gguf
@@ -66,10 +65,8 @@ def write_mix(
         OutputFailure: the output cannot be written.
     """
     if judge.folder is None:
-        with writing(output):
-            scratch = TemporaryDirectory(prefix=".edgeslm-", dir=output.resolve().parent)
-        with scratch:
-            _write(judge, types, output, threads, Path(scratch.name))
+        with scratch_folder(output) as folder:
+            _write(judge, types, output, threads, folder)
         return
     _write(judge, types, output, threads, _encoded_folder(judge.folder))
     if not keep_encoded:
