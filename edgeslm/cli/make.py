@@ -139,7 +139,7 @@ def _wishes(
     kv_type: str | None,
 ) -> Wishes | None:
     """What was asked for; None where nothing limits anything."""
-    from edgeslm.packager.quantize.limits import Wishes
+    from edgeslm.packager.quantize.wishes import Wishes
 
     if all(limit is None for limit in (bits, size, ram, min_speed, max_energy)):
         return None

@@ -7,7 +7,6 @@ reason, and the log, which has a line for each tensor, drives a progress bar.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import difflib
 import json
@@ -18,14 +17,12 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeslm import progress
 from edgeslm.errors import (
-    EdgeslmError,
     InvalidOption,
     NativeFailure,
     OutputFailure,
@@ -38,6 +35,7 @@ from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import FILE_TYPES, TensorType
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import native
+from edgeslm.llama.quantizing import Request
 
 COPY = "COPY"
 """Not a type: every tensor stays as it is, only the container is written anew."""
@@ -59,6 +57,7 @@ _TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
 _PLANNED_TYPE = re.compile(r" -> .*\((\w+)\)\s*$")
 _FALLBACK_LINE = re.compile(r"warning: .* -> falling back to")
 _KEPT_LINES = 100
+_CHILD = "edgeslm.llama.quantizing"
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,16 @@ def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
     return quantize_model(read_model(source), output, options).fallbacks
 
 
-def quantize_model(header: Header, output: Path, options: QuantizeOptions) -> Quantized:
+def quantize_model(
+    header: Header, output: Path, options: QuantizeOptions, *, child: Child | None = None
+) -> Quantized:
     """Write the model of `header`, which was validated, quantized to `output`.
+
+    Args:
+        header: The source.
+        output: Where the result appears once it is complete.
+        options: How.
+        child: A process from `waiting_child`; without one it is started when it is needed.
 
     Raises:
         EdgeslmError: see `quantize_file`.
@@ -133,7 +140,7 @@ def quantize_model(header: Header, output: Path, options: QuantizeOptions) -> Qu
         job = _Job(header.path, output, temporary, name, options)
         if _MAY_NEED_IMPORTANCE.fullmatch(name):
             _refuse_without_importance(job, known)
-        fallbacks = _quantize(job, header)
+        fallbacks = _quantize(job, header, child)
         written = _verify(job)
     return Quantized(dataclasses.replace(written, path=output), fallbacks)
 
@@ -173,8 +180,8 @@ class _Job:
     file_type: str
     options: QuantizeOptions
 
-    def request(self, *, dry_run: bool) -> _Request:
-        return _Request(
+    def request(self, *, dry_run: bool) -> Request:
+        return Request(
             source=str(self.source),
             output=str(self.temporary),
             file_type=_FILE_TYPE_IDS.get(self.file_type, 0),
@@ -185,21 +192,6 @@ class _Job:
             overrides=[(name, kind.id) for name, kind in self.options.overrides],
             imatrix=None if self.options.imatrix is None else str(self.options.imatrix),
         )
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A job as JSON can carry it, in llama.cpp's terms."""
-
-    source: str
-    output: str
-    file_type: int
-    only_copy: bool
-    dry_run: bool
-    threads: int
-    allow_requantize: bool
-    overrides: list[tuple[str, int]]
-    imatrix: str | None
 
 
 def _refuse_same_file(source: Path, output: Path) -> None:
@@ -245,7 +237,7 @@ def _refuse_without_importance(job: _Job, known: frozenset[str]) -> None:
     )
 
 
-def _quantize(job: _Job, header: Header) -> int:
+def _quantize(job: _Job, header: Header, child: Child | None) -> int:
     elements = {tensor.name: tensor.elements for tensor in header.tensors}
     fallbacks = 0
     with progress.bar(f"quantizing to {job.file_type}", sum(elements.values())) as advance:
@@ -256,7 +248,7 @@ def _quantize(job: _Job, header: Header) -> int:
             if tensor := _TENSOR_LINE.match(line):
                 advance(elements.get(tensor[1], 0))
 
-        _run(job, watch, dry_run=False)
+        _run(job, watch, dry_run=False, child=child)
     return fallbacks
 
 
@@ -280,18 +272,21 @@ def _verify(job: _Job) -> Header:
     return written
 
 
-def _run(job: _Job, watch: Callable[[str], None], *, dry_run: bool) -> None:
+def _run(
+    job: _Job, watch: Callable[[str], None], *, dry_run: bool, child: Child | None = None
+) -> None:
     """Run one native call in a child, giving `watch` each line of its log."""
+    if child is None:
+        with waiting_child() as started:
+            _run(job, watch, dry_run=dry_run, child=started)
+        return
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    with _child(json.dumps(asdict(job.request(dry_run=dry_run)))) as child:
-        assert child.stderr is not None and child.stdout is not None  # noqa: S101  for mypy
-        for line in child.stderr:
-            last_lines.append(line.strip())
-            if os.environ.get("EDGESLM_NATIVE_LOG"):
-                sys.stderr.write(line)
-            watch(line)
-        answer = child.stdout.read()
-        status = child.wait()
+    for line in child.run(job.request(dry_run=dry_run)):
+        last_lines.append(line.strip())
+        if os.environ.get("EDGESLM_NATIVE_LOG"):
+            sys.stderr.write(line)
+        watch(line)
+    status, answer = child.end()
     if status != 0 or not answer:
         raise NativeFailure(
             f"{job.source}: llama.cpp crashed while quantizing ({_last_words(last_lines, status)})",
@@ -323,88 +318,53 @@ def _last_words(lines: deque[str], status: int) -> str:
     return next((line for line in reversed(lines) if line), f"exit code {status}")
 
 
+class Child:
+    """A process that does one native call; it starts up while its request is prepared."""
+
+    def __init__(self) -> None:
+        # Every log line goes to stderr, as it comes.
+        environment = native.child_environment() | {"EDGESLM_NATIVE_LOG": "1"}
+        self._process = subprocess.Popen(
+            native.child_command(_CHILD),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    def run(self, request: Request) -> Iterator[str]:
+        """Hand over the request, once; gives the lines of the log."""
+        stdin, stderr = self._process.stdin, self._process.stderr
+        assert stdin is not None and stderr is not None  # noqa: S101  for mypy
+        with suppress(BrokenPipeError):  # it died: `end` says how
+            stdin.write(json.dumps(asdict(request)))
+            stdin.close()
+        yield from stderr
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status, and what it answered."""
+        assert self._process.stdout is not None  # noqa: S101  for mypy
+        answer = self._process.stdout.read()
+        return self._process.wait(), answer
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
 @contextmanager
-def _child(request: str) -> Iterator[subprocess.Popen[str]]:
-    """This module as a program, with its request on stdin; killed if the block is left early."""
-    # Every log line goes to stderr, as it comes.
-    environment = native.child_environment() | {"EDGESLM_NATIVE_LOG": "1"}
-    child = subprocess.Popen(
-        native.child_command(__name__ if __name__ != "__main__" else __spec__.name),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        encoding="utf-8",
-        errors="replace",
-    )
+def waiting_child() -> Iterator[Child]:
+    """A child that can be given to one call of `quantize_model`; killed if the block is left."""
+    child = Child()
     try:
-        assert child.stdin is not None  # noqa: S101  for mypy
-        child.stdin.write(request)
-        child.stdin.close()
         yield child
     finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
-        for stream in (child.stdout, child.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def _main() -> int:
-    """The child: request on stdin, log on stderr, null or a reason as JSON on stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
-    native.load_bindings_only()
-    request = _Request(**json.load(sys.stdin))
-    try:
-        problem = _call(request)
-    except EdgeslmError as error:
-        problem = error.message
-    json.dump(problem, sys.stdout)
-    return 0
-
-
-def _call(request: _Request) -> str | None:
-    """Run llama.cpp's quantizer here; None, or why it stopped."""
-    lib = native.library()
-    overrides = _native_overrides(lib, request.overrides)  # has to outlive the call
-    parameters = lib.llama_model_quantize_default_params()
-    parameters.ftype = request.file_type
-    parameters.nthread = request.threads
-    parameters.allow_requantize = request.allow_requantize
-    parameters.only_copy = request.only_copy
-    parameters.dry_run = request.dry_run
-    if request.overrides:
-        parameters.tt_overrides = overrides
-    if request.imatrix is not None:
-        from edgeslm.llama import importance
-
-        native_matrix = importance.native_matrix(lib, Path(request.imatrix))  # outlives it too
-        parameters.imatrix = native_matrix.importances
-        parameters.kv_overrides = native_matrix.fields
-    paths = os.fsencode(request.source), os.fsencode(request.output)
-    with native.captured_log() as lines:
-        status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))
-    if status == 0:
-        return None
-    failure = next((line.text for line in lines if "failed to quantize: " in line.text), "")
-    return failure.partition("failed to quantize: ")[2] or native.reason(lines, "no reason given")
-
-
-def _native_overrides(lib: Any, overrides: list[tuple[str, int]]) -> Any:
-    """The overrides as C knows them: patterns that match one name each, ended by a null."""
-    array = (lib.llama_model_tensor_override * (len(overrides) + 1))()
-    for entry, (name, kind) in zip(array, overrides, strict=False):
-        entry.pattern = f"^{_escaped(name)}$".encode()
-        entry.type = kind
-    return array
-
-
-def _escaped(name: str) -> str:
-    """`name` with ECMAScript's special characters escaped, and no others: std::regex objects."""
-    return re.sub(r"([\^$\\.*+?()\[\]{}|])", r"\\\1", name)
-
-
-if __name__ == "__main__":
-    sys.exit(_main())
+        child.close()

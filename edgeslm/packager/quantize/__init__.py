@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm.errors import InvalidOption
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.quantize.effort import Effort
-from edgeslm.packager.quantize.limits import Wishes
 from edgeslm.packager.quantize.result import QuantizeResult
 from edgeslm.packager.quantize.stock import quantize_stock
-from edgeslm.targets.target import Target
+from edgeslm.packager.quantize.wishes import Wishes
+
+if TYPE_CHECKING:
+    from edgeslm.targets.target import Target
 
 __all__ = ["Effort", "QuantizeResult", "Wishes", "quantize"]
 
@@ -63,9 +66,9 @@ def quantize(
             "an importance matrix goes with a type",
             hint="Give a --type with it, or leave --imatrix out.",
         )
-    header = read_model(source)
     if file_type is not None:
-        return quantize_stock(header, output, file_type, effort.threads, imatrix)
+        return quantize_stock(source, output, file_type, effort.threads, imatrix)
+    header = read_model(source)
     # numpy comes with these, and costs what a small model takes to be quantized
     from edgeslm.packager.quantize.explain import explain as explain_mix
     from edgeslm.packager.quantize.mix import demands_of, session

@@ -24,6 +24,7 @@ from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import DEFAULT_ALIGNMENT, padded
 from edgeslm.packager.quantize.allocation import Allocation, Infeasible, allocate
 from edgeslm.packager.quantize.candidates import Candidate, Limits, Options
+from edgeslm.packager.quantize.wishes import Wishes
 from edgeslm.targets.target import Target
 from edgeslm.units import format_bytes, format_seconds, significant
 
@@ -36,19 +37,6 @@ _NUMBER_ENTRY_BYTES = 8 + 4 + 4
 """A metadata entry beside its key: length of the key, type, a 32-bit value."""
 _ROUNDING = 1e-8
 """Seconds are added in another order when they are predicted; this much is kept free."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asked for; None where nothing was said."""
-
-    bits: float | None = None
-    size_bytes: int | None = None
-    ram_bytes: int | None = None
-    min_tokens_per_second: float | None = None
-    max_joules_per_token: float | None = None
-    context_length: int | None = None
-    kv_type: str | None = None
 
 
 @dataclass(frozen=True)

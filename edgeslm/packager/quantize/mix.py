@@ -37,12 +37,13 @@ from edgeslm.packager.quantize.judge import (
     judge_by_gains,
     judge_by_study,
 )
-from edgeslm.packager.quantize.limits import Demands, Wishes, demands_for
+from edgeslm.packager.quantize.limits import Demands, demands_for
 from edgeslm.packager.quantize.recipe import MadeFor, Recipe, Replay
 from edgeslm.packager.quantize.result import QuantizeResult, describe
 from edgeslm.packager.quantize.rules import compress
 from edgeslm.packager.quantize.scores import LAST_RESORT, VERSION, score_tensors, unscored
 from edgeslm.packager.quantize.weights import Weights
+from edgeslm.packager.quantize.wishes import Wishes
 from edgeslm.packager.quantize.write import forget_encoded, label_of, write_mix
 from edgeslm.targets.target import Target
 

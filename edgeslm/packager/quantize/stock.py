@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeslm.gguf.reader import Header
-from edgeslm.llama.quantizer import QuantizeOptions, file_type_name, quantize_model
+from edgeslm.gguf.validation import read_model
+from edgeslm.llama.quantizer import QuantizeOptions, file_type_name, quantize_model, waiting_child
 from edgeslm.packager.quantize.result import QuantizeResult, describe
 
 
 def quantize_stock(
-    header: Header,
+    source: Path,
     output: Path,
     file_type: str,
     threads: int | None,
     imatrix: Path | None = None,
 ) -> QuantizeResult:
-    """Write the model of `header` to `output` as llama-quantize would.
+    """Write the model file `source` to `output` as llama-quantize would.
 
     Raises:
         InvalidOption: an unknown type.
-        InvalidGGUF, NotFound: there is no importance matrix at `imatrix`.
+        InvalidGGUF, NotFound: there is no sound model at `source`, or matrix at `imatrix`.
         Unsupported: the type needs an importance matrix for this model, or the one given is
             for another model.
         OutputFailure: the output cannot be written.
@@ -28,7 +28,9 @@ def quantize_stock(
     """
     name = file_type_name(file_type)
     options = QuantizeOptions(name, threads=threads, allow_requantize=True, imatrix=imatrix)
-    written = quantize_model(header, output, options)
+    with waiting_child() as child:
+        header = read_model(source)
+        written = quantize_model(header, output, options, child=child)
     warnings = []
     if written.fallbacks:
         warnings.append(

@@ -19,7 +19,8 @@ from edgeslm.gguf.types import TensorType, padded, tensor_type
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_file
 from edgeslm.packager.quantize.allocation import Candidate, Options
-from edgeslm.packager.quantize.limits import Demands, Wishes, demands_for, header_bytes
+from edgeslm.packager.quantize.limits import Demands, demands_for, header_bytes
+from edgeslm.packager.quantize.wishes import Wishes
 from edgeslm.targets.loading import load_target
 from edgeslm.targets.target import Target
 from edgeslm.testing import tiny_gguf

@@ -1,0 +1,101 @@
+"""A quantization that is killed at any moment goes on where it was, to the same file."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgeslm.files import sha256
+from edgeslm.testing import tiny_gguf
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command, with a cache of its own."""
+
+    model: Path
+    folder: Path
+    options: tuple[str, ...]
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out" / "small.gguf"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "edgeslm", "quantize", self.model, "-o", self.output),
+                *self.options,
+            ],
+            env=os.environ | {"EDGESLM_CACHE": str(self.folder / "cache"), "NO_COLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def finish(self) -> str:
+        """Run to the end; gives the hash of what was written."""
+        process = self.start()
+        said, _ = process.communicate(timeout=3600)
+        assert process.returncode == 0, said.decode()
+        assert [path.name for path in self.output.parent.iterdir()] == [self.output.name]
+        return sha256(self.output)
+
+    def killed_after(self, seconds: float) -> bool:
+        """Start, and kill with all its children; False if it came to its end before."""
+        process = self.start()
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        assert process.returncode == 0, said.decode()
+        return False
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _check(job: Job, kills: int, seed: int) -> None:
+    began = time.monotonic()
+    whole = job.finish()
+    seconds = time.monotonic() - began
+    job.forget()
+    moments = random.Random(seed)
+    done = 0
+    while done < kills:
+        if job.killed_after(moments.uniform(0, seconds / 3)):
+            done += 1
+        else:
+            assert sha256(job.output) == whole
+            job.forget()
+    assert job.finish() == whole
+
+
+def test_killed_three_times(tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "model.gguf", layers=4, width=64, feed_forward=128)
+    job = Job(model, tmp_path / "work", ("--bits", "4.6", "--calibration-tokens", "1024"))
+    _check(job, 3, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_twenty_times(tmp_path: Path) -> None:
+    """With EDGESLM_SMOLLM2_GGUF, on that model."""
+    given = os.environ.get("EDGESLM_SMOLLM2_GGUF")
+    model = Path(given) if given else tmp_path / "model.gguf"
+    if not given:
+        tiny_gguf(model, layers=12, width=256, heads=4, kv_heads=2, feed_forward=768)
+    job = Job(model, tmp_path / "work", ("--bits", "4.6", "--calibration-tokens", "4096"))
+    _check(job, 20, seed=2)
