@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.bundle.directory import MANIFEST_NAME
 from edgeslm.errors import writing
 from edgeslm.files import atomic_path, sha256
 from edgeslm.gguf.inspection import inspect
@@ -85,7 +86,7 @@ def identify(header: Header) -> ModelIdentity:
     """The identity of a model file."""
     inspection = inspect(header)
     return ModelIdentity(
-        file=header.path.name,
+        file=file_name(header.path),
         sha256=sha256(header.path),
         file_bytes=header.file_bytes,
         bits_per_weight=inspection.bits_per_weight,
@@ -94,7 +95,12 @@ def identify(header: Header) -> ModelIdentity:
 
 def identify_text(text: EvaluationText) -> TextIdentity:
     """The identity of a text."""
-    return TextIdentity(text.source, text.path.name, text.sha256)
+    return TextIdentity(text.source, file_name(text.path), text.sha256)
+
+
+def file_name(path: Path) -> str:
+    """A file's name as JSON can hold it; bytes that are no UTF-8 become question marks."""
+    return path.name.encode("utf-8", "replace").decode("utf-8")
 
 
 def in_words(mean_divergence: float) -> str:
@@ -107,8 +113,14 @@ def in_words(mean_divergence: float) -> str:
 
 
 def card_path(model: Path) -> Path:
-    """Where a card lies by default: beside model.gguf, or packed/, with their name's stem."""
-    whole = model.resolve()
+    """Where a card lies by default: beside model.gguf, or packed/, with their name's stem.
+
+    A packed directory holds what its manifest lists and no more, so a card lies beside it, even
+    where the model inside was named.
+    """
+    whole = model.resolve() if model.is_dir() else model.absolute()
+    if not whole.is_dir() and (whole.parent / MANIFEST_NAME).exists():
+        whole = whole.parent
     return whole.with_name((whole.name if whole.is_dir() else whole.stem) + SUFFIX)
 
 

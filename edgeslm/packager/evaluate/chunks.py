@@ -87,21 +87,12 @@ class ChunkReader(Closing):
                 self._batch.add(chunk[position], position, logits=True)
             context.decode(self._batch, cancelled=not_yet)
             logits = context.all_logits(stop - start)
-            self._refuse_nonsense(logits)
+            require_numbers(self._model, logits)
             yield Rows(
                 first=start - begin,
                 targets=np.asarray(chunk[start + 1 : stop + 1], np.int64),
                 logits=logits,
                 hidden=context.all_hidden(stop - start) if hidden else None,
-            )
-
-    def _refuse_nonsense(self, logits: NDArray[np.float32]) -> None:
-        # One NaN or infinity makes the sum one.
-        if not np.isfinite(logits.sum(axis=1)).all():
-            raise NativeFailure(
-                f"{self._model.path}: computes no valid probabilities (NaN); "
-                "its weights are damaged",
-                hint="Fetch, convert or quantize the model again.",
             )
 
 
@@ -166,6 +157,19 @@ def require_predictions(model: Model) -> None:
         raise Unsupported(
             f"{model.path}: does not predict text, it is an embedding model",
             hint="Only models that write text can be evaluated.",
+        )
+
+
+def require_numbers(model: Model, logits: NDArray[np.float32]) -> None:
+    """Return if [rows, vocabulary] logits of `model` are finite.
+
+    Raises:
+        NativeFailure: they are not.
+    """
+    if not np.isfinite(logits.sum(axis=1)).all():  # one NaN or infinity makes the sum one
+        raise NativeFailure(
+            f"{model.path}: computes no valid probabilities (NaN); its weights are damaged",
+            hint="Fetch, convert or quantize the model again.",
         )
 
 

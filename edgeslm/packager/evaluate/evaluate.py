@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import InvalidOption
+from edgeslm.errors import InvalidOption, NativeFailure
+from edgeslm.gguf.validation import read_model
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
 from edgeslm.packager.evaluate import divergence
 from edgeslm.packager.evaluate.card import (
     QualityCard,
     card_file,
+    file_name,
     identify,
     identify_text,
 )
@@ -24,10 +26,12 @@ from edgeslm.packager.evaluate.chunks import (
     require_suitable,
 )
 from edgeslm.packager.evaluate.divergence import Average
-from edgeslm.packager.evaluate.reference import Reference
+from edgeslm.packager.evaluate.reference import Reference, require_same_vocabulary
 from edgeslm.packager.evaluate.tasks import TaskFile, TaskScores, by_chance, read_tasks, score
 from edgeslm.packager.evaluate.text import read_text
 from edgeslm.progress import bar
+
+_MOST_NATS = 300
 
 
 def evaluate(
@@ -64,6 +68,7 @@ def evaluate(
     with card_file(card) as write:
         questions = read_tasks(tasks) if tasks else None
         if reference is not None:
+            require_same_vocabulary(read_model(reference), read_model(model))
             opened = Reference(
                 reference, text, length=context_length, chunks=chunks, threads=threads
             )
@@ -86,6 +91,7 @@ def evaluate_against(
             scores = _task_scores(tasks, score(opened, tasks, reference.threads), theirs)
         identity = identify(opened.header)
     build = build_info()
+    _refuse_overflow(model, figures.surprise, figures.reference_surprise)
     ratio = divergence.perplexity_ratio(figures)
     same_top = divergence.share(figures.same_top)
     return QualityCard(
@@ -126,6 +132,7 @@ def _evaluate_alone(
             tokens = model.tokenize(read.text, add_special=True)
             chunks = cut(model, tokens, length, most)
             surprises = _surprises(model, chunks, threads)
+            _refuse_overflow(path, surprises)
         scores = None
         if tasks is not None:
             scores = _task_scores(tasks, score(model, tasks, threads), None)
@@ -158,12 +165,21 @@ def _surprises(
     return np.concatenate(parts)
 
 
+def _refuse_overflow(model: Path, *surprises: NDArray[np.float64]) -> None:
+    """Perplexities end where floating-point numbers do, at 710 nats per token."""
+    if max(float(values.mean()) for values in surprises) > _MOST_NATS:
+        raise NativeFailure(
+            f"{model}: what it predicts has nothing to do with the text; its weights are damaged",
+            hint="Fetch, convert or quantize the model again.",
+        )
+
+
 def _task_scores(
     tasks: TaskFile, own: tuple[Average, Average], reference: tuple[Average, Average] | None
 ) -> TaskScores:
     theirs = reference or (None, None)
     return TaskScores(
-        file=tasks.path.name,
+        file=file_name(tasks.path),
         sha256=tasks.sha256,
         questions=len(tasks.questions),
         accuracy=own[0],

@@ -145,13 +145,14 @@ class Reference:
             if can_rebuild is None:
                 some = slice(_CHECKED_ROWS)
                 can_rebuild = self._head.agrees(rows.hidden[some], rows.logits[some])
-            if not can_rebuild:
-                self._require_room()
+                self._require_room(
+                    4 * self._head.width if can_rebuild else 2 * self._head.vocabulary_size
+                )
             parts.append({"hidden": rows.hidden.copy()} if can_rebuild else packed(rows.logits))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _require_room(self) -> None:
-        each = 2 * counted(self.length) * self._head.vocabulary_size
+    def _require_room(self, row_bytes: int) -> None:
+        each = row_bytes * counted(self.length)
         if each * len(self.chunks) > MOST_BYTES:
             raise InvalidOption(
                 f"{self.header.path}: its predictions for {len(self.chunks)} chunks take "

@@ -95,6 +95,10 @@ class Store:
 
     def _make_room(self) -> None:
         """Delete what was not used for longest until the rest fits."""
+        with writing(self._folder):
+            self._delete_oldest()
+
+    def _delete_oldest(self) -> None:
         files = [(path, status) for path in self._folder.iterdir() if (status := _status(path))]
         excess = sum(status.st_size for _, status in files) - self._most_bytes
         for path, status in sorted(files, key=lambda entry: entry[1].st_mtime_ns):

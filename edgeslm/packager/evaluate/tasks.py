@@ -3,13 +3,15 @@
 A file of JSON lines, `{"question": "...", "choices": ["...", "..."], "answer": 0}`. Each choice
 is put behind the question, and the log-likelihoods of its tokens are added up. The choice with
 the largest sum is the model's; since that favours short choices, a second score divides each sum
-by the choice's length in bytes. Both are what lm-evaluation-harness calls acc and acc_norm.
+by the choice's length in bytes. lm-evaluation-harness calls the first acc; its acc_norm divides
+by characters, which is the same for ASCII.
 
 The question is computed once and stays in the KV cache; each choice is dropped again from it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, UserError, reading
-from edgeslm.files import sha256
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
-from edgeslm.packager.evaluate.chunks import not_yet, require_predictions, rows_at_once
+from edgeslm.packager.evaluate.chunks import (
+    not_yet,
+    require_numbers,
+    require_predictions,
+    rows_at_once,
+)
 from edgeslm.packager.evaluate.divergence import Average, share, surprise
 from edgeslm.progress import bar
 
@@ -78,13 +85,14 @@ def read_tasks(path: Path) -> TaskFile:
         UserError: a line or field is not as it must be; the message names both.
     """
     with reading(path):
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
+    lines = data.splitlines()
     questions = tuple(
         _question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
     )
     if not questions:
         raise UserError(f"{path}: no questions in it", hint=f"A line of it reads: {_EXAMPLE}")
-    return TaskFile(path, sha256(path), questions)
+    return TaskFile(path, hashlib.sha256(data).hexdigest(), questions)
 
 
 def score(model: Model, tasks: TaskFile, threads: int) -> tuple[Average, Average]:
@@ -97,7 +105,7 @@ def score(model: Model, tasks: TaskFile, threads: int) -> tuple[Average, Average
     """
     require_predictions(model)
     prepared = [_prepare(model, tasks, question) for question in tasks.questions]
-    longest = max(len(tokens) for item in prepared for tokens in item.choices)
+    longest = max(item.longest for item in prepared)
     rows = rows_at_once(model.vocabulary_size)
     options = ContextOptions(length=longest, threads=threads, outputs=rows)
     plain, normalised = [], []
@@ -105,7 +113,7 @@ def score(model: Model, tasks: TaskFile, threads: int) -> tuple[Average, Average
         Context(model, options) as context,
         bar("Asking questions", total=len(prepared), unit="questions") as advance,
     ):
-        scorer = _Scorer(context, rows)
+        scorer = _Scorer(model, context, rows)
         for item, question in zip(prepared, tasks.questions, strict=True):
             likelihoods = scorer.likelihoods(item)
             lengths = [len(choice.encode("utf-8", "replace")) for choice in question.choices]
@@ -124,10 +132,15 @@ def by_chance(tasks: TaskFile) -> float:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A question's tokens: what all choices begin with, and each choice with that before it."""
+    """A question's tokens: what all choices begin with, and what is each one's own."""
 
-    shared: int
-    choices: tuple[tuple[int, ...], ...]
+    shared: NDArray[np.int32]
+    rests: tuple[NDArray[np.int32], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the question with its longest choice."""
+        return len(self.shared) + max(map(len, self.rests))
 
 
 def _prepare(model: Model, tasks: TaskFile, question: Question) -> _Prepared:
@@ -146,7 +159,8 @@ def _prepare(model: Model, tasks: TaskFile, question: Question) -> _Prepared:
             f"{model.trained_context_length} that {model.path} was trained for",
             hint="Shorten the question.",
         )
-    return _Prepared(shared, choices)
+    rests = tuple(np.array(tokens[shared:], np.int32) for tokens in choices)
+    return _Prepared(np.array(choices[0][:shared], np.int32), rests)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -158,7 +172,8 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 class _Scorer:
     """Log-likelihoods of choices, with the question kept in the KV cache."""
 
-    def __init__(self, context: Context, rows: int) -> None:
+    def __init__(self, model: Model, context: Context, rows: int) -> None:
+        self._model = model
         self._context = context
         self._batch = Batch(rows)
 
@@ -168,31 +183,32 @@ class _Scorer:
 
     def likelihoods(self, item: _Prepared) -> list[float]:
         """Of each choice's tokens behind the shared ones, in nats, the largest is the likeliest."""
-        context, shared = self._context, item.choices[0][: item.shared]
+        context, shared = self._context, item.shared.tolist()
         context.forget()
         context.prefill(shared, cancelled=not_yet)
         after_shared = context.logits()[None].copy()
+        require_numbers(self._model, after_shared)
         results = []
-        for tokens in item.choices:
-            rest = tokens[item.shared :]
-            total = -surprise(after_shared, np.array(rest[:1])).sum() if rest else 0.0
+        for rest in item.rests:
+            total = -surprise(after_shared, rest[:1].astype(np.int64)).sum() if len(rest) else 0.0
             for at in range(0, len(rest) - 1, self._batch.capacity):
                 part = rest[at : at + self._batch.capacity + 1]
-                total -= self._decode(part, item.shared + at)
+                total -= self._decode(part, len(shared) + at)
             results.append(float(total))
-            if not context.forget(item.shared):
+            if not context.forget(len(shared)):
                 context.forget()
                 context.prefill(shared, cancelled=not_yet)
         return results
 
-    def _decode(self, part: Sequence[int], position: int) -> float:
+    def _decode(self, part: NDArray[np.int32], position: int) -> float:
         """Surprise at all tokens of `part` but the first, which stands at `position`."""
         self._batch.clear()
-        for index, token in enumerate(part[:-1]):
+        for index, token in enumerate(part[:-1].tolist()):
             self._batch.add(token, position + index, logits=True)
         self._context.decode(self._batch, cancelled=not_yet)
         logits = self._context.all_logits(len(part) - 1)
-        return float(surprise(logits, np.array(part[1:])).sum())
+        require_numbers(self._model, logits)
+        return float(surprise(logits, part[1:].astype(np.int64)).sum())
 
 
 def _question(path: Path, number: int, line: bytes) -> Question:

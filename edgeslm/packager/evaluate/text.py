@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeslm.errors import UserError, reading
+from edgeslm.errors import Unsupported, UserError, reading
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
@@ -26,6 +26,8 @@ SEQUENCES = 8
 LONGEST_TOKENS = 576
 """Tokens per sequence and piece."""
 _SAMPLER_VERSION = 1
+_LEAST_TOKENS = 32
+"""In a piece. A model that gives fewer would need pieces without end."""
 _SEPARATOR = "\n\n"
 _SAMPLING = SamplingOptions(temperature=1, top_k=0, top_p=1, min_p=0)
 
@@ -69,6 +71,11 @@ def sampled_text(
         store: Where pieces of the text, and the whole, are kept.
         least_tokens: What the text must give when it is tokenized.
         threads: How many to compute with.
+
+    Raises:
+        Unsupported: it ends its texts before they begin.
+        NativeFailure: llama.cpp failed.
+        OutputFailure: the text cannot be kept.
     """
     pieces: list[str] = []
     while not pieces or len(model.tokenize(_joined(pieces), add_special=True)) < least_tokens:
@@ -79,6 +86,11 @@ def sampled_text(
             with bar("Sampling a text", total=SEQUENCES * _length(model), unit="tokens") as advance:
                 piece = sample(model, seed=number, threads=threads, advance=advance)
             store.save_text(f"{key}.txt", piece)
+        if len(model.tokenize(piece)) < _LEAST_TOKENS:
+            raise Unsupported(
+                f"{model.path}: says next to nothing when it may say what it likes",
+                hint="Give a text: --text FILE, or --calibration FILE for quantize.",
+            )
         pieces.append(piece)
     text = _joined(pieces)
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()

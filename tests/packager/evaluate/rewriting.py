@@ -25,8 +25,9 @@ def rewrite(
     types: Mapping[str, str] = NOTHING,
     noise: float = 0.0,
     nan: str | None = None,
+    factors: Mapping[str, float] = NOTHING,
 ) -> Path:
-    """Write `source` to `path` with other metadata, tensor types, noise on the matrices, a NaN."""
+    """Write `source` to `path` with some of it changed, noise on the matrices, a NaN."""
     header = read_header(source)
     kept = {
         name: Field(name, header.metadata_types[name][0], value, header.metadata_types[name][1])
@@ -49,6 +50,7 @@ def rewrite(
         )
         if noise and len(tensor.shape) > 1:
             rows = rows + noise * rows.std() * random.standard_normal(rows.shape, np.float32)
+        rows = rows * np.float32(factors.get(tensor.name, 1))
         if tensor.name == nan:
             rows = np.where(np.arange(rows.size).reshape(rows.shape) == 7, np.float32("nan"), rows)
         kind = specs[index].type

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.errors import EdgeslmError, UserError
+from edgeslm.errors import EdgeslmError, Unsupported, UserError
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate import text
 from edgeslm.packager.evaluate.store import Store
@@ -83,6 +83,14 @@ def test_a_text_of_the_length_asked_for_is_kept(tiny_model: Path, tmp_path: Path
         assert longer.text.startswith(first.text)
         other = text.sampled_text(model, "1" * 64, store, 100, threads=1)
         assert first.text.startswith(other.text)
+
+
+def test_a_model_that_says_nothing_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "sample", lambda *_, **__: "")
+    with Model(tiny_model) as model, pytest.raises(Unsupported, match="next to nothing"):
+        text.sampled_text(model, HASH, Store(tmp_path / "store"), 100, 1)
 
 
 def test_pieces_are_taken_from_the_store(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from rewriting import rewrite
 
-from edgeslm.errors import OutputFailure
+from edgeslm.errors import NativeFailure, OutputFailure, Unsupported
 from edgeslm.packager.evaluate import QualityCard, card_path, evaluate
 from edgeslm.packager.evaluate.card import card_file, in_words
+from edgeslm.packager.evaluate.reference import Reference
+from edgeslm.packager.pipeline import pack
 from edgeslm.records import QUALITY_SCHEMA, document
+from edgeslm.targets.loading import load_target
+from edgeslm.testing import byte_vocabulary
 
 TEXT = "Twelve good friends went for a walk.\n" * 6
 
@@ -57,6 +64,42 @@ def test_cards_lie_beside_their_models(tmp_path: Path) -> None:
     assert card_path(tmp_path / "packed") == tmp_path / "packed.quality.json"
     (tmp_path / "qwen-0.6b").mkdir(exist_ok=True)
     assert card_path(tmp_path / "qwen-0.6b") == tmp_path / "qwen-0.6b.quality.json"
+
+
+def test_a_card_stays_out_of_a_packed_directory(tiny_model: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    pack(tiny_model, packed, target=load_target("rpi4-4gb"), file_type="Q8_0")
+    for path in (packed, packed / "model.gguf"):
+        assert card_path(path) == tmp_path / "packed.quality.json"
+
+
+def test_a_card_lies_where_the_link_does(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").symlink_to(tmp_path / "blobs" / "123")
+    assert card_path(tmp_path / "small.gguf") == tmp_path / "small.quality.json"
+
+
+def test_file_names_of_any_bytes(tiny_model: Path, text: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff.gguf"))
+    shutil.copy(tiny_model, odd)
+    card = tmp_path / "card.json"
+    evaluate(odd, text=text, context_length=32, card=card)
+    assert json.loads(card.read_text())["model"]["file"] == "m?.gguf"
+
+
+def test_predictions_beyond_any_perplexity(tiny_model: Path, text: Path, tmp_path: Path) -> None:
+    huge = rewrite(tiny_model, tmp_path / "m.gguf", factors={"output_norm.weight": 1e6})
+    with pytest.raises(NativeFailure, match="nothing to do with the text"):
+        evaluate(huge, text=text, context_length=32)
+
+
+def test_another_vocabulary_is_known_first(
+    tiny_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [f"t{index}" for index in range(len(byte_vocabulary()))]
+    other = rewrite(tiny_model, tmp_path / "m.gguf", fields={"tokenizer.ggml.tokens": tokens})
+    monkeypatch.setattr(Reference, "_compute", None)  # so nothing is computed before
+    with pytest.raises(Unsupported, match="another vocabulary"):
+        evaluate(other, tiny_model, text=text, context_length=32)
 
 
 def test_words_follow_the_figure() -> None:

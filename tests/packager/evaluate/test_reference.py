@@ -186,6 +186,14 @@ def test_too_much_to_keep_is_refused(
     assert _open(capped, text, tmp_path / "store", chunks=most)
 
 
+def test_hidden_states_take_room_too(
+    tiny_model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "MOST_BYTES", 1000)
+    with pytest.raises(InvalidOption, match="on disk"):
+        _open(tiny_model, text, tmp_path / "store")
+
+
 def test_packing_loses_next_to_nothing() -> None:
     logits = np.random.default_rng(0).normal(-3, 9, (5, 3000)).astype(np.float32)
     logits[4] = 1.5
