@@ -45,6 +45,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(claim)
 
 
+def ensure_writable(path: Path) -> None:
+    """Return if a file can appear at `path`: to be asked before long work.
+
+    Raises:
+        OutputFailure: it cannot.
+    """
+    with writing(path):
+        target = _resolved(path)
+        _check_target(path, target)
+        temporary, claim = _claimed(target.parent, lambda new: new.touch(exist_ok=False))
+        os.close(claim)
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Create `folder` and keep other processes that ask for it waiting while the block runs.
+
+    Raises:
+        OutputFailure: it cannot be created.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
     """Yield an empty folder next to `beside`, on the same disk; it goes when the block ends.

@@ -42,10 +42,8 @@ class _Shape:
     kv_heads: int
     feed_forward: int
     context_length: int
-
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
+    head_width: int
+    tied: bool
 
 
 def tiny_gguf(
@@ -58,6 +56,9 @@ def tiny_gguf(
     kv_heads: int = 1,
     feed_forward: int = 64,
     context_length: int = 256,
+    head_width: int | None = None,
+    tied: bool = True,
+    norm_spread: float = 0.0,
     weight_type: str = "F32",
     seed: int = 0,
 ) -> Path:
@@ -67,11 +68,14 @@ def tiny_gguf(
         path: Where the file goes.
         architecture: "llama", "qwen2", "qwen3" or "gemma3".
         layers: Number of blocks.
-        width: Length of an embedding; a multiple of `heads`.
+        width: Length of an embedding.
         heads: Attention heads, a multiple of `kv_heads`.
         kv_heads: Heads of keys and values.
         feed_forward: Width inside the feed-forward part.
         context_length: The context the model claims to have been trained for.
+        head_width: Numbers in a head; None for `width` / `heads`.
+        tied: Whether the embedding is the head too.
+        norm_spread: How far the norms' weights are from one.
         weight_type: "F32" or "F16", for the matrices; vectors are always F32.
         seed: Another seed gives other weights.
 
@@ -80,13 +84,20 @@ def tiny_gguf(
     """
     if architecture not in _ARCHITECTURES or weight_type not in ("F32", "F16"):
         raise InvalidOption(f"no tiny model: {architecture} with {weight_type} weights")
-    shape = _Shape(architecture, layers, width, heads, kv_heads, feed_forward, context_length)
+    shape = _Shape(
+        architecture,
+        *(layers, width, heads, kv_heads, feed_forward, context_length),
+        head_width=head_width or width // heads,
+        tied=tied,
+    )
     tensors = [
         TensorSpec(name, tensor_type(weight_type if len(size) > 1 else "F32"), size)
         for name, size in _tensors(shape)
     ]
     fields = (*_hyperparameters(shape, weight_type), *_vocabulary_fields())
-    write_gguf(path, fields, tensors, lambda index: _weights(tensors[index], seed, index))
+    write_gguf(
+        path, fields, tensors, lambda index: _weights(tensors[index], seed, index, norm_spread)
+    )
     return path
 
 
@@ -170,11 +181,13 @@ def _vocabulary_fields() -> list[Field]:
 
 
 def _tensors(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes (ggml order) of everything llama.cpp expects; the embedding is tied."""
+    """Names and shapes (ggml order) of everything llama.cpp expects."""
     tensors: list[tuple[str, tuple[int, ...]]] = [
         ("token_embd.weight", (shape.width, len(byte_vocabulary()))),
         ("output_norm.weight", (shape.width,)),
     ]
+    if not shape.tied:
+        tensors.append(("output.weight", (shape.width, len(byte_vocabulary()))))
     for layer in range(shape.layers):
         tensors += [(f"blk.{layer}.{name}", size) for name, size in _block(shape)]
     return tensors
@@ -182,19 +195,20 @@ def _tensors(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
 
 def _block(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
     width, inner, kv = shape.width, shape.feed_forward, shape.head_width * shape.kv_heads
+    attended = shape.head_width * shape.heads
     tensors: list[tuple[str, tuple[int, ...]]] = [
         ("attn_norm.weight", (width,)),
-        ("attn_q.weight", (width, width)),
+        ("attn_q.weight", (width, attended)),
         ("attn_k.weight", (width, kv)),
         ("attn_v.weight", (width, kv)),
-        ("attn_output.weight", (width, width)),
+        ("attn_output.weight", (attended, width)),
         ("ffn_norm.weight", (width,)),
         ("ffn_gate.weight", (width, inner)),
         ("ffn_up.weight", (width, inner)),
         ("ffn_down.weight", (inner, width)),
     ]
     if shape.architecture == "qwen2":
-        tensors += [("attn_q.bias", (width,)), ("attn_k.bias", (kv,)), ("attn_v.bias", (kv,))]
+        tensors += [("attn_q.bias", (attended,)), ("attn_k.bias", (kv,)), ("attn_v.bias", (kv,))]
     if shape.architecture in ("qwen3", "gemma3"):
         head = (shape.head_width,)
         tensors += [("attn_q_norm.weight", head), ("attn_k_norm.weight", head)]
@@ -203,14 +217,14 @@ def _block(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
     return tensors
 
 
-def _weights(tensor: TensorSpec, seed: int, index: int) -> NDArray[Any]:
-    """Numbers that keep activations near one: norms are one, matrices scaled by their fan-in."""
+def _weights(tensor: TensorSpec, seed: int, index: int, spread: float) -> NDArray[Any]:
+    """Numbers that keep activations near one: norms near one, matrices scaled by their fan-in."""
     import numpy as np
 
     size = tensor.shape[::-1]
-    if tensor.name.endswith("norm.weight"):
-        return np.ones(size, np.float32)
     numbers = np.random.default_rng([seed, index]).standard_normal(size, np.float32)
+    if tensor.name.endswith("norm.weight"):
+        return np.float32(1) + np.float32(spread) * numbers
     scale = np.float32(tensor.shape[0] ** -0.5)
     scaled: NDArray[Any] = numbers * scale
     return scaled.astype(np.float16) if tensor.type.name == "F16" else scaled

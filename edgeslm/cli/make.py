@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgeslm.packager.ladder import LadderResult, Rung
     from edgeslm.packager.quantize import Effort, QuantizeResult, Wishes
     from edgeslm.packager.quantize.explain import Explanation
+    from edgeslm.targets.target import Target
 
 
 def convert(
@@ -68,7 +70,7 @@ def quantize(
     recipe: options.RecipeFile = None,
     save_recipe: options.SaveRecipe = None,
     calibration: options.Calibration = None,
-    calibration_tokens: options.CalibrationTokens = 8192,
+    calibration_tokens: options.CalibrationTokens = None,
     quick: options.Quick = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which type each part got, and why.")
@@ -101,15 +103,23 @@ def quantize(
     """
     from edgeslm.bundle.model_path import find_model
     from edgeslm.packager.quantize import quantize as quantize_model
-    from edgeslm.targets.loading import load_target
 
+    wishes = _wishes(bits, size, ram, min_speed, max_energy, context, kv_type)
+    if wishes is None:
+        _refuse_unused({"--target": target, "--context": context, "--kv-type": kv_type})
+    if file_type is not None:
+        _refuse_unused({"--calibration-tokens": calibration_tokens})
+    if plot is not None:
+        from edgeslm.packager.quantize.plots import ensure_drawable
+
+        ensure_drawable(plot)
     result = quantize_model(
         find_model(model),
         destination,
         file_type=file_type,
-        wishes=_wishes(bits, size, ram, min_speed, max_energy, context, kv_type),
+        wishes=wishes,
         recipe=recipe,
-        target=load_target(target) if target else None,
+        target=_board(target),
         imatrix=imatrix,
         effort=_effort(calibration, calibration_tokens, threads, quick=quick),
         keep_recipe=save_recipe,
@@ -154,16 +164,41 @@ def _wishes(
     )
 
 
-def _effort(calibration: Path | None, tokens: int, threads: int | None, *, quick: bool) -> Effort:
+def _refuse_unused(values: Mapping[str, object]) -> None:
+    """Complain about options that only a budget heeds."""
+    for option, value in values.items():
+        if value is not None:
+            raise InvalidOption(
+                f"{option} does nothing without a budget",
+                hint="Give --bits, --size, --ram, --min-tps or --max-joules-per-token with it.",
+            )
+
+
+def _board(target: str | None) -> Target | None:
+    if target is None:
+        return None
+    from edgeslm.targets.loading import load_target
+
+    return load_target(target)
+
+
+def _effort(
+    calibration: Path | None, tokens: int | None, threads: int | None, *, quick: bool
+) -> Effort:
     import os
 
-    from edgeslm.packager.quantize.effort import LENGTH, Effort
+    from edgeslm.packager.quantize.effort import DEFAULT_SEQUENCES, LENGTH, Effort
+
+    if quick and tokens is not None:
+        raise InvalidOption(
+            "a quick mix uses no calibration text", hint="Leave out --quick or the tokens."
+        )
 
     if threads is not None and threads < 1:
         raise InvalidOption(f"{threads} threads", hint="Give 1 or more, or none for one per core.")
     return Effort(
         calibration=calibration,
-        sequences=max(1, tokens // LENGTH) if tokens > 0 else 0,
+        sequences=DEFAULT_SEQUENCES if tokens is None else -(-tokens // LENGTH),
         quick=quick,
         threads=threads or os.cpu_count() or 1,
     )
@@ -216,7 +251,7 @@ def pack(
     kv_type: options.PlannedKvType = None,
     recipe: options.RecipeFile = None,
     calibration: options.Calibration = None,
-    calibration_tokens: options.CalibrationTokens = 8192,
+    calibration_tokens: options.CalibrationTokens = None,
     quick: options.Quick = False,
     ladder: Annotated[
         str | None,
@@ -250,6 +285,8 @@ def pack(
     from edgeslm.targets.loading import load_target
 
     wishes = _wishes(bits, size, ram, min_speed, max_energy, context, kv_type)
+    if ladder is None and wishes is None and recipe is None:
+        _refuse_unused({"--calibration-tokens": calibration_tokens})
     effort = _effort(calibration, calibration_tokens, threads, quick=quick)
     cache_type = kv_type.upper() if kv_type else None
     board = load_target(target)

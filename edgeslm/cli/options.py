@@ -100,7 +100,10 @@ Calibration = Annotated[
     ),
 ]
 CalibrationTokens = Annotated[
-    int, typer.Option("--calibration-tokens", metavar="N", help="How much of it to read.")
+    int | None,
+    typer.Option(
+        "--calibration-tokens", metavar="N", help="How much of it to read; default: 8192."
+    ),
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="No calibration: seconds instead of minutes, more loss.")

@@ -29,7 +29,7 @@ from typing import Any
 
 from edgeslm.errors import InvalidGGUF
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import tensor_type
+from edgeslm.gguf.types import kv_tensor_type
 from edgeslm.records import MemoryPlan
 
 _CELLS = 256
@@ -109,7 +109,7 @@ def weights_budget(
 
 def kv_bytes(header: Header, *, context_length: int, kv_type: str, ubatch: int) -> int:
     """Bytes of the KV cache as llama.cpp allocates it, for one sequence."""
-    kind = tensor_type(kv_type)
+    kind = kv_tensor_type(kv_type)
     cells = _padded(context_length)
     total = 0
     for layer in layers(header):

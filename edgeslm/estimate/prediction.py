@@ -27,7 +27,7 @@ def predict(
         kv_type: Tensor type of the KV cache.
 
     Raises:
-        InvalidOption: a context of no tokens, or `kv_type` is no tensor type.
+        InvalidOption: a context of no tokens, or `kv_type` is no type for a cache.
         InvalidGGUF: the header lacks a hyperparameter.
     """
     if context_length is None:

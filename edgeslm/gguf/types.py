@@ -106,6 +106,24 @@ REMOVED_TENSOR_TYPES: Mapping[int, str] = MappingProxyType(
 _BY_NAME = {kind.name: kind for kind in _TENSOR_TYPES}
 
 
+KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+"""Tensor types the KV cache may have, widest first."""
+
+
+def kv_tensor_type(name: str) -> TensorType:
+    """The type called `name`, which llama.cpp can keep keys and values in.
+
+    Raises:
+        InvalidOption: it cannot.
+    """
+    if name not in KV_TYPES:
+        raise InvalidOption(
+            f"not a type for the KV cache: {name}",
+            hint=f"One of {', '.join(KV_TYPES)}; Q8_0 halves it at almost no cost.",
+        )
+    return tensor_type(name)
+
+
 def tensor_type(name: str) -> TensorType:
     """The tensor type called `name`, in upper or lower case.
 

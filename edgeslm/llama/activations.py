@@ -1,8 +1,9 @@
 """What each weight of a model is multiplied with, seen while llama.cpp computes.
 
 llama.cpp can call back for each operation of its graph. The callback gets a pointer to ggml's
-own tensor structure, which no binding declares, so its layout is declared here and compared
-with the library's size and with what a known weight must look like before anything is read.
+own tensor structure, which no binding declares, so its layout is declared here. Its size is
+compared with what the library says before a callback is set, and each weight's shape with the
+file's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _OPERATION_PARAMETERS = 16
 _NAME_BYTES = 64
 _F32 = 0
 _MOST_OPERATIONS = 256
+_OBJECT_BYTES = 32
+"""`struct ggml_object`, which ggml counts to a tensor's overhead."""
 
 
 class _Tensor(ctypes.Structure):
@@ -121,6 +124,7 @@ def watch_inputs(
     Raises:
         NativeFailure: llama.cpp failed, or its structures are not the ones known here.
     """
+    _refuse_other_layout()
     watcher = _Watcher(model, wanted, on_input)
     kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(_Tensor), ctypes.c_bool, ctypes.c_void_p)
     callback = kind(watcher)
@@ -144,6 +148,22 @@ def watch_inputs(
                     advance(1)
         finally:
             batch.close()
+
+
+@cache
+def _refuse_other_layout() -> None:
+    """Compare the size of our structure with ggml's, before anything is read through it.
+
+    Raises:
+        NativeFailure: they differ.
+    """
+    overhead = native.ggml().ggml_tensor_overhead
+    overhead.restype = ctypes.c_size_t
+    if overhead() - _OBJECT_BYTES != ctypes.sizeof(_Tensor):
+        raise NativeFailure(
+            "the loaded ggml lays tensors out differently than expected",
+            hint="Install the llama-cpp-python version that edgeslm asks for.",
+        )
 
 
 @cache

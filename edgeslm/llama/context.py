@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, NativeFailure
-from edgeslm.gguf.types import TENSOR_TYPES
+from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
 from edgeslm.llama import native
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
-
-KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
-"""Tensor types the KV cache may have, widest first."""
 
 _OK, _NO_SLOT, _ABORTED = 0, 1, 2
 _CONTEXT_STEP = 256
@@ -39,7 +36,7 @@ class ContextOptions:
         ubatch: Tokens computed at once; the compute buffer grows with it.
         threads: Threads for decode (one token at a time).
         prefill_threads: Threads for prefill; None means the same as `threads`.
-        kv_type: Type of cached keys and values, one of `KV_TYPES`.
+        kv_type: Type of cached keys and values, one that `kv_tensor_type` takes.
         sequences: Sequences that may live in the cache at once.
         outputs: Most rows of logits one decode call may give. With one instead of a row per
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
@@ -69,11 +66,7 @@ class ContextOptions:
                     f"{name} must be at most {most}, not {getattr(self, name)}",
                     hint="Leave it out to get a sensible default.",
                 )
-        if self.kv_type not in KV_TYPES:
-            raise InvalidOption(
-                f"not a type for the KV cache: {self.kv_type}",
-                hint=f"One of {', '.join(KV_TYPES)}; Q8_0 halves it at almost no cost.",
-            )
+        kv_tensor_type(self.kv_type)
 
 
 class DecodeAborted(Exception):

@@ -134,7 +134,7 @@ def quantize_model(
         EdgeslmError: see `quantize_file`.
     """
     name = file_type_name(options.file_type)
-    _refuse_same_file(header.path, output)
+    refuse_same_file(header.path, output)
     known = _importances(header, options.imatrix)
     with atomic_path(output) as temporary:
         job = _Job(header.path, output, temporary, name, options)
@@ -194,7 +194,12 @@ class _Job:
         )
 
 
-def _refuse_same_file(source: Path, output: Path) -> None:
+def refuse_same_file(source: Path, output: Path) -> None:
+    """Return if `output` is another file than `source`.
+
+    Raises:
+        InvalidOption: it is the same.
+    """
     with writing(output):
         same = output.exists() and output.samefile(source)
     if same:

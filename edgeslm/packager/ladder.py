@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +146,8 @@ def pack_ladder(
         UserError: the model or an option is wrong, or no mix reaches any of the widths.
         Failure: a step failed.
     """
+    from edgeslm.packager.quantize.mix import changing
+
     effort = effort or Effort()
     made = MadeWith(
         source_sha256="",
@@ -162,12 +164,14 @@ def pack_ladder(
         source = read_model(as_gguf(model, folder / "converted.gguf"))
         made = dataclasses.replace(made, source_sha256=sha256(source.path))
         job = _Job(source, output, folder, target, made, effort, text)
-        demands, warnings = _reachable(source, widths, target, quick=effort.quick)
+        predict(source, target, context_length=context_length, kv_type=kv_type)  # can it be?
+        names = changing(source)
+        demands, warnings = _reachable(job, names, widths)
         done = job.finished()
         missing = {bits: asked for bits, asked in demands.items() if bits not in done}
         if missing:
             with _kept_if_used(output):
-                warnings += job.climb(missing, done)
+                warnings += job.climb(names, missing, done)
         ladder = job.record(done)
         plot, notes = _plot(ladder.rungs, output / PLOT_NAME)
     unique = tuple(dict.fromkeys([*warnings, *notes]))
@@ -204,10 +208,13 @@ class _Job:
                 f"cannot write {self.output}: it holds a ladder made with another {names}",
                 hint=_HINT,
             )
-        rungs = (self._again(entry) for entry in found.get("rungs") or ())
+        entries = found.get("rungs")
+        rungs = (self._again(entry) for entry in (entries if isinstance(entries, list) else ()))
         return {rung.bits: rung for rung in rungs if rung is not None}
 
-    def climb(self, missing: Mapping[float, Demands], done: dict[float, Rung]) -> list[str]:
+    def climb(
+        self, names: Collection[str], missing: Mapping[float, Demands], done: dict[float, Rung]
+    ) -> list[str]:
         """Make the missing rungs and put them into `done`; gives warnings."""
         from edgeslm.packager.evaluate import Reference
         from edgeslm.packager.quantize.mix import session
@@ -217,7 +224,7 @@ class _Job:
             self.source.path, self.text, length=length, threads=self.effort.threads
         )
         warnings: list[str] = []
-        with session(self.source, self.effort) as work:
+        with session(self.source, names, self.effort) as work:
             for number, (bits, demands) in enumerate(missing.items(), 1):
                 progress.note(f"rung {number} of {len(missing)}: {bits:g} bits per weight")
                 done[bits], notes = self._rung(work, reference, bits, demands)
@@ -241,7 +248,7 @@ class _Job:
         from edgeslm.packager.evaluate import evaluate_against
         from edgeslm.packager.evaluate.card import card_file
 
-        name = f"{bits:g}-bits"
+        name = _name_of(bits)
         packed = self.scratch / MODEL_NAME
         result = work.write(work.choose(demands), packed, keep_encoded=True)
         card = evaluate_against(reference, packed)
@@ -270,7 +277,7 @@ class _Job:
         bits = entry.get("bits")
         if not isinstance(bits, float | int) or isinstance(bits, bool):
             return None
-        name = f"{bits:g}-bits"
+        name = _name_of(bits)
         folder = self.output / name
         if not (self.output / f"{name}.quality.json").is_file():
             return None
@@ -285,7 +292,7 @@ class _Job:
 
 
 def _reachable(
-    source: Header, widths: Sequence[float], target: Target, *, quick: bool
+    job: _Job, names: Collection[str], widths: Sequence[float]
 ) -> tuple[dict[float, Demands], list[str]]:
     """What can be asked for, by rising width, and a warning for each width that cannot.
 
@@ -294,8 +301,8 @@ def _reachable(
     """
     demands: dict[float, Demands] = {}
     refusals = []
-    for bits in sorted(set(widths)):
-        asked = _demands(source, bits, target, quick=quick)
+    for bits in sorted({_name_of(bits): bits for bits in widths}.values()):
+        asked = _demands(job, names, bits)
         if isinstance(asked, InvalidOption):
             refusals.append(asked)
         else:
@@ -305,16 +312,21 @@ def _reachable(
     return demands, [f"left out: {error.message}" for error in refusals]
 
 
-def _demands(
-    source: Header, bits: float, target: Target, *, quick: bool
-) -> Demands | InvalidOption:
+def _demands(job: _Job, names: Collection[str], bits: float) -> Demands | InvalidOption:
     """What can be asked for, or why it cannot."""
     from edgeslm.packager.quantize.mix import demands_of
 
+    made = job.made
+    wishes = Wishes(bits=bits, context_length=made.context_length, kv_type=made.kv_type)
     try:
-        return demands_of(source, Wishes(bits=bits), target, quick=quick)
+        return demands_of(job.source, names, wishes, job.target, quick=job.effort.quick)
     except InvalidOption as error:
         return error
+
+
+def _name_of(bits: float) -> str:
+    """A rung's directory; widths that read alike are one rung."""
+    return f"{bits:g}-bits"
 
 
 def _as_rung(

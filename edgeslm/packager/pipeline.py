@@ -64,12 +64,18 @@ def pack(
         Failure: a step failed.
     """
     way = _Way(file_type, wishes, recipe)
+    effort = effort or Effort()
+    if wishes is None and recipe is None and (effort.quick or effort.calibration):
+        raise InvalidOption(
+            "calibration is for a budget or a recipe",
+            hint="Give --bits, --size or another limit with it, or leave it out.",
+        )
     ensure_replaceable(output)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
-        packed, warnings = _quantized(
-            source, folder / "quantized.gguf", way, target, effort or Effort()
-        )
+        # what cannot be predicted is known before the work
+        predict(read_model(source), target, context_length=context_length, kv_type=kv_type)
+        packed, warnings = _quantized(source, folder / "quantized.gguf", way, target, effort)
         prediction = predict(
             read_model(packed), target, context_length=context_length, kv_type=kv_type
         )

@@ -79,23 +79,44 @@ def sampled_text(
     """
     pieces: list[str] = []
     while not pieces or len(model.tokenize(_joined(pieces), add_special=True)) < least_tokens:
-        number = len(pieces)
-        key = key_of("text", _SAMPLER_VERSION, model_sha256, number, *_build())
-        piece = store.load_text(f"{key}.txt")
-        if piece is None:
-            with bar("Sampling a text", total=SEQUENCES * _length(model), unit="tokens") as advance:
-                piece = sample(model, seed=number, threads=threads, advance=advance)
-            store.save_text(f"{key}.txt", piece)
-        if len(model.tokenize(piece)) < _LEAST_TOKENS:
-            raise Unsupported(
-                f"{model.path}: says next to nothing when it may say what it likes",
-                hint="Give a text: --text FILE, or --calibration FILE for quantize.",
+        with bar("Sampling a text", total=SEQUENCES * _length(model), unit="tokens") as advance:
+            pieces.append(
+                kept_sample(
+                    model, model_sha256, store, seed=len(pieces), threads=threads, advance=advance
+                )
             )
-        pieces.append(piece)
     text = _joined(pieces)
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     path = store.save_text(f"sampled-{digest[:16]}.txt", text)
     return EvaluationText(text, "sampled", path, digest)
+
+
+def kept_sample(
+    model: Model,
+    model_sha256: str,
+    store: Store,
+    *,
+    seed: int,
+    threads: int,
+    advance: Callable[[int], None] | None = None,
+) -> str:
+    """What `sample` gives for a seed, taken from the store where it is kept.
+
+    Raises:
+        Unsupported: the model ends its texts before they begin.
+        NativeFailure, OutputFailure: as for `sampled_text`.
+    """
+    name = f"{key_of('text', _SAMPLER_VERSION, model_sha256, seed, *_build())}.txt"
+    piece = store.load_text(name)
+    if piece is None:
+        piece = sample(model, seed=seed, threads=threads, advance=advance)
+        store.save_text(name, piece)
+    if len(model.tokenize(piece)) < _LEAST_TOKENS:
+        raise Unsupported(
+            f"{model.path}: says next to nothing when it may say what it likes",
+            hint="Give a text: --text FILE, or --calibration FILE for quantize.",
+        )
+    return piece
 
 
 def sample(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeslm.errors import InvalidOption
+from edgeslm.files import ensure_writable
 from edgeslm.gguf.validation import read_model
+from edgeslm.llama.quantizer import refuse_same_file
 from edgeslm.packager.quantize.effort import Effort
 from edgeslm.packager.quantize.result import QuantizeResult
 from edgeslm.packager.quantize.stock import quantize_stock
 from edgeslm.packager.quantize.wishes import Wishes
 
 if TYPE_CHECKING:
+    from edgeslm.gguf.reader import Header
+    from edgeslm.packager.quantize.mix import Mix, Session
     from edgeslm.targets.target import Target
 
 __all__ = ["Effort", "QuantizeResult", "Wishes", "quantize"]
@@ -56,6 +61,47 @@ def quantize(
         NativeFailure: llama.cpp refused or crashed.
     """
     effort = effort or Effort()
+    _refuse_contradictions(file_type, wishes, recipe, imatrix, effort, keep_recipe)
+    for path in (output, keep_recipe):
+        if path is not None:
+            ensure_writable(path)
+    refuse_same_file(source, output)
+    if file_type is not None:
+        result = quantize_stock(source, output, file_type, effort.threads, imatrix)
+        return _explained(result, read_model(source), None) if explain else result
+    header = read_model(source)
+    # numpy comes with these, and costs what a small model takes to be quantized
+    from edgeslm.packager.quantize.mix import changing, demands_of, session
+    from edgeslm.packager.quantize.recipe import load_recipe, save_recipe
+
+    names = changing(header)
+    wishes = wishes or Wishes()
+    choose: Callable[[Session], Mix]
+    if recipe is not None:
+        loaded = load_recipe(recipe)
+        types = loaded.types_for(header, names)
+        choose = lambda work: work.replayed(loaded, types)  # noqa: E731
+        if loaded.replay.encoder == "ggml" and effort.calibration is None:
+            effort = dataclasses.replace(effort, quick=True)
+    else:
+        demands = demands_of(header, names, wishes, target, quick=effort.quick)
+        choose = lambda work: work.choose(demands)  # noqa: E731
+    with session(header, names, effort) as work:
+        mix = choose(work)
+        if keep_recipe is not None:
+            save_recipe(keep_recipe, work.recipe(mix, wishes))
+        result = work.write(mix, output)
+    return _explained(result, header, mix) if explain else result
+
+
+def _refuse_contradictions(
+    file_type: str | None,
+    wishes: Wishes | None,
+    recipe: Path | None,
+    imatrix: Path | None,
+    effort: Effort,
+    keep_recipe: Path | None,
+) -> None:
     if [file_type, wishes, recipe].count(None) != 2:
         raise InvalidOption(
             "exactly one of a type, a budget and a recipe says how to quantize",
@@ -66,27 +112,26 @@ def quantize(
             "an importance matrix goes with a type",
             hint="Give a --type with it, or leave --imatrix out.",
         )
-    if file_type is not None:
-        return quantize_stock(source, output, file_type, effort.threads, imatrix)
-    header = read_model(source)
-    # numpy comes with these, and costs what a small model takes to be quantized
-    from edgeslm.packager.quantize.explain import explain as explain_mix
-    from edgeslm.packager.quantize.mix import demands_of, session
-    from edgeslm.packager.quantize.recipe import load_recipe, save_recipe
+    if file_type is not None and (effort.quick or effort.calibration is not None):
+        raise InvalidOption(
+            "a type is written without calibration",
+            hint="Leave out --calibration and --quick, or give a budget such as --bits 4.5.",
+        )
+    if file_type is not None and keep_recipe is not None:
+        raise InvalidOption(
+            "a type is no mix to save a recipe of",
+            hint="Leave out --save-recipe, or give a budget such as --bits 4.5.",
+        )
 
-    loaded = load_recipe(recipe) if recipe is not None else None
-    wishes = wishes or Wishes()
-    demands = None if loaded else demands_of(header, wishes, target, quick=effort.quick)
-    with session(header, effort) as work:
-        if loaded is not None:
-            mix = work.replayed(loaded)
-        else:
-            assert demands is not None  # noqa: S101  there is one without a recipe
-            mix = work.choose(demands)
-        if keep_recipe is not None:
-            save_recipe(keep_recipe, work.recipe(mix, wishes))
-        result = work.write(mix, output)
-    if explain:
-        explanation = explain_mix(header, mix.types, mix.losses, mix.price)
-        result = dataclasses.replace(result, explanation=explanation)
-    return result
+
+def _explained(result: QuantizeResult, source: Header, mix: Mix | None) -> QuantizeResult:
+    """The result with its mix in figures; of a type by name nothing is known but the types."""
+    from edgeslm.packager.quantize.explain import explain as explain_mix
+
+    if mix is None:
+        types = {tensor.name: tensor.type for tensor in read_model(result.path).tensors}
+        matrices = [tensor.name for tensor in source.tensors if len(tensor.shape) > 1]
+        explanation = explain_mix(source, {name: types[name] for name in matrices}, {}, None)
+    else:
+        explanation = explain_mix(source, mix.types, mix.losses, mix.price)
+    return dataclasses.replace(result, explanation=explanation)

@@ -12,7 +12,8 @@ import numpy as np
 from edgeslm import progress
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.model import Model
-from edgeslm.packager.evaluate.text import read_text, sample
+from edgeslm.packager.evaluate.store import Store
+from edgeslm.packager.evaluate.text import kept_sample, read_text
 from edgeslm.packager.quantize.effort import DEFAULT_SEQUENCES, LENGTH
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 _SHORTEST = 32
 _FIRST_SEED = 1000
 """Far from the seeds that evaluation draws its texts with: the two must not share any."""
-_TOKENS_PER_SAMPLE = 4000
-"""About what one call of `sample` gives."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,34 @@ def calibrate_on_file(model: Model, path: Path, sequences: int = DEFAULT_SEQUENC
 
 
 def calibrate_on_itself(
-    model: Model, sequences: int = DEFAULT_SEQUENCES, threads: int = 1
+    model: Model,
+    model_sha256: str,
+    sequences: int = DEFAULT_SEQUENCES,
+    threads: int = 1,
+    store: Store | None = None,
 ) -> Calibration:
     """Sequences that the model draws at temperature 1; the same ones each time on one machine.
 
+    Args:
+        model: What is to be calibrated.
+        model_sha256: Hash of its file.
+        sequences: How many of `LENGTH` tokens.
+        threads: To compute with.
+        store: Where the text is kept for the next time; None for the cache folder.
+
     Raises:
+        Unsupported: the model says next to nothing.
         NativeFailure: llama.cpp failed.
+        OutputFailure: the text cannot be kept.
     """
+    store = store or Store()
     wanted = sequences * LENGTH
     tokens: list[int] = []
     seed = _FIRST_SEED
     with progress.bar("sampling calibration text", wanted, unit="tokens") as advance:
-        while len(tokens) < wanted and seed < _FIRST_SEED + wanted // _SHORTEST:
-            drawn = model.tokenize(sample(model, seed=seed, threads=threads))
+        while len(tokens) < wanted:
+            text = kept_sample(model, model_sha256, store, seed=seed, threads=threads)
+            drawn = model.tokenize(text)
             tokens += drawn
             advance(len(drawn))
             seed += 1

@@ -1,12 +1,14 @@
 """Our own forward and backward pass of decoder models, for what llama.cpp cannot give: gradients.
 
-One layer's weights are in memory at a time, decoded to float32. The families are those that
-share Llama's block: norm, grouped-query attention with rotary positions, norm, gated
-feed-forward. `agreement` compares the logits with llama.cpp's before anything is built on them.
+A layer's weights are decoded to float32 when it is computed, and dropped with the next one. The
+families are those that share Llama's block: norm, grouped-query attention with rotary positions,
+norm, gated feed-forward. `judge` compares the logits with llama.cpp's before anything is built on
+them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -40,8 +42,22 @@ INPUTS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The matrices of a block, and what each is multiplied with: equal names, one input."""
+_KNOWN_TENSORS = frozenset(
+    {
+        *(f"{name}.weight" for name in INPUTS),
+        *(f"attn_{name}.bias" for name in "qkv"),
+        *(f"attn_{name}_norm.weight" for name in "qk"),
+        *("attn_norm.weight", "ffn_norm.weight"),
+        *("post_attention_norm.weight", "post_ffw_norm.weight"),
+        *("token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"),
+    }
+)
+"""Names without `blk.N.`. A model with others computes something that is not done here."""
+_BLOCK_NAME = re.compile(r"^blk\.\d+\.")
 _LOCAL_BASE = 10000.0
 _NEVER = np.float32(-1e30)
+_LEAST_EXPONENT = np.float32(-80)
+"""Below it the sigmoid is zero in single precision, and its exponential nearly too large."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ def shape_of(weights: Weights) -> Shape:
     base = float(header.hyper("rope.freq_base", 10000.0))
     scale = 1.0
     if header.hyper("rope.scaling.type") == "linear":
-        scale = 1.0 / float(header.hyper("rope.scaling.factor", 1.0))
+        scale = 1.0 / (float(header.hyper("rope.scaling.factor", 1.0)) or 1.0)
     local = float(header.hyper("rope.freq_base_swa", _LOCAL_BASE)) if family == "gemma3" else base
     factors = None
     if "rope_freqs.weight" in names:
@@ -103,10 +119,14 @@ def shape_of(weights: Weights) -> Shape:
 
 
 def _plain(header: Header, kinds: tuple[Layer, ...]) -> bool:
-    """Whether the model has no experts, odd heads or kinds of rotation that are not done here."""
+    """Whether the model has nothing that is not done here: experts, odd heads, other tensors."""
     head_width = kinds[0].key_length
+    short = {_BLOCK_NAME.sub("", tensor.name) for tensor in header.tensors}
     return (
-        not header.hyper("expert_count")
+        short <= _KNOWN_TENSORS
+        and {f"{name}.weight" for name in INPUTS} <= short
+        and isinstance(header.hyper("attention.head_count"), int)
+        and not header.hyper("expert_count")
         and header.hyper("rope.scaling.type") in (None, "none", "linear")
         and int(header.hyper("rope.dimension_count", head_width)) == head_width
         and all(layer.key_length == layer.value_length == head_width for layer in kinds)
@@ -302,7 +322,7 @@ def norm_back(gradient: Array, x: Array, inverse: Array, weight: Array) -> Array
 
 def _silu(x: Array) -> tuple[Array, Array]:
     """The function and its slope."""
-    sigmoid = 1 / (1 + np.exp(-x))
+    sigmoid = 1 / (1 + np.exp(-np.maximum(x, _LEAST_EXPONENT)))
     value = x * sigmoid
     return value, sigmoid + value * (1 - sigmoid)
 

@@ -21,7 +21,7 @@ from edgeslm.estimate.energy import seconds_per_token
 from edgeslm.estimate.memory import weights_budget
 from edgeslm.estimate.speed import standing_seconds, unread_tensor, weight_seconds
 from edgeslm.gguf.reader import Header, TensorInfo
-from edgeslm.gguf.types import DEFAULT_ALIGNMENT, padded
+from edgeslm.gguf.types import DEFAULT_ALIGNMENT, kv_tensor_type, padded
 from edgeslm.packager.quantize.allocation import Allocation, Infeasible, allocate
 from edgeslm.packager.quantize.candidates import Candidate, Limits, Options
 from edgeslm.packager.quantize.wishes import Wishes
@@ -62,9 +62,18 @@ class Demands:
     kv_type: str
     whole_file: bool
     """Whether tensors count with the padding that a file puts between them."""
-    by_bytes: Demand | None
-    by_seconds: Demand | None
-    checks_memory: bool
+    bytes_demands: tuple[Demand, ...]
+    seconds_demands: tuple[Demand, ...]
+
+    @property
+    def by_bytes(self) -> Demand | None:
+        """The strictest limit on bytes."""
+        return min(self.bytes_demands, key=lambda demand: demand.most, default=None)
+
+    @property
+    def by_seconds(self) -> Demand | None:
+        """The strictest limit on seconds."""
+        return min(self.seconds_demands, key=lambda demand: demand.most, default=None)
 
     @property
     def words(self) -> str:
@@ -113,9 +122,9 @@ class Demands:
         self.allocate([_scored(item, lambda _: 0.0) for item in options])
 
     def warnings(self, options: Sequence[Options], allocation: Allocation) -> tuple[str, ...]:
-        """That the result will not fit the target's free memory, where nobody limited it."""
+        """That the result will not fit the target's free memory."""
         free = self.target.memory.free_bytes if self.target else None
-        if free is None or not self.checks_memory:
+        if free is None:
             return ()
         room = _weights_budget(self.header, free, self.context_length, self.kv_type)
         taken = allocation.bytes + self._fixed(options)[0]
@@ -124,7 +133,7 @@ class Demands:
         return (
             f"with {self.context_length} tokens of context the model needs "
             f"{format_bytes(free + taken - room)} of memory, {self.target.id} has "
-            f"{format_bytes(free)} free: --ram limits it",
+            f"{format_bytes(free)} free",
         )
 
     def _counted(self, count: int) -> int:
@@ -176,17 +185,18 @@ class Demands:
         return total
 
     def _refusal(self, options: Sequence[Options], limits: Limits) -> InvalidOption:
-        """Which demand cannot be met, or which two exclude each other."""
+        """Which demands cannot be met, or which two exclude each other."""
         count, seconds = self._fixed(options)
-        smallest = _least(options, "bytes")
-        if self.by_bytes and limits.bytes is not None and smallest.bytes > limits.bytes:
-            return self._too_small(self.by_bytes, count + smallest.bytes)
-        fastest = _least(options, "seconds")
-        if self.by_seconds and limits.seconds is not None and fastest.seconds > limits.seconds:
-            return self._too_fast(self.by_seconds, seconds + fastest.seconds, fastest)
+        smallest, fastest = _least(options, "bytes"), _least(options, "seconds")
+        small = limits.bytes is not None and smallest.bytes > limits.bytes
+        slow = limits.seconds is not None and fastest.seconds > limits.seconds
+        by_speed = [_scored(item, lambda entry: entry.seconds) for item in options]
+        if small or slow:
+            room = None if limits.bytes is None else max(limits.bytes, smallest.bytes)
+            quickest = fastest if room is None else allocate(by_speed, Limits(bytes=room))
+            return self._out_of_reach(count + smallest.bytes, seconds, quickest)
         assert self.by_bytes is not None  # noqa: S101  one limit alone was met above
         assert self.by_seconds is not None  # noqa: S101
-        by_speed = [_scored(item, lambda entry: entry.seconds) for item in options]
         by_size = [_scored(item, lambda entry: float(entry.bytes)) for item in options]
         least = allocate(by_speed, Limits(bytes=limits.bytes)).seconds + seconds
         fewest = allocate(by_size, Limits(seconds=limits.seconds)).bytes + count
@@ -197,22 +207,39 @@ class Demands:
             hint=f"Ask for {self.by_seconds.ask(least)}, or for {self.by_bytes.ask(fewest)}.",
         )
 
-    def _too_small(self, demand: Demand, least: int) -> InvalidOption:
-        return InvalidOption(
-            f"{demand.words}{demand.detail} is too small for {self.header.path}: its tensors' "
-            f"types and widths allow no less than {demand.ask(least).removesuffix(' or more')}",
-            hint=f"Ask for {demand.ask(least)}, or take a smaller model.",
-        )
+    def _out_of_reach(
+        self, least_bytes: int, fixed_seconds: float, quickest: Allocation
+    ) -> InvalidOption:
+        """Every demand that no mix meets, and the nearest that one mix meets together.
 
-    def _too_fast(self, demand: Demand, least: float, fastest: Allocation) -> InvalidOption:
-        read_bytes = sum(entry.bytes for entry in fastest.chosen if entry.seconds > 0)
-        return InvalidOption(
-            f"{demand.words}{demand.detail} leaves {format_seconds(demand.most)} per token; the "
-            "fastest mix of "
-            f"{self.header.path} reads {format_bytes(read_bytes)} in {format_seconds(least)}: "
-            f"{significant(1 / least)} tokens/s",
-            hint=f"Ask for {demand.ask(least)}, a shorter --context, or take a smaller model.",
-        )
+        Args:
+            least_bytes: Of all tensors, in the smallest mix.
+            fixed_seconds: Of a token, whatever the mix.
+            quickest: The fastest mix of those that come nearest to the demands on bytes.
+        """
+        causes, asks = [], []
+        for demand in self.bytes_demands:
+            if demand.most < least_bytes:
+                ask = demand.ask(least_bytes)
+                causes.append(
+                    f"{demand.words}{demand.detail} is too small for {self.header.path}: its "
+                    f"tensors' types and widths allow no less than {ask.removesuffix(' or more')}"
+                )
+                asks.append(ask)
+        seconds = fixed_seconds + quickest.seconds
+        for demand in self.seconds_demands:
+            if demand.most < seconds:
+                read_bytes = sum(entry.bytes for entry in quickest.chosen if entry.seconds > 0)
+                causes.append(
+                    f"{demand.words}{demand.detail} leaves {format_seconds(demand.most)} per "
+                    f"token; the fastest mix of {self.header.path} reads "
+                    f"{format_bytes(read_bytes)} in {format_seconds(seconds)}: "
+                    f"{significant(1 / seconds)} tokens/s"
+                )
+                asks.append(demand.ask(seconds))
+        shorter = ", a shorter --context" if any("token;" in cause for cause in causes) else ""
+        hint = f"Ask for {' and '.join(asks)}{shorter}, or take a smaller model."
+        return InvalidOption("; ".join(causes), hint=hint)
 
 
 def demands_for(header: Header, wishes: Wishes, target: Target | None = None) -> Demands:
@@ -233,17 +260,15 @@ def demands_for(header: Header, wishes: Wishes, target: Target | None = None) ->
         target.defaults.context_length if target else _CONTEXT_LENGTH
     )
     kv_type = wishes.kv_type or (target.defaults.kv_type if target else _KV_TYPE)
-    by_bytes = _byte_demands(header, wishes, context_length, kv_type)
-    by_seconds = _second_demands(wishes, target)
+    kv_tensor_type(kv_type)
     return Demands(
         header=header,
         target=target,
         context_length=context_length,
         kv_type=kv_type,
         whole_file=wishes.size_bytes is not None,
-        by_bytes=min(by_bytes, key=lambda demand: demand.most, default=None),
-        by_seconds=min(by_seconds, key=lambda demand: demand.most, default=None),
-        checks_memory=wishes.ram_bytes is None,
+        bytes_demands=tuple(_byte_demands(header, wishes, context_length, kv_type)),
+        seconds_demands=tuple(_second_demands(wishes, target)),
     )
 
 
@@ -264,7 +289,7 @@ def _refuse_nonsense(wishes: Wishes, target: Target | None) -> None:
     for option, value in given.items():
         if not (math.isfinite(value) and value > 0):
             raise InvalidOption(f"{option} {value:g}", hint="Give a positive number.")
-    if wishes.context_length is not None and wishes.context_length < 1:
+    if wishes.context_length is not None and not 1 <= wishes.context_length < 2**31:
         raise InvalidOption(f"a context of {wishes.context_length} tokens", hint="Try 2048.")
     for option in ("--min-tps", "--max-joules-per-token"):
         if option in given and target is None:

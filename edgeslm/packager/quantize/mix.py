@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from edgeslm.errors import InvalidOption, Unsupported
-from edgeslm.files import cache_folder, sha256
+from edgeslm.estimate.speed import unread_tensor
+from edgeslm.files import cache_folder, exclusive, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
 from edgeslm.gguf.validation import read_model
@@ -29,17 +30,19 @@ from edgeslm.packager.quantize.calibration import (
     calibrate_on_itself,
 )
 from edgeslm.packager.quantize.candidates import Options
+from edgeslm.packager.quantize.decoder import shape_of
 from edgeslm.packager.quantize.effort import Effort
-from edgeslm.packager.quantize.encoders import compiled
+from edgeslm.packager.quantize.encoders import way
 from edgeslm.packager.quantize.judge import (
     INPUT_DAMPING,
     Judge,
     judge_by_gains,
     judge_by_study,
+    study_folder,
 )
 from edgeslm.packager.quantize.limits import Demands, demands_for
 from edgeslm.packager.quantize.recipe import MadeFor, Recipe, Replay
-from edgeslm.packager.quantize.result import QuantizeResult, describe
+from edgeslm.packager.quantize.result import FLOAT_TYPES, QuantizeResult, describe
 from edgeslm.packager.quantize.rules import compress
 from edgeslm.packager.quantize.scores import LAST_RESORT, VERSION, score_tensors, unscored
 from edgeslm.packager.quantize.weights import Weights
@@ -88,7 +91,7 @@ class Session:
     @cached_property
     def options(self) -> list[Options]:
         """Every tensor at every type, scored once for all mixes."""
-        kept = self.judge.folder / f"scores-{VERSION}" if self.judge.folder else None
+        kept = self.judge.folder / f"scores-{VERSION}-{way()}" if self.judge.folder else None
         judge, threads = self.judge, self.effort.threads
         return score_tensors(judge.weights, self.names, judge.forms_of, threads, kept)
 
@@ -111,13 +114,16 @@ class Session:
             warnings=tuple(notes),
         )
 
-    def replayed(self, recipe: Recipe) -> Mix:
-        """The mix that a recipe asks for.
-
-        Raises:
-            InvalidRecipe, Unsupported: it is not for this model.
-        """
-        return Mix(f"recipe {recipe.name!r}", recipe.types_for(self.header, self.names))
+    def replayed(self, recipe: Recipe, types: Mapping[str, TensorType]) -> Mix:
+        """The mix that a recipe asks for, `types` being what it gives this model's tensors."""
+        made, own = recipe.made_for.calibration_sha256, self.calibration
+        notes = []
+        if made is not None and own is not None and made != own.sha256:
+            notes.append(
+                f"recipe {recipe.name!r} was made on another calibration text: "
+                "the types are the same, the bytes are not"
+            )
+        return Mix(f"recipe {recipe.name!r}", types, warnings=tuple(notes))
 
     def recipe(self, mix: Mix, wishes: Wishes) -> Recipe:
         """A mix as something to save, share and edit."""
@@ -136,7 +142,7 @@ class Session:
                 calibration_sha256=calibration.sha256 if calibration else None,
             ),
             replay=Replay(
-                encoder="error-feedback" if calibration and compiled() else "ggml",
+                encoder="error-feedback" if calibration else "ggml",
                 damping=INPUT_DAMPING if calibration else None,
                 calibration_tokens=calibration.tokens.size if calibration else None,
             ),
@@ -174,53 +180,97 @@ class Session:
     def _stock_options(self, mix: Mix) -> QuantizeOptions:
         """The mix in llama.cpp's terms: a type for the file, and each tensor's own.
 
-        llama.cpp heeds overrides only under a quantized file type. A mix without quantized
-        types has one float type, that of the source or F16, which needs none.
+        llama.cpp heeds overrides only under a quantized file type. A mix of one float type needs
+        none, and gets that for its label.
         """
+        kinds = {kind.name for kind in mix.types.values()}
+        label = label_of(self.header, mix.types)
         return QuantizeOptions(
-            label_of(self.header, mix.types),
+            "Q8_0" if label in FLOAT_TYPES and len(kinds) > 1 else label,
             threads=self.effort.threads,
             allow_requantize=True,
             overrides=tuple(mix.types.items()),
         )
 
 
+def changing(header: Header) -> frozenset[str]:
+    """Names of the tensors that a mix has types for.
+
+    Raises:
+        Unsupported: the file cannot be quantized to a mix.
+        NativeFailure: llama.cpp refused it or crashed.
+    """
+    if header.alignment != DEFAULT_ALIGNMENT:
+        raise Unsupported(
+            f"{header.path}: {ALIGNMENT_KEY} is {header.alignment}; only {DEFAULT_ALIGNMENT} can "
+            "be written",
+            hint="Convert the checkpoint again.",
+        )
+    return quantizable_tensors(header.path)
+
+
 def demands_of(
-    header: Header, wishes: Wishes, target: Target | None, *, quick: bool = False
+    header: Header,
+    names: Collection[str],
+    wishes: Wishes,
+    target: Target | None,
+    *,
+    quick: bool = False,
 ) -> Demands:
     """What is asked for, refused at once where no mix can meet it.
 
+    Args:
+        header: The model.
+        names: What `changing` gave.
+        wishes: What is asked for.
+        target: The board it is for.
+        quick: Without calibration, which some types need.
+
     Raises:
         InvalidOption: an impossible or contradictory wish.
-        Unsupported: the file cannot be quantized to a mix.
     """
-    _refuse_other_alignment(header)
     demands = demands_for(header, wishes, target)
-    names = quantizable_tensors(header.path)
     tensors = [tensor for tensor in header.tensors if tensor.name in names]
-    demands.refuse_impossible(unscored(tensors, calibrated=not quick))
+    demands.refuse_impossible(unscored(tensors, () if quick else _calibrated(header, names)))
     return demands
 
 
+def _calibrated(header: Header, names: Collection[str]) -> Collection[str]:
+    """The tensors whose inputs calibration will know."""
+    try:
+        shape_of(Weights(header))
+    except Unsupported:
+        unread = unread_tensor(header)  # looked up and not multiplied with, so nobody sees it
+        flat = (tensor.name for tensor in header.tensors if len(tensor.shape) == 2)
+        return [name for name in flat if name in names and name != unread]
+    return names
+
+
 @contextmanager
-def session(header: Header, effort: Effort) -> Iterator[Session]:
+def session(header: Header, names: Collection[str], effort: Effort) -> Iterator[Session]:
     """Find out what there is to know of a model; finished work is kept in the cache folder.
 
+    Others that work on the same model and text wait until the block ends.
+
+    Args:
+        header: The model.
+        names: What `changing` gave.
+        effort: How much to find out.
+
     Raises:
-        Unsupported: the file cannot be quantized to a mix.
         EdgeslmError: the calibration text cannot be read, or something failed.
     """
-    _refuse_other_alignment(header)
-    names = quantizable_tensors(header.path)
     weights = Weights(header)
     digest = sha256(header.path)
     if effort.quick:
         yield Session(header, names, effort, judge_by_gains(weights), None, digest)
         return
-    with _work_folder() as cache:
+    with _work_folder() as cache, ExitStack() as held:
         with Model(header.path) as model:
-            calibration = _calibration(model, effort)
-            judge = judge_by_study(weights, model, calibration, cache, effort.threads)
+            calibration = _calibration(model, digest, effort)
+            folder = study_folder(cache, digest, calibration)
+            held.enter_context(exclusive(folder))
+            judge = judge_by_study(weights, model, calibration, folder, effort.threads)
         yield Session(header, names, effort, judge, calibration, digest)
 
 
@@ -234,19 +284,10 @@ def _work_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _calibration(model: Model, effort: Effort) -> Calibration:
+def _calibration(model: Model, model_sha256: str, effort: Effort) -> Calibration:
     if effort.calibration is not None:
         return calibrate_on_file(model, effort.calibration, effort.sequences)
-    return calibrate_on_itself(model, effort.sequences, effort.threads)
-
-
-def _refuse_other_alignment(header: Header) -> None:
-    if header.alignment != DEFAULT_ALIGNMENT:
-        raise Unsupported(
-            f"{header.path}: {ALIGNMENT_KEY} is {header.alignment}; only {DEFAULT_ALIGNMENT} can "
-            "be written",
-            hint="Convert the checkpoint again.",
-        )
+    return calibrate_on_itself(model, model_sha256, effort.sequences, effort.threads)
 
 
 def _allocated(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import InvalidOption, Unsupported, writing
-from edgeslm.files import atomic_path
+from edgeslm.files import atomic_path, ensure_writable
 from edgeslm.packager.quantize.explain import Explanation, Point, Series
 from edgeslm.units import format_bytes
 
@@ -209,11 +209,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 def _save(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
     """Draw and write a picture, complete or not at all."""
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in _FORMATS:
-        raise InvalidOption(
-            f"{path}: not the name of a picture", hint=f"End it in .{', .'.join(_FORMATS)}."
-        )
+    kind = _kind(path)
     mpl, figure_type = _matplotlib()
     with mpl.rc_context(_STYLE):
         figure = figure_type(figsize=size, layout="constrained")
@@ -223,6 +219,28 @@ def _save(path: Path, size: tuple[float, float], draw: Callable[[Figure], None])
         metadata = {dates[kind]: None} if kind in dates else None
         with atomic_path(path) as temporary, writing(path):
             figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
+
+
+def ensure_drawable(path: Path) -> None:
+    """Return if a picture can be written to `path`: to be asked before long work.
+
+    Raises:
+        InvalidOption: no kind of picture ends like that.
+        Unsupported: matplotlib is not installed.
+        OutputFailure: nothing can be written there.
+    """
+    _kind(path)
+    _matplotlib()
+    ensure_writable(path)
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in _FORMATS:
+        raise InvalidOption(
+            f"{path}: not the name of a picture", hint=f"End it in .{', .'.join(_FORMATS)}."
+        )
+    return kind
 
 
 def _matplotlib() -> tuple[Any, Any]:

@@ -73,10 +73,10 @@ class MadeFor:
 
 @dataclass(frozen=True)
 class Replay:
-    """The options that decide about the bytes; the same ones give the same file."""
+    """How the bytes were made. The same options, text and machine make the same ones again."""
 
-    encoder: str = "ggml"
-    """One of ENCODERS."""
+    encoder: str | None = None
+    """One of ENCODERS; "ggml" needs no calibration."""
     damping: float | None = None
     """For error feedback: what is added to the diagonal, relative to its mean."""
     calibration_tokens: int | None = None
@@ -222,7 +222,7 @@ class _Reader:
         if not isinstance(rules, list) or not rules:
             self._fail("rule", "must be a list of [[rule]] tables, and not an empty one")
         replay = self._options(Replay, "replay", content)
-        if replay.encoder not in ENCODERS:
+        if replay.encoder is not None and replay.encoder not in ENCODERS:
             self._fail("replay.encoder", f"must be one of {', '.join(ENCODERS)}")
         return Recipe(
             name=name,

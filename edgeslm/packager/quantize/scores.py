@@ -1,8 +1,9 @@
 """How much each tensor would lose at each type, in nats of KL divergence to first order.
 
-A sample of a tensor's rows is truly encoded at every type, with the feedback that the final
-encoding has, and the errors judged by the tensor's forms. To that comes what rounding
-activations to 8 bits costs, which depends on the type too.
+A sample of a tensor's rows is truly encoded at every type, with error feedback along each row,
+and the errors judged by the tensor's forms. The final encoding does better, since rows answer
+each other there and more is reconsidered, but much alike for all types. To that comes what
+rounding activations to 8 bits costs, which depends on the type too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from edgeslm.files import atomic_path
 from edgeslm.gguf.reader import TensorInfo
 from edgeslm.gguf.types import TensorType, tensor_type
 from edgeslm.packager.quantize.candidates import Candidate, Options
-from edgeslm.packager.quantize.encoders import Forms, compiled, encode_as
-from edgeslm.packager.quantize.threads import one_blas_thread
+from edgeslm.packager.quantize.encoders import Forms, compiled, encode_as, room_for
+from edgeslm.packager.quantize.threads import FORMS_BYTES, Room, one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -70,14 +71,19 @@ def types_for(tensor: TensorInfo, *, calibrated: bool) -> tuple[TensorType, ...]
     return smaller if smaller and tensor.type.name == "F32" else (tensor.type, *smaller)
 
 
-def unscored(tensors: Sequence[TensorInfo], *, calibrated: bool) -> list[Options]:
-    """Every type each tensor could get, without knowing what that loses."""
+def unscored(tensors: Sequence[TensorInfo], calibrated: Collection[str]) -> list[Options]:
+    """Every type each tensor could get, without knowing what that loses.
+
+    Args:
+        tensors: The tensors that may change.
+        calibrated: Names of those whose inputs will be known.
+    """
     return [
         Options(
             tensor.name,
             tuple(
                 Candidate(kind, kind.bytes_for(tensor.shape), 0.0)
-                for kind in types_for(tensor, calibrated=calibrated)
+                for kind in types_for(tensor, calibrated=tensor.name in calibrated)
             ),
         )
         for tensor in tensors
@@ -105,6 +111,7 @@ def score_tensors(
         NotFound: the file is gone.
     """
     tensors = [tensor for tensor in weights.header.tensors if tensor.name in names]
+    room = Room(FORMS_BYTES)
     with (
         progress.bar("measuring what each type loses", len(tensors), unit="tensors") as advance,
         ThreadPoolExecutor(threads) as pool,
@@ -115,7 +122,8 @@ def score_tensors(
             path = kept / f"{tensor.name}.json" if kept else None
             scores = _stored(path) if path else None
             if scores is None:
-                scores = _scores(weights, tensor, forms_of(tensor.name))
+                with room.taken(room_for((tensor.shape[0], _SAMPLED_ROWS))):
+                    scores = _scores(weights, tensor, forms_of(tensor.name))
                 if path:
                     _store(path, scores)
             advance(1)
@@ -136,7 +144,7 @@ def _scores(weights: Weights, tensor: TensorInfo, forms: Forms) -> dict[str, flo
     rows = weights.read(tensor, picked)
     scores = {}
     scaled = tensor.name in weights.rows or tensor.name in weights.columns
-    for kind in types_for(tensor, calibrated=forms.feedback):
+    for kind in types_for(tensor, calibrated=forms.inputs is not None):
         if kind == tensor.type and not scaled:
             scores[kind.name] = forms.activation_noise(kind)
             continue
@@ -151,7 +159,7 @@ def _sample(tensor: TensorInfo, forms: Forms) -> tuple[NDArray[np.int64], NDArra
     count = tensor.elements // tensor.shape[0]
     weights = np.asarray(forms.row_weights(count), np.float64)
     rng = np.random.default_rng(_SEED)
-    if forms.outputs is not None or forms.rows is None:
+    if forms.factored_outputs is not None or forms.rows is None:
         picked = np.sort(rng.choice(count, min(_SAMPLED_ROWS, count), replace=False))
         return picked, weights[picked] * (weights.sum() / max(weights[picked].sum(), 1e-300))
     chance = weights / max(weights.sum(), 1e-300)

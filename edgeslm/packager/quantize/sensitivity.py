@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeslm.packager.quantize.decoder import Block, Shape, norm, norm_back
+from edgeslm.packager.quantize.decoder import INPUTS, Block, Passed, Shape, norm, norm_back
 from edgeslm.packager.quantize.equalize import Moments
 from edgeslm.packager.quantize.threads import in_order
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 NOISE_BLOCKS = (32, 256)
 _LOGIT_ROWS = 64
+_BAND = 1024
+"""Rows of a form that are added to at a time."""
 EMBEDDING, HEAD, HEAD_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 
 
@@ -54,18 +56,16 @@ class Sensitivity:
         outputs: G, [rows, rows]; None where rows do not interact.
         rows: [rows] weight of each row, in place of G.
         noise: Nats lost to rounding the input to 8 bits in blocks of so many.
-        moments: Mean squares of the input and of the gradient by it; None where not needed.
     """
 
     inputs: Array
     outputs: Array | None
     rows: Array | None
     noise: Mapping[int, float]
-    moments: Moments | None = None
 
 
 class Tally:
-    """Sums over tokens for one matrix."""
+    """Sums over tokens for one matrix: of forms if `full`, else of moments."""
 
     def __init__(self, *, full: bool) -> None:
         self._full = full
@@ -85,31 +85,20 @@ class Tally:
             back: [tokens, n] gradient by `x` through this matrix.
         """
         self._tokens += len(x)
-        self._sum("x", np.square(x).sum(0))
-        self._sum("z", np.square(back).sum(0))
         if not self._full:
+            self._sum("x", np.square(x).sum(0))
+            self._sum("z", np.square(back).sum(0))
             return
         weight = np.square(g).sum(1, keepdims=True)
         self._weight += float(weight.sum())
         self._apart += float((weight[:, 0] * np.square(x).sum(1)).sum())
-        self._together += float(np.square(g.T @ x).sum())
-        self._sum("H", x.T @ (x * weight))
-        self._sum("G", g.T @ g)
+        self._together += float(_product_square(g, x))
+        self._sum_product("H", x, x * weight)
+        self._sum_product("G", g, g)
         for size in NOISE_BLOCKS:
             if x.shape[1] % size == 0:
                 cost = 0.5 * float((rounding_noise(x, size) * np.square(back)).sum())
                 self._noise[size] = self._noise.get(size, 0.0) + cost
-
-    def merge(self, other: Tally) -> None:
-        """Add what another tally counted."""
-        self._tokens += other._tokens
-        self._weight += other._weight
-        self._apart += other._apart
-        self._together += other._together
-        for name, value in other._sums.items():
-            self._sum(name, value)
-        for size, cost in other._noise.items():
-            self._noise[size] = self._noise.get(size, 0.0) + cost
 
     def _sum(self, name: str, value: Array) -> None:
         if name in self._sums:
@@ -117,20 +106,48 @@ class Tally:
         else:
             self._sums[name] = value
 
+    def _sum_product(self, name: str, left: Array, right: Array) -> None:
+        """Add the upper half of left^T right, which is symmetric, a band of rows at a time."""
+        n = left.shape[1]
+        sums = self._sums.setdefault(name, np.zeros((n, n), np.float32))
+        for first in range(0, n, _BAND):
+            sums[first : first + _BAND, first:] += (
+                left[:, first : first + _BAND].T @ right[:, first:]
+            )
+
+    def _whole(self, name: str, factor: float) -> Array:
+        """A sum of products, both halves, times a number; it is taken away from here."""
+        sums = self._sums.pop(name)
+        sums *= np.float32(factor)
+        n = len(sums)
+        for first in range(0, n, _BAND):
+            last = min(first + _BAND, n)
+            corner = np.triu(sums[first:last, first:last])
+            sums[first:last, first:last] = corner + np.triu(corner, 1).T
+            sums[last:, first:last] = sums[first:last, last:].T
+        return sums
+
     def moments(self) -> Moments:
         """Mean squares by channel."""
         return Moments(self._sums["x"] / self._tokens, self._sums["z"] / self._tokens)
 
     def result(self) -> Sensitivity:
-        """The forms, per token."""
+        """The forms, per token; to be asked for once."""
         shared = self._together / max(self._apart, 1e-30)
         return Sensitivity(
-            inputs=(self._sums["H"] / max(self._weight, 1e-30)).astype(np.float32),
-            outputs=(self._sums["G"] * (shared / self._tokens)).astype(np.float32),
+            inputs=self._whole("H", 1 / max(self._weight, 1e-30)),
+            outputs=self._whole("G", shared / self._tokens),
             rows=None,
             noise={size: cost / self._tokens for size, cost in self._noise.items()},
-            moments=self.moments(),
         )
+
+
+def _product_square(left: Array, right: Array) -> float:
+    """The sum of squares in left^T right: of a trace of products where that is less work."""
+    tokens = len(left)
+    if tokens < min(left.shape[1], right.shape[1]):
+        return float(((left @ left.T) * (right @ right.T)).sum(dtype=np.float64))
+    return float(np.square(left.T @ right).sum(dtype=np.float64))
 
 
 def rounding_noise(x: Array, size: int) -> Array:
@@ -315,21 +332,17 @@ def block_pass(
         The gradients by the block's input, and the sums for each of its matrices.
     """
 
-    def one(pair: tuple[Array, Array]) -> tuple[Array, dict[str, Tally]]:
-        passed = block.backward(*pair)
-        tallies = {}
-        for name, x in passed.inputs.items():
-            tallies[name] = Tally(full=full)
-            tallies[name].add(x, passed.outputs[name], passed.back[name])
-        return passed.gradient, tallies
+    def one(pair: tuple[Array, Array]) -> Passed:
+        return block.backward(*pair)
 
     back: list[Array] = []
-    sums: dict[str, Tally] = {}
-    for gradient, tallies in in_order(one, zip(given, gradients, strict=True), pool, threads):
-        back.append(gradient)
-        for name, tally in tallies.items():
-            if name in sums:
-                sums[name].merge(tally)
-            else:
-                sums[name] = tally
-    return back, sums
+    tallies = {name: Tally(full=full) for name in INPUTS}
+    for passed in in_order(one, zip(given, gradients, strict=True), pool, threads):
+        back.append(passed.gradient)
+
+        # each sum grows in the order of the sequences, so it is the same for any `threads`
+        def add(name: str, passed: Passed = passed) -> None:
+            tallies[name].add(passed.inputs[name], passed.outputs[name], passed.back[name])
+
+        list(pool.map(add, tallies))
+    return back, tallies

@@ -9,7 +9,7 @@ the same files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from edgeslm.files import atomic_path
 from edgeslm.packager.quantize.decoder import INPUTS, Block, Shape
 from edgeslm.packager.quantize.equalize import Moments, equalized
 from edgeslm.packager.quantize.sensitivity import (
+    EMBEDDING,
+    HEAD,
     Sensitivity,
     Top,
     block_pass,
@@ -30,7 +32,7 @@ from edgeslm.packager.quantize.sensitivity import (
     head_sensitivities,
     top,
 )
-from edgeslm.packager.quantize.threads import one_blas_thread
+from edgeslm.packager.quantize.threads import in_order, one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-VERSION = 3
+VERSION = 4
 """Raised when the same inputs give other results than before."""
 _LIGHT_SEQUENCES = 4
+_MOMENTS = "moments.npz"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Study:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._complete.exists():
+            self._tidy()
             return self._equalized()
         blocks = len(self.shape.layers)
         light = min(_LIGHT_SEQUENCES, len(self.tokens))
@@ -87,11 +91,21 @@ class Study:
             return _load(self._block(int(index)), short)
         return _load(self.folder / "top.npz", name)
 
+    @property
+    def coupled(self) -> frozenset[str]:
+        """The matrices of the blocks, in which rows interact."""
+        blocks = range(len(self.shape.layers))
+        return frozenset(f"blk.{index}.{name}.weight" for index in blocks for name in INPUTS)
+
     def names(self) -> frozenset[str]:
         """The matrices it covers."""
-        block = (f"blk.{i}.{name}.weight" for i in range(len(self.shape.layers)) for name in INPUTS)
-        heads = (name for name in ("token_embd.weight", "output.weight") if self.weights.find(name))
-        return frozenset([*block, *heads])
+        heads = (name for name in (EMBEDDING, HEAD) if self.weights.find(name))
+        return self.coupled.union(heads)
+
+    @staticmethod
+    def begun(folder: Path) -> bool:
+        """Whether there are results in a folder."""
+        return (folder / _MOMENTS).exists()
 
     @property
     def _complete(self) -> Path:
@@ -99,7 +113,7 @@ class Study:
 
     @property
     def _moments(self) -> Path:
-        return self.folder / "moments.npz"
+        return self.folder / _MOMENTS
 
     def _block(self, index: int) -> Path:
         return self.folder / f"block-{index:03}.npz"
@@ -146,51 +160,74 @@ class Study:
         self, weights: Weights, pool: ThreadPoolExecutor, advance: Callable[[int], None]
     ) -> None:
         blocks = len(self.shape.layers)
-        self._forward(weights, pool, advance)
-        if not self._gradient(blocks).exists():
-            given = np.load(self._activation(blocks))
-            result = top(weights, self.shape, given, self.seed, pool, self.threads)
-            _save_top(self.folder / "draws.npz", result)
-            _save_array(self._gradient(blocks), np.stack(result.gradients))
-        for index in reversed(range(blocks)):
-            if not self._gradient(index).exists():
-                self._back(weights, index, pool)
+        reached = next((at for at in range(blocks + 1) if self._gradient(at).exists()), None)
+        if reached is None:
+            self._forward(weights, pool, advance)
+            self._turn(weights, pool)
+            reached = blocks
+        else:
+            advance((2 * blocks - reached) * len(self.tokens))
+        for index in reversed(range(reached)):
+            self._back(weights, index, pool)
             advance(len(self.tokens))
         self._finish(weights)
+
+    def _turn(self, weights: Weights, pool: ThreadPoolExecutor) -> None:
+        """From the last block's output to the gradient by it."""
+        blocks = len(self.shape.layers)
+        given = _arrays(self._activation(blocks))
+        result = top(weights, self.shape, given, self.seed, pool, self.threads)
+        _save_top(self.folder / "draws.npz", result)
+        _save_arrays(self._gradient(blocks), result.gradients, self._form)
+        self._activation(blocks).unlink()
 
     def _forward(
         self, weights: Weights, pool: ThreadPoolExecutor, advance: Callable[[int], None]
     ) -> None:
         """Each block's input, on disk."""
         if not self._activation(0).exists():
-            start = np.stack([embed(weights, self.shape, row) for row in self.tokens])
-            _save_array(self._activation(0), start)
+            start = (embed(weights, self.shape, row.tolist()) for row in self.tokens)
+            _save_arrays(self._activation(0), start, self._form)
         for index in range(len(self.shape.layers)):
             if not self._activation(index + 1).exists():
                 block = self._loaded(weights, index)
-                given = np.load(self._activation(index))
-                after = np.stack(list(pool.map(block.forward, given)))
-                _save_array(self._activation(index + 1), after)
+                given = _arrays(self._activation(index))
+                after = in_order(block.forward, given, pool, self.threads)
+                _save_arrays(self._activation(index + 1), after, self._form)
             advance(len(self.tokens))
 
     def _back(self, weights: Weights, index: int, pool: ThreadPoolExecutor) -> None:
         block = self._loaded(weights, index)
-        given = list(np.load(self._activation(index)))
-        gradients = list(np.load(self._gradient(index + 1)))
+        given = _arrays(self._activation(index))
+        gradients = _arrays(self._gradient(index + 1))
         back, tallies = block_pass(block, given, gradients, pool, self.threads, full=True)
-        results = {short: tally.result() for short, tally in tallies.items()}
+        results = {short: tallies.pop(short).result() for short in list(tallies)}
         _save_all(self._block(index), results)
-        _save_array(self._gradient(index), np.stack(back))
+        _save_arrays(self._gradient(index), back, self._form)
+        with writing(self.folder):
+            self._activation(index).unlink()
+            self._gradient(index + 1).unlink()
 
     def _finish(self, weights: Weights) -> None:
         result = _load_top(self.folder / "draws.npz")
-        gradient = np.load(self._gradient(0)).reshape(-1, self.shape.width)
         scale = np.float32(self.shape.width if self.shape.gemma else 1)
-        by_embedding = gradient.T @ gradient * (scale / np.float32(len(gradient)))
+        total = sum(gradient.T @ gradient for gradient in _arrays(self._gradient(0)))
+        by_embedding = total * (scale / np.float32(self.tokens.size))
         _save_all(self.folder / "top.npz", head_sensitivities(weights, result, by_embedding))
-        self._complete.touch()
-        for scratch in (*self.folder.glob("activation-*"), *self.folder.glob("gradient-*")):
-            scratch.unlink()
+        with writing(self._complete):
+            self._complete.touch()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only a study that goes on needs."""
+        with writing(self.folder):
+            for scratch in (*self.folder.glob("activation-*"), *self.folder.glob("gradient-*")):
+                scratch.unlink()
+
+    @property
+    def _form(self) -> tuple[int, ...]:
+        """[sequences, tokens, width]."""
+        return (*self.tokens.shape, self.shape.width)
 
     def _loaded(self, weights: Weights, index: int) -> Block:
         return Block(self.shape, index, weights.block(index), self.tokens.shape[1])
@@ -201,9 +238,19 @@ def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _save_array(path: Path, array: NDArray[np.generic]) -> None:
+def _save_arrays(path: Path, parts: Iterable[Array], form: tuple[int, ...]) -> None:
+    """Arrays of one shape as one array, written as they come."""
     with atomic_path(path) as temporary, writing(path), temporary.open("wb") as file:
-        np.save(file, array)
+        kind = {"descr": "<f4", "fortran_order": False, "shape": form}
+        np.lib.format.write_array_header_1_0(file, kind)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, "<f4").data)
+
+
+def _arrays(path: Path) -> list[Array]:
+    """What `_save_arrays` wrote, read from the disk as it is used."""
+    with reading(path):
+        return list(np.load(path, mmap_mode="r"))
 
 
 def _save_top(path: Path, result: Top) -> None:

@@ -6,11 +6,15 @@ cores that others use too, a product of small matrices was seen to take 30 times
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TypeVar
+
+FORMS_BYTES = 2_500_000_000
+"""Memory for forms that are in use at the same time."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -24,6 +28,29 @@ def one_blas_thread() -> AbstractContextManager[object]:
         return nullcontext()
     limits: AbstractContextManager[object] = threadpool_limits(limits=1)
     return limits
+
+
+class Room:
+    """Memory that several threads share: who needs more than is left waits."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Wait for `count` bytes and keep them while the block runs; more than all is all."""
+        count = min(count, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + count <= self._most)
+            self._taken += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= count
+                self._changed.notify_all()
 
 
 def in_order(

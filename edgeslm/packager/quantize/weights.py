@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgeslm.gguf.reader import Header, TensorInfo
 
     Array = NDArray[Any]
+
+_PIECE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class Weights:
     def matrix(self, name: str) -> Array:
         """[rows, columns] of the matrix called `name`, which is known to be there."""
         return self.read(self._known(name))
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """The same some rows at a time, for what needs not all of it at once."""
+        tensor = self._known(name)
+        rows = tensor.elements // tensor.shape[0]
+        for first in range(0, rows, _PIECE_ROWS):
+            yield self.read(tensor, np.arange(first, min(first + _PIECE_ROWS, rows)))
 
     def block(self, index: int) -> dict[str, Array]:
         """Every tensor of one block, by its name without `blk.N.`."""

@@ -22,10 +22,10 @@ from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import FILE_TYPES, Field, TensorType, ValueType
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.rows import encode_rows
-from edgeslm.packager.quantize.encoders import Forms, encode_as
+from edgeslm.packager.quantize.encoders import Forms, encode_as, room_for, way
 from edgeslm.packager.quantize.judge import Judge
 from edgeslm.packager.quantize.result import FLOAT_TYPES
-from edgeslm.packager.quantize.threads import one_blas_thread
+from edgeslm.packager.quantize.threads import FORMS_BYTES, Room, one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def forget_encoded(judge: Judge) -> None:
 
 
 def _encoded_folder(folder: Path) -> Path:
-    return folder / f"encoded-{VERSION}"
+    return folder / f"encoded-{VERSION}-{way()}"
 
 
 def _write(
@@ -126,6 +126,7 @@ def encode_all(
             advance(tensor.elements)
         else:
             todo.append((tensor, kind, path))
+    room = Room(FORMS_BYTES)
     with ThreadPoolExecutor(threads) as pool, one_blas_thread():
 
         def job(task: tuple[TensorInfo, TensorType, Path]) -> None:
@@ -133,8 +134,9 @@ def encode_all(
             if _unchanged(judge.weights, tensor, kind):
                 data = _kept(judge.weights, tensor)
             else:
-                values = judge.weights.read(tensor)
-                data = encode_as(kind, values, judge.forms_of(tensor.name), sweeps=_SWEEPS).data
+                with room.taken(room_for(tensor.shape)):
+                    forms, values = judge.forms_of(tensor.name), judge.weights.read(tensor)
+                    data = encode_as(kind, values, forms, sweeps=_SWEEPS).data
             _store(path, data)
             advance(tensor.elements)
 
@@ -150,7 +152,7 @@ def encode_all(
 def _separable(judge: Judge, tensor: TensorInfo) -> bool:
     """Whether a tensor has many rows that do not interact."""
     rows = tensor.elements // tensor.shape[0]
-    return rows >= 2 * _PIECE_ROWS and judge.forms_of(tensor.name).outputs is None
+    return rows >= 2 * _PIECE_ROWS and tensor.name not in judge.coupled
 
 
 def _pieces(

@@ -1,5 +1,8 @@
 """Our forward pass against llama.cpp's, our gradients against differences."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from edgeslm.gguf.reader import read_header
 from edgeslm.llama.activations import watch_inputs
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model, ModelOptions
-from edgeslm.packager.quantize.decoder import INPUTS, Block, norm, shape_of
+from edgeslm.packager.quantize.decoder import INPUTS, Block, _silu, norm, shape_of
 from edgeslm.packager.quantize.equalize import Moments, equalized
 from edgeslm.packager.quantize.sensitivity import embed
 from edgeslm.packager.quantize.weights import Weights
@@ -20,9 +23,20 @@ TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 260, 48)]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def path(request, tmp_path_factory):
-    """Seven layers: gemma3's sixth sees the whole context."""
-    folder = tmp_path_factory.mktemp("model")
-    return tiny_gguf(folder / "model.gguf", architecture=request.param, layers=7, seed=3)
+    """Seven layers: gemma3's sixth sees the whole context. Nothing is as wide as anything else."""
+    family = request.param
+    odd = {"head_width": 12} if family in ("qwen3", "gemma3") else {}
+    return tiny_gguf(
+        tmp_path_factory.mktemp("model") / "model.gguf",
+        architecture=family,
+        layers=7,
+        heads=4,
+        kv_heads=2,
+        norm_spread=0.3,
+        tied=family != "qwen2",
+        seed=3,
+        **odd,
+    )
 
 
 @pytest.fixture
@@ -39,7 +53,8 @@ def logits(weights, shape):
     for block in blocks(weights, shape):
         x = block.forward(x)
     y, _ = norm(x, weights.vector("output_norm.weight"), shape.epsilon)
-    return y @ weights.matrix("token_embd.weight").T
+    head = "output.weight" if weights.find("output.weight") else "token_embd.weight"
+    return y @ weights.matrix(head).T
 
 
 def test_the_forward_pass_is_llama_cpps(path, weights):
@@ -156,10 +171,14 @@ def test_families_and_settings_that_are_not_known_are_refused(tmp_path):
     source = read_header(tiny_gguf(tmp_path / "model.gguf"))
     data = source.path.read_bytes()
 
-    def changed(field):
+    def changed(field, names=()):
         path = tmp_path / "changed.gguf"
+        renamed = dict(names)
         fields = [item for item in source.fields() if item.key != field.key]
-        specs = [TensorSpec(item.name, item.type, item.shape) for item in source.tensors]
+        specs = [
+            TensorSpec(renamed.get(item.name, item.name), item.type, item.shape)
+            for item in source.tensors
+        ]
         ends = [(item.offset, item.offset + item.bytes) for item in source.tensors]
         write_gguf(path, [*fields, field], specs, lambda i: data[slice(*ends[i])])
         return Weights(read_header(path))
@@ -169,6 +188,28 @@ def test_families_and_settings_that_are_not_known_are_refused(tmp_path):
         Field("llama.rope.scaling.type", ValueType.STRING, "yarn"),
         Field("llama.expert_count", ValueType.UINT32, 8),
         Field("llama.rope.dimension_count", ValueType.UINT32, 8),
+        Field("llama.attention.head_count", ValueType.ARRAY, (2, 2), ValueType.INT32),
     ):
         with pytest.raises(Unsupported, match="no gradients"):
             shape_of(changed(field))
+    same = Field("general.name", ValueType.STRING, "same")
+    for name in ("attn_qkv.weight", "ffn_up.bias"):  # fused, and one that is not added here
+        with pytest.raises(Unsupported, match="no gradients"):
+            shape_of(changed(same, [("blk.0.attn_q.weight", f"blk.0.{name}")]))
+
+
+def test_a_scaling_of_nothing_is_none(tmp_path, weights):
+    assert shape_of(weights).scale == 1
+    fields = {"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}
+    header = weights.header
+    known = {f"{header.architecture}.{key}": value for key, value in fields.items()}
+    scaled = dataclasses.replace(header, metadata={**header.metadata, **known})
+    assert shape_of(Weights(scaled)).scale == 1
+
+
+def test_gates_that_are_shut_are_no_trouble():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value, slope = _silu(np.array([-1000.0, -90.0, 0.0, 90.0], np.float32))
+    np.testing.assert_allclose(value, [0, 0, 0, 90], atol=1e-30)
+    np.testing.assert_allclose(slope, [0, 0, 0.5, 1], atol=1e-30)

@@ -1,16 +1,21 @@
 """Every format against ggml: what we write is what it reads, and loses no more than its own."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.gguf.types import tensor_type
 from edgeslm.llama.rows import NEED_IMPORTANCE, decode_rows, encode_rows
+from edgeslm.packager.quantize import encoders
 from edgeslm.packager.quantize.encoders import Forms, encode_as
 from edgeslm.packager.quantize.encoders.feedback import encode
 from edgeslm.packager.quantize.encoders.formats import FORMATS
 from edgeslm.packager.quantize.encoders.forms import factor
 from edgeslm.packager.quantize.encoders.packing import Coded
+from edgeslm.packager.quantize.scores import CHOICES
 
 NAMES = tuple(FORMATS)
 
@@ -180,16 +185,43 @@ def test_a_form_is_what_its_factors_give():
 def test_types_without_feedback_are_ggmls_own():
     form = factor(correlated(12, 256), 0.02)
     values = weights(13, 4, 256)
-    forms = Forms(form, None, None)
+    forms = Forms(form)
     importance = np.ascontiguousarray(np.diag(form.matrix))
     for name in ("IQ3_S", *NEED_IMPORTANCE):
-        from edgeslm.gguf.types import tensor_type
-
         kind = tensor_type(name)
         encoded = encode_as(kind, values, forms)
         np.testing.assert_array_equal(encoded.data, encode_rows(kind, values, importance))
         decoded = decode_rows(kind, encoded.data, 256)
         np.testing.assert_allclose(encoded.losses, loss(values, decoded, form), rtol=1e-3)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_every_type_on_offer_can_be_encoded(there, monkeypatch):
+    """Also where numba is missing, and where nothing is known of the inputs."""
+    monkeypatch.setattr(encoders, "compiled", lambda: there)
+    values = weights(13, 4, 256)
+    for forms in (Forms(factor(correlated(12, 256), 0.02)), Forms(None)):
+        for kind in (*CHOICES, tensor_type("NVFP4")):
+            encoded = encode_as(kind, values, forms)
+            decoded = decode_rows(kind, encoded.data, 256)
+            off = np.square(decoded - values).sum() / np.square(values).sum()
+            assert off < 0.95, kind.name
+            if forms.inputs is not None:
+                expected = loss(values, decoded, forms.inputs)
+                np.testing.assert_allclose(encoded.losses, expected, rtol=3e-3)
+
+
+def test_numba_that_does_not_work_is_as_good_as_none(monkeypatch):
+    """Too old for this numpy it raises ImportError, without a folder to cache in RuntimeError."""
+    name = "edgeslm.packager.quantize.encoders.kernels"
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr(encoders, "kernels", raising=False)
+    encoders.compiled.cache_clear()
+    assert not encoders.compiled()
+    assert encoders.way() == "plain"
+    monkeypatch.undo()
+    encoders.compiled.cache_clear()
+    assert encoders.compiled()
 
 
 PLAIN = tuple(name for name in NAMES if name not in ("MXFP4", "NVFP4", "Q2_0", "Q1_0"))

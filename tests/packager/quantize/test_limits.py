@@ -281,6 +281,29 @@ def test_the_nearest_that_can_be_had_is_named_and_can_be_had(
         demands_for(TIED, again, target).allocate(options)
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        Wishes(bits=2, size_bytes=50_000_000),
+        Wishes(size_bytes=50_000_000, ram_bytes=150_000_000, context_length=1024),
+        Wishes(bits=2, min_tokens_per_second=500),
+        Wishes(min_tokens_per_second=500, max_joules_per_token=0.01),
+        Wishes(bits=2, size_bytes=50_000_000, min_tokens_per_second=500, max_joules_per_token=0.01),
+        Wishes(bits=8, min_tokens_per_second=500),
+    ],
+)
+def test_all_that_cannot_be_had_is_named_at_once(wishes: Wishes) -> None:
+    options = options_of(TIED)
+    with pytest.raises(InvalidOption) as caught:
+        demands_for(TIED, wishes, PI4).refuse_impossible(options)
+    named = [option for option in FIELDS if f"{option} " in str(caught.value.hint)]
+    other = wishes
+    for option in named:
+        other = asked(other, caught.value, option)
+    assert named
+    demands_for(TIED, other, PI4).allocate(options)
+
+
 def test_the_message_about_a_speed_says_what_is_read() -> None:
     zero = load_target("rpi-zero-2w")
     with pytest.raises(InvalidOption) as caught:
@@ -351,7 +374,7 @@ def test_types_whose_speed_is_unknown_are_left_out_where_speed_counts() -> None:
         (Wishes(bits=float("nan")), "--bits nan"),
         (Wishes(ram_bytes=-5), "--ram -5"),
         (Wishes(bits=4, context_length=0), "context of 0"),
-        (Wishes(ram_bytes=10**9, kv_type="Q9"), "not a tensor type"),
+        (Wishes(ram_bytes=10**9, kv_type="Q9"), "not a type for the KV cache"),
     ],
 )
 def test_nonsense_is_refused(wishes: Wishes, words: str) -> None:
@@ -360,12 +383,13 @@ def test_nonsense_is_refused(wishes: Wishes, words: str) -> None:
     assert caught.value.hint
 
 
-def test_memory_that_nobody_limited_is_only_warned_about() -> None:
+def test_more_than_the_memory_that_is_free_is_warned_about() -> None:
     zero = load_target("rpi-zero-2w")
     options = options_of(TIED)
     for size, warned in ((240_000_000, True), (90_000_000, False)):
         demands = demands_for(TIED, Wishes(size_bytes=size), zero)
         warnings = demands.warnings(options, demands.allocate(options))
         assert bool(warnings) == warned, size
-    limited = demands_for(TIED, Wishes(ram_bytes=400_000_000), zero)
-    assert limited.warnings(options, limited.allocate(options)) == ()
+    for ram, warned in ((600_000_000, True), (280_000_000, False)):
+        limited = demands_for(TIED, Wishes(ram_bytes=ram), zero)
+        assert bool(limited.warnings(options, limited.allocate(options))) == warned, ram

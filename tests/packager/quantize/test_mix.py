@@ -6,15 +6,18 @@ import string
 import numpy as np
 import pytest
 
-from edgeslm.errors import InvalidOption
+from edgeslm.errors import InvalidOption, InvalidRecipe, OutputFailure
 from edgeslm.files import cache_folder
 from edgeslm.gguf.reader import read_header
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.packager.evaluate import text
 from edgeslm.packager.quantize import Effort, Wishes, mix, quantize, write
 from edgeslm.packager.quantize.recipe import load_recipe
 from edgeslm.targets.loading import load_target
 from edgeslm.testing import tiny_gguf
+
+RECIPE = 'schema = "edgeslm.recipe/1"\nname = "x"\n'
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,106 @@ def test_an_interrupted_encoding_goes_on(model, effort, tmp_path, monkeypatch, m
         result = quantize(model, tmp_path / "part.gguf", wishes=Wishes(bits=5.5), effort=effort)
     assert len(calls) + moment == 22
     assert result.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.fixture
+def nothing_long(monkeypatch):
+    """Fails whoever begins to calibrate."""
+    monkeypatch.setattr(mix, "session", None)
+
+
+def test_the_source_is_never_overwritten(model, effort, tmp_path, nothing_long):
+    source = shutil.copy(model, tmp_path / "source.gguf")
+    with pytest.raises(InvalidOption, match="the source itself"):
+        quantize(source, source, wishes=Wishes(bits=5), effort=effort)
+    assert source.read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["output", "recipe"])
+def test_a_place_that_cannot_be_written_is_known_first(
+    model, effort, tmp_path, nothing_long, where
+):
+    places = {"output": tmp_path / "a.gguf", "recipe": tmp_path / "a.toml"}
+    places[where] = tmp_path / "no" / "such"
+    with pytest.raises(OutputFailure, match="no folder"):
+        quantize(
+            model,
+            places["output"],
+            wishes=Wishes(bits=5),
+            effort=effort,
+            keep_recipe=places["recipe"],
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_for_another_model_is_known_first(model, effort, tmp_path, nothing_long):
+    path = tmp_path / "mix.toml"
+    path.write_text(f'{RECIPE}[[rule]]\ntensors = "blk.*.ffn_up.weight"\ntype = "Q4_0"\n')
+    with pytest.raises(InvalidRecipe, match="no rule is for"):
+        quantize(model, tmp_path / "out.gguf", recipe=path, effort=effort)
+
+
+def test_a_quick_recipe_is_replayed_quickly(model, tmp_path):
+    recipe = tmp_path / "mix.toml"
+    quick = Effort(quick=True)
+    first = quantize(
+        model, tmp_path / "a.gguf", wishes=Wishes(bits=5), effort=quick, keep_recipe=recipe
+    )
+    again = quantize(model, tmp_path / "b.gguf", recipe=recipe)
+    assert again.path.read_bytes() == first.path.read_bytes()
+
+
+def test_a_recipe_from_another_text_is_said_to_give_other_bytes(model, effort, tmp_path):
+    recipe = tmp_path / "mix.toml"
+    wishes = Wishes(bits=5)
+    quantize(model, tmp_path / "a.gguf", wishes=wishes, effort=effort, keep_recipe=recipe)
+    fewer = Effort(calibration=effort.calibration, sequences=4)
+    again = quantize(model, tmp_path / "b.gguf", recipe=recipe, effort=fewer)
+    assert any("another calibration text" in warning for warning in again.warnings)
+
+
+def test_a_type_takes_no_calibration(model, effort, tmp_path):
+    for options in ({"effort": effort}, {"effort": Effort(quick=True)}, {"keep_recipe": tmp_path}):
+        with pytest.raises(InvalidOption, match="a type is"):
+            quantize(model, tmp_path / "a.gguf", file_type="Q4_0", **options)
+
+
+def test_two_float_types_can_be_mixed_quickly(model, tmp_path):
+    recipe = tmp_path / "mix.toml"
+    recipe.write_text(
+        f'{RECIPE}[[rule]]\ntensors = "blk.*.ffn_up.weight"\ntype = "BF16"\n'
+        '[[rule]]\ntensors = "**"\ntype = "F16"\n'
+    )
+    result = quantize(model, tmp_path / "a.gguf", recipe=recipe, effort=Effort(quick=True))
+    assert result.types["BF16"] == 3
+
+
+def test_experts_are_weighed_by_their_role(model, effort, tmp_path, monkeypatch):
+    """Their inputs are not watched: each expert sees other tokens."""
+    from edgeslm.errors import Unsupported
+    from edgeslm.packager.quantize import judge
+
+    def unknown(_):
+        raise Unsupported("no gradients for the family other")
+
+    watched = judge._form_file
+
+    def forget(folder, name):
+        return watched(folder, name) if "ffn_up" not in name else folder / "never"
+
+    monkeypatch.setattr(judge, "shape_of", unknown)
+    monkeypatch.setattr(judge, "_watch", lambda *_: None)
+    monkeypatch.setattr(judge, "_form_file", forget)
+    result = quantize(model, tmp_path / "a.gguf", wishes=Wishes(bits=5), effort=effort)
+    assert result.predicted_kld > 0
+
+
+def test_what_the_model_says_is_drawn_once(model, tmp_path, monkeypatch):
+    effort = Effort(sequences=2)
+    first = quantize(model, tmp_path / "a.gguf", wishes=Wishes(bits=5), effort=effort)
+    monkeypatch.setattr(text, "sample", None)
+    again = quantize(model, tmp_path / "b.gguf", wishes=Wishes(bits=5), effort=effort)
+    assert again.path.read_bytes() == first.path.read_bytes()
 
 
 def test_without_a_text_the_model_reads_what_it_says(model, tmp_path):

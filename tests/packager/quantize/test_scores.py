@@ -61,10 +61,9 @@ def forms(header, noise=None, scale=0.5):
     outputs = rng.standard_normal((600, info.shape[1]), np.float32)
     return Forms(
         factor(inputs.T @ inputs / 600, 0.02),
-        factor(outputs.T @ outputs / 600, 0.02),
-        None,
-        scale,
-        noise or {},
+        scale=scale,
+        noise=noise or {},
+        factored_outputs=lambda: factor(outputs.T @ outputs / 600, 0.02),
     )
 
 
@@ -90,18 +89,18 @@ def test_a_sample_of_rows_stands_for_all(tmp_path):
     wide = read_header(path)
     info = tensor(wide, "blk.0.ffn_gate.weight")
     eye = factor(np.eye(info.shape[0], dtype=np.float32), 0.0)
-    (found,) = score_tensors(Weights(wide), {info.name}, lambda _: Forms(eye, None, None, 1.0), 1)
+    (found,) = score_tensors(Weights(wide), {info.name}, lambda _: Forms(eye, scale=1.0), 1)
     scores = {candidate.type.name: candidate.score for candidate in found.candidates}
     from edgeslm.packager.quantize.encoders import encode_as
 
     whole = Weights(wide).matrix(info.name)
     for candidate in found.candidates:
         if candidate.type.name in ("Q4_0", "Q5_1"):
-            loss = encode_as(candidate.type, whole, Forms(eye, None, None), sweeps=1).losses.sum()
+            loss = encode_as(candidate.type, whole, Forms(eye), sweeps=1).losses.sum()
             assert scores[candidate.type.name] == pytest.approx(loss, rel=0.15)
 
 
 def test_every_possible_type_is_offered_before_anything_is_measured(header):
-    (options,) = unscored([tensor(header, DOWN)], calibrated=True)
+    (options,) = unscored([tensor(header, DOWN)], {DOWN})
     found = {item.type.name for item in options.candidates}
     assert found == names(header, DOWN, calibrated=True)

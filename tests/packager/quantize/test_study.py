@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeslm.gguf.reader import read_header
-from edgeslm.packager.quantize import sensitivity, study
+from edgeslm.packager.quantize import study
 from edgeslm.packager.quantize.decoder import Block, norm, shape_of
 from edgeslm.packager.quantize.sensitivity import Tally, embed, rounding_noise, top
 from edgeslm.packager.quantize.study import Study
@@ -57,17 +57,17 @@ def test_an_interrupted_study_ends_with_the_same_files(
     saved = 0
 
     def counting(save):
-        def saving(path, content):
+        def saving(path, *content):
             nonlocal saved
             saved += 1
             if saved > moment:
                 raise _Killed
-            save(path, content)
+            save(path, *content)
 
         return saving
 
     with monkeypatch.context() as patch:
-        for name in ("_save", "_save_array"):
+        for name in ("_save", "_save_arrays"):
             patch.setattr(study, name, counting(getattr(study, name)))
         with pytest.raises(_Killed):
             make(tmp_path, weights).run()
@@ -182,9 +182,26 @@ def test_draws_have_the_models_probabilities(weights):
     assert np.abs(np.mean(found.gradients[0], 0)).max() < 0.15 * np.abs(found.gradients[0]).max()
 
 
-def test_nothing_is_left_of_a_study_that_never_was(tmp_path, weights):
-    folder = tmp_path / "study"
-    make(folder, weights)
-    assert not folder.exists()
-    shutil.rmtree(folder, ignore_errors=True)
-    assert sensitivity.NOISE_BLOCKS == (32, 256)
+def test_what_only_a_study_that_goes_on_needs_is_removed(tmp_path, weights, done):
+    shutil.copytree(done.folder, tmp_path / "study")
+    left = tmp_path / "study" / "gradient-000.npy"
+    assert not left.exists()
+    left.touch()  # killed between its end and tidying up
+    make(tmp_path / "study", weights).run()
+    assert files(tmp_path / "study") == files(done.folder)
+
+
+def test_sums_are_symmetric_and_whole():
+    rng = np.random.default_rng(3)
+    tally, h, g, weight, both = Tally(full=True), 0.0, 0.0, 0.0, 0.0
+    for tokens in (40, 300):
+        x, y = (rng.standard_normal((tokens, n)).astype(np.float32) for n in (1100, 70))
+        tally.add(x, y, x)
+        each = np.square(y).sum(1, keepdims=True)
+        h, g = h + x.T @ (x * each), g + y.T @ y
+        weight, both = weight + each.sum(), both + np.square(y.T @ x).sum()
+    assert tally._together == pytest.approx(both, rel=1e-4)
+    found = tally.result()
+    np.testing.assert_allclose(found.inputs, h / weight, atol=1e-5)
+    np.testing.assert_allclose(found.outputs / found.outputs[0, 0], g / g[0, 0], atol=1e-4)
+    assert (found.inputs == found.inputs.T).all()

@@ -29,7 +29,7 @@ class Encoded:
 
     Attributes:
         data: [rows, bytes of a row].
-        loss: [rows] the form's value of each row's error, in the units of H.
+        losses: [rows] the form's value of each row's error, in the units of H.
     """
 
     data: NDArray[np.uint8]

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 
+_PRECISE_WIDTH = 8192
+"""Wider forms are factored in single precision: in double, one array alone would be a gigabyte."""
+
+
 @dataclass(frozen=True)
 class Form:
     """A positive definite H = U D U^T, U unit upper triangular.
@@ -36,30 +40,29 @@ class Form:
 def factor(matrix: Matrix, damping: float) -> Form:
     """Factor `matrix`, after adding `damping` times its mean diagonal to the diagonal.
 
-    A form that is singular even so is damped more, up to being the identity.
+    A form that is singular even so is damped more, up to being the identity. What is above the
+    diagonal counts.
     """
     n = len(matrix)
-    symmetric = np.asarray(matrix, np.float64)
-    symmetric = (symmetric + symmetric.T) / 2
-    mean = float(np.trace(symmetric)) / n
+    mean = float(np.trace(matrix, dtype=np.float64)) / n
     if not np.isfinite(mean) or mean <= 0:
-        return _identity(n)
+        return identity(n)
     while damping < 1e3:
-        damped = symmetric + damping * mean * np.eye(n)
+        damped = np.array(matrix[::-1, ::-1], np.float64 if n <= _PRECISE_WIDTH else np.float32)
+        damped.flat[:: n + 1] += damping * mean
         try:
-            lower = np.linalg.cholesky(damped[::-1, ::-1])
+            root = np.linalg.cholesky(damped)[::-1, ::-1]
         except np.linalg.LinAlgError:
             damping = max(damping * 10, 1e-4)
             continue
-        root = lower[::-1, ::-1]
-        diagonal = np.diag(root)
-        return Form(
-            np.ascontiguousarray(damped, np.float32),
-            np.ascontiguousarray(root / diagonal, np.float32),
-            np.ascontiguousarray(diagonal**2, np.float32),
-        )
-    return _identity(n)
+        kept = np.ascontiguousarray(damped[::-1, ::-1], np.float32)
+        del damped
+        diagonal = np.diag(root).copy()
+        root /= diagonal
+        return Form(kept, np.ascontiguousarray(root, np.float32), np.float32(diagonal**2))
+    return identity(n)
 
 
-def _identity(n: int) -> Form:
+def identity(n: int) -> Form:
+    """The form of n things that count alike and alone."""
     return Form(np.eye(n, dtype=np.float32), np.eye(n, dtype=np.float32), np.ones(n, np.float32))

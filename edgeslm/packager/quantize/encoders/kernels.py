@@ -8,7 +8,8 @@ et al., QuIP, 2023: the two are one). Rows are coupled in the same way by the ou
 (Tseng et al., YAQA, 2025). Afterwards coordinate descent moves single codes and scales while
 that lowers the form.
 
-Everything here is float32 arithmetic on plain arrays; what a format is, `formats` says.
+Everything here works on plain arrays, in float32 but for sums and what a code stands for; what a
+format is, `formats` says.
 """
 
 from __future__ import annotations

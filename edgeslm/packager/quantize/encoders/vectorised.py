@@ -59,6 +59,11 @@ def feed(
     return codes, values
 
 
+def can_feed(fmt: BlockFormat) -> bool:
+    """Whether ggml's scales can be taken over from rows it encoded in this format."""
+    return fmt.supers is not None or fmt.scale is Scale.F16
+
+
 def group_scales(fmt: BlockFormat, encoded: NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
     """[rows, groups] scales and minima in rows that ggml encoded, of a format with own scales.
 
