@@ -224,7 +224,8 @@ def _weights(tensor: TensorSpec, seed: int, index: int, spread: float) -> NDArra
     size = tensor.shape[::-1]
     numbers = np.random.default_rng([seed, index]).standard_normal(size, np.float32)
     if tensor.name.endswith("norm.weight"):
-        return np.float32(1) + np.float32(spread) * numbers
+        around_one: NDArray[Any] = np.float32(1) + np.float32(spread) * numbers
+        return around_one
     scale = np.float32(tensor.shape[0] ** -0.5)
     scaled: NDArray[Any] = numbers * scale
     return scaled.astype(np.float16) if tensor.type.name == "F16" else scaled

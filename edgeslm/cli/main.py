@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from functools import partial
+from types import FrameType
+from typing import Annotated
 
 import typer
 
@@ -19,6 +21,7 @@ from edgeslm.cli.output import print_error
 from edgeslm.errors import EdgeslmError
 
 _INTERRUPTED = 130
+_COMPILING_SECONDS = 0.02
 
 app = typer.Typer(
     name="edgeslm",
@@ -91,9 +94,25 @@ def main() -> None:
         sys.exit(1)
 
 
-def _terminate(number: int, _frame: object) -> NoReturn:
-    """End as if the program had decided to, so that nothing half-written is left."""
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End as if the program had decided to, so that nothing half-written is left.
+
+    What is raised while Python compiles a module may get lost: folding constants, it takes any
+    exception but KeyboardInterrupt for an expression that cannot be folded. So that has to end
+    first.
+    """
+    while frame is not None and frame.f_code is _again.__code__:
+        frame = frame.f_back
+    if frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
+        signal.signal(signal.SIGALRM, partial(_again, number))
+        signal.setitimer(signal.ITIMER_REAL, _COMPILING_SECONDS)
+        return
     sys.exit(128 + number)
+
+
+def _again(number: int, _alarm: int, _frame: FrameType | None) -> None:
+    """The signal once more, to whoever handles it by now."""
+    signal.raise_signal(number)
 
 
 def _prepare() -> None:

@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgeslm.cli import main
 from edgeslm.testing import tiny_gguf
 
 Edgeslm = Callable[..., subprocess.CompletedProcess[str]]
@@ -241,6 +243,24 @@ def test_a_signal_while_native_code_runs_is_not_lost(
         _, errors = process.communicate(timeout=60)
         assert process.returncode in (130, 143, -number), (delay, errors)
         assert b"Exception ignored" not in errors
+
+
+def test_a_signal_while_python_compiles_takes_effect_afterwards() -> None:
+    """There an exception can get lost; the code object of this frame claims to be such a place."""
+    source = "def compiling(): yield sys._getframe()"
+    names: dict[str, Any] = {"sys": sys}
+    exec(compile(source, "<frozen importlib._bootstrap>", "exec"), names)
+    frame = next(names["compiling"]())
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, main._terminate)
+    try:
+        main._terminate(signal.SIGTERM, frame)
+        with pytest.raises(SystemExit) as caught:
+            time.sleep(10)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert caught.value.code == 143
 
 
 def test_output_that_cannot_be_printed(tiny_model: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edgeslm.errors import InvalidOption, NativeFailure
-from edgeslm.llama.context import KV_TYPES, Batch, Context, ContextOptions, DecodeAborted
+from edgeslm.gguf.types import KV_TYPES
+from edgeslm.llama.context import Batch, Context, ContextOptions, DecodeAborted
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import Sampler, SamplingOptions
 from edgeslm.testing import tiny_gguf
