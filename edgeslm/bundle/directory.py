@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import edgeslm
 from edgeslm import progress
@@ -144,7 +144,7 @@ def read_manifest(directory: Path) -> Manifest:
     if len(data) > _MAX_MANIFEST_BYTES:
         raise InvalidBundle(f"{path}: too large for a manifest", hint=_DAMAGED)
     try:
-        return _parse(path, json.loads(data))
+        return _parse(path, json.loads(data, parse_constant=_no_number))
     except (ValueError, RecursionError) as error:
         raise InvalidBundle(f"{path}: not JSON: {error}", hint=_DAMAGED) from error
 
@@ -245,6 +245,10 @@ def _swap(folder: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _parse(path: Path, data: object) -> Manifest:

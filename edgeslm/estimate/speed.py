@@ -89,7 +89,8 @@ def standing_seconds(header: Header, target: Target, *, context_length: int, kv_
         target.overhead.layer_seconds.value or 0.0
     )
     if overhead:
-        source += f"; overhead {overhead * 1e3:.2g} ms ({target.overhead.layer_seconds.source})"
+        known = target.overhead.layer_seconds.source or target.overhead.token_seconds.source
+        source += f"; overhead {overhead * 1e3:.2g} ms ({known})"
     return Cost(cache / (rate.value * 1e9) + overhead, source)
 
 

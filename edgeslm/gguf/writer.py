@@ -80,24 +80,19 @@ def write_gguf(
     """
     header = _header(fields, tensors)
     with atomic_path(path) as temporary:
-        with writing(path):
-            output = temporary.open("wb")
-        with output:
-            with writing(path):
-                output.write(header)
+        # closing writes what is left in the buffer, and may fail for it
+        with writing(path), temporary.open("wb") as output:
+            output.write(header)
             for index, tensor in enumerate(tensors):
                 data = _bytes(read(index))
                 if data.nbytes != tensor.bytes:
                     raise ValueError(
                         f"{tensor.name}: {data.nbytes} bytes given, {tensor.bytes} expected"
                     )
-                with writing(path):
-                    output.write(data)
-                    output.write(_padding(data.nbytes))
+                output.write(data)
+                output.write(_padding(data.nbytes))
                 if advance is not None:
                     advance(data.nbytes)
-            with writing(path):
-                output.flush()
         if check is not None:
             check(temporary)
 

@@ -60,6 +60,9 @@ def load_target(id_or_path: str) -> Target:
             for target in _of(path):
                 if target.id == id_or_path:
                     return target
+    for target in _all_targets():  # a file may be called otherwise than its board
+        if target.id == id_or_path:
+            return target
     raise _unknown(id_or_path)
 
 
@@ -157,13 +160,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidTarget(
             f"{path}: not a TOML file: {error}", hint="docs/targets.md shows the form."
         ) from error
+    if not isinstance(content.get("variants", {}), dict):
+        raise _invalid(path, "variants", "must be a table")
     return content
 
 
 def _variants(board: Mapping[str, Any]) -> list[str | None]:
     """The board's variants; None is the board as it stands, which a default replaces."""
-    variants = board.get("variants")
-    names = list(variants) if isinstance(variants, dict) else []
+    names = list(board.get("variants", {}))
     return names if board.get("default_variant") is not None else [None, *names]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import writing
-from edgeslm.files import atomic_path
+from edgeslm.files import atomic_path, scratch_folder
 from edgeslm.records import Figure
 from edgeslm.targets.loading import SCHEMA, load_target
 from edgeslm.targets.target import CoreCluster, Target
@@ -26,15 +26,12 @@ def write_target(target: Target, path: Path, *, comment: str = "") -> None:
         OutputFailure: the file cannot be written.
     """
     text = target_toml(target, comment=comment)
-    with atomic_path(path) as temporary:
-        draft = temporary.with_suffix(".toml")
-        try:
-            with writing(path):
-                draft.write_text(text, encoding="utf-8")
+    with scratch_folder(path) as folder, atomic_path(path) as temporary:
+        draft = folder / "target.toml"  # not among the targets, even if this is killed
+        with writing(path):
+            draft.write_text(text, encoding="utf-8")
             load_target(str(draft))
-            draft.replace(temporary)
-        finally:
-            draft.unlink(missing_ok=True)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def target_toml(target: Target, *, comment: str = "") -> str:

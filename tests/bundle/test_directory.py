@@ -124,7 +124,7 @@ def test_malformed_manifests_are_refused(packed, change, words):
         read_manifest(packed)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, "\xff", '{"x": NaN}'])
 def test_a_manifest_that_is_no_json_object(packed, text):
     (packed / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidBundle, match=r"manifest\.json"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -104,3 +108,16 @@ def test_tensors_that_cannot_be_written(tmp_path, name, shape, message):
     spec = TensorSpec(name, tensor_type("F32"), shape)
     with pytest.raises(Unsupported, match=message):
         write_gguf(tmp_path / "m.gguf", [ARCHITECTURE], [spec], lambda _: b"")
+
+
+def test_a_disk_that_is_full_when_the_file_is_closed(tmp_path, monkeypatch):
+    """Little is written at once: the buffer goes to the disk at the end."""
+
+    class Full(io.BytesIO):
+        def close(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OutputFailure, match="No space left"):
+        write_gguf(tmp_path / "out.gguf", [ARCHITECTURE], [], [].__getitem__)
+    assert list(tmp_path.iterdir()) == []

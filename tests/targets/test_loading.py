@@ -196,6 +196,7 @@ def test_a_file_of_ones_own_needs_no_figures(tmp_path: Path) -> None:
         ("[match]\ncpu = [1]", "match.cpu"),
         ("default_variant = 'x'", "default_variant"),
         ("default_variant = 'x'\n[variants]\nx = 1", "variants.x"),
+        ("variants = 3", "variants"),
         (
             "default_variant = 'x'\n[power.idle_watts]\nvalue = 1\nprovenance = 'measured'\n"
             "source = 's'\n[variants.x.power.idle_watts]\nvalue = 2",

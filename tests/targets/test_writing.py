@@ -94,6 +94,8 @@ def test_a_target_in_the_users_folder_has_a_name(
     assert mine in list_targets()
     assert load_target("rpi4").name != "Mine"
     assert all(board.name != "Mine" for board in loading.boards())
+    (tmp_path / "rpi4-mine.toml").rename(tmp_path / "shelf.toml")
+    assert load_target("rpi4-mine") == load_target("shelf") == mine
     monkeypatch.setenv("EDGESLM_TARGETS", str(tmp_path / "other"))
     with pytest.raises(NotFound):
         load_target("rpi4-mine")

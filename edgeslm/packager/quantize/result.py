@@ -66,8 +66,3 @@ def describe(
 def is_quantized(header: Header) -> bool:
     """Whether most parameters are in a quantized type."""
     return inspect(header).true_type not in FLOAT_TYPES
-
-
-def count_elements(header: Header) -> int:
-    """Parameters in all tensors."""
-    return sum(tensor.elements for tensor in header.tensors)
