@@ -1,7 +1,7 @@
 """Pictures of a mix and of what mixes cost, as SVG, PNG or PDF by the name of the file.
 
 The background is transparent and the ink a middle grey, so that a picture reads on a light
-page and on a dark one. matplotlib is an extra, `edgeslm[report]`, and loaded only here.
+page and on a dark one. matplotlib is an extra, `report`, and loaded only here.
 """
 
 from __future__ import annotations
@@ -250,6 +250,6 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError as error:
         raise Unsupported(
             "pictures need matplotlib, which is not installed",
-            hint="Install it: pip install 'edgeslm[report]'",
+            hint="Install it: pip install matplotlib",
         ) from error
     return mpl, Figure

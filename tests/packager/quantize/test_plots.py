@@ -101,7 +101,7 @@ def test_without_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Unsupported, match="matplotlib") as caught:
         save_bits_plot(explanation, tmp_path / "p.svg")
-    assert "edgeslm[report]" in (caught.value.hint or "")
+    assert "pip install matplotlib" in (caught.value.hint or "")
 
 
 def test_the_loss_has_a_logarithmic_axis() -> None:
