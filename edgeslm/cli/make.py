@@ -12,7 +12,7 @@ from edgeslm.cli import options, output
 from edgeslm.cli.measure import print_prediction
 from edgeslm.errors import InvalidOption
 from edgeslm.records import LADDER_SCHEMA, document, to_json
-from edgeslm.units import format_bytes, parse_widths, significant
+from edgeslm.units import format_bytes, format_seconds, parse_widths, significant
 
 if TYPE_CHECKING:
     from edgeslm.packager.ladder import LadderResult, Rung
@@ -210,6 +210,8 @@ def _print_quantized(result: QuantizeResult) -> None:
         f"wrote {result.path}: {format_bytes(result.file_bytes)}, "
         f"{result.bits_per_weight:.2f} bits per weight ({types})"
     )
+    if result.encoding_seconds is not None:
+        print(f"read, encoded and written in {format_seconds(result.encoding_seconds)}")
     if result.predicted_kld is not None:
         print(
             f"expected loss: {significant(result.predicted_kld)} nats of KL divergence per token "

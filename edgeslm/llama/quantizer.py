@@ -99,6 +99,8 @@ class Quantized:
     fallbacks: int
     """How many tensors got another type than asked for, since their rows are no multiple of
     its block."""
+    seconds: float
+    """Of llama.cpp's work: reading, encoding, writing."""
 
 
 def quantize_file(source: Path, output: Path, options: QuantizeOptions) -> int:
@@ -140,9 +142,9 @@ def quantize_model(
         job = _Job(header.path, output, temporary, name, options)
         if _MAY_NEED_IMPORTANCE.fullmatch(name):
             _refuse_without_importance(job, known)
-        fallbacks = _quantize(job, header, child)
+        fallbacks, seconds = _quantize(job, header, child)
         written = _verify(job)
-    return Quantized(dataclasses.replace(written, path=output), fallbacks)
+    return Quantized(dataclasses.replace(written, path=output), fallbacks, seconds)
 
 
 def quantizable_tensors(source: Path) -> frozenset[str]:
@@ -242,7 +244,7 @@ def _refuse_without_importance(job: _Job, known: frozenset[str]) -> None:
     )
 
 
-def _quantize(job: _Job, header: Header, child: Child | None) -> int:
+def _quantize(job: _Job, header: Header, child: Child | None) -> tuple[int, float]:
     elements = {tensor.name: tensor.elements for tensor in header.tensors}
     fallbacks = 0
     with progress.bar(f"quantizing to {job.file_type}", sum(elements.values())) as advance:
@@ -253,8 +255,8 @@ def _quantize(job: _Job, header: Header, child: Child | None) -> int:
             if tensor := _TENSOR_LINE.match(line):
                 advance(elements.get(tensor[1], 0))
 
-        _run(job, watch, dry_run=False, child=child)
-    return fallbacks
+        seconds = _run(job, watch, dry_run=False, child=child)
+    return fallbacks, seconds
 
 
 def _verify(job: _Job) -> Header:
@@ -279,12 +281,11 @@ def _verify(job: _Job) -> Header:
 
 def _run(
     job: _Job, watch: Callable[[str], None], *, dry_run: bool, child: Child | None = None
-) -> None:
-    """Run one native call in a child, giving `watch` each line of its log."""
+) -> float:
+    """Run one native call in a child, giving `watch` each line of its log; the seconds it took."""
     if child is None:
         with waiting_child() as started:
-            _run(job, watch, dry_run=dry_run, child=started)
-        return
+            return _run(job, watch, dry_run=dry_run, child=started)
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     for line in child.run(job.request(dry_run=dry_run)):
         last_lines.append(line.strip())
@@ -297,7 +298,9 @@ def _run(
             f"{job.source}: llama.cpp crashed while quantizing ({_last_words(last_lines, status)})",
             hint="Try another type; if memory ran out, use fewer --threads.",
         )
-    _raise_failure(job, json.loads(answer))
+    told = json.loads(answer)
+    _raise_failure(job, told["problem"])
+    return float(told["seconds"])
 
 
 def _raise_failure(job: _Job, problem: str | None) -> None:

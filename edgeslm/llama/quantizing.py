@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,22 @@ class Request:
 
 
 def _main() -> int:
-    """The child: request on stdin, log on stderr, null or a reason as JSON on stdout."""
+    """The child: request on stdin, log on stderr, problem or null, and seconds, as JSON on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
     native.load_bindings_only()
     request = Request(**json.load(sys.stdin))
+    seconds = 0.0
     try:
-        problem = _call(request)
+        problem, seconds = _call(request)
     except EdgeslmError as error:
         problem = error.message
-    json.dump(problem, sys.stdout)
+    json.dump({"problem": problem, "seconds": seconds}, sys.stdout)
     return 0
 
 
-def _call(request: Request) -> str | None:
-    """Run llama.cpp's quantizer here; None, or why it stopped."""
+def _call(request: Request) -> tuple[str | None, float]:
+    """Run llama.cpp's quantizer here; None, or why it stopped, and how long it took."""
     lib = native.library()
     overrides = _native_overrides(lib, request.overrides)  # has to outlive the call
     parameters = lib.llama_model_quantize_default_params()
@@ -70,11 +72,14 @@ def _call(request: Request) -> str | None:
         parameters.kv_overrides = native_matrix.fields
     paths = os.fsencode(request.source), os.fsencode(request.output)
     with native.captured_log() as lines:
+        started = time.perf_counter()
         status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))
+        seconds = time.perf_counter() - started
     if status == 0:
-        return None
+        return None, seconds
     failure = next((line.text for line in lines if "failed to quantize: " in line.text), "")
-    return failure.partition("failed to quantize: ")[2] or native.reason(lines, "no reason given")
+    reason = failure.partition("failed to quantize: ")[2]
+    return reason or native.reason(lines, "no reason given"), seconds
 
 
 def _native_overrides(lib: Any, overrides: list[tuple[str, int]]) -> Any:

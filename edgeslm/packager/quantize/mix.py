@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -159,6 +160,7 @@ class Session:
         Raises:
             OutputFailure: the output cannot be written.
         """
+        started = time.perf_counter()
         if self.effort.quick:
             written = quantize_model(self.header, output, self._stock_options(mix)).header
         else:
@@ -171,6 +173,7 @@ class Session:
             requested=mix.words,
             warnings=mix.warnings,
             predicted_kld=mix.loss,
+            encoding_seconds=time.perf_counter() - started,
         )
 
     def forget_encoded(self) -> None:

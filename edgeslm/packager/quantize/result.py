@@ -33,6 +33,8 @@ class QuantizeResult:
     warnings: tuple[str, ...]
     predicted_kld: float | None = None
     """Nats of KL divergence per token that are expected; None where nothing was measured."""
+    encoding_seconds: float | None = None
+    """What reading, encoding and writing took, without what was found out before."""
     explanation: Explanation | None = None
     """The mix in figures, where it was asked for."""
 
@@ -44,6 +46,7 @@ def describe(
     requested: str,
     warnings: Sequence[str],
     predicted_kld: float | None = None,
+    encoding_seconds: float | None = None,
 ) -> QuantizeResult:
     """Say what a written file is, from its header as it was read back."""
     written = inspect(output)
@@ -60,6 +63,7 @@ def describe(
         requantized_from=origin,
         warnings=tuple(warnings),
         predicted_kld=predicted_kld,
+        encoding_seconds=encoding_seconds,
     )
 
 

@@ -37,4 +37,10 @@ def quantize_stock(
             f"{written.fallbacks} of {len(header.tensors)} tensors have rows that {name}'s blocks "
             "do not divide; llama.cpp gave them larger types (--bits chooses among all that fit)"
         )
-    return describe(header, written.header, requested=name, warnings=warnings)
+    return describe(
+        header,
+        written.header,
+        requested=name,
+        warnings=warnings,
+        encoding_seconds=written.seconds,
+    )
