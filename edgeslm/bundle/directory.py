@@ -225,6 +225,7 @@ def _replaced(directory: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `directory` when the block succeeds."""
     with writing(directory):
         target = directory.resolve()
+        _settle(target)
         ensure_replaceable(directory)
     with scratch_folder(target) as folder:
         yield folder
@@ -232,12 +233,29 @@ def _replaced(directory: Path) -> Iterator[Path]:
             _swap(folder, target)
 
 
+def _old(target: Path) -> Path:
+    """Where a directory waits until its successor is in its place."""
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    return target.with_name(f".edgeslm-{name}.old")
+
+
+def _settle(target: Path) -> None:
+    """Take back, or complete, an exchange during which the process was killed."""
+    old = _old(target)
+    if not old.exists():
+        return
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.rename(target)
+
+
 def _swap(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which goes only once its successor is there."""
     if not target.exists():
         folder.rename(target)
         return
-    old = folder.with_suffix(".old")
+    old = _old(target)
     target.rename(old)
     try:
         folder.rename(target)

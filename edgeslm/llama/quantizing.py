@@ -38,7 +38,7 @@ class Request:
 
 
 def _main() -> int:
-    """The child: request on stdin, log on stderr, problem or null, and seconds, as JSON on stdout."""
+    """The child: request on stdin, log on stderr; problem, if any, and seconds on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
     native.load_bindings_only()

@@ -1,8 +1,11 @@
+import contextlib
 import json
 import resource
+from pathlib import Path
 
 import pytest
 
+from edgeslm.bundle import directory as module
 from edgeslm.bundle.directory import (
     ensure_replaceable,
     read_manifest,
@@ -143,6 +146,32 @@ def test_a_bundle_is_replaced(tmp_path, packed):
     manifest = write_bundle(packed, other, PREDICTION)
     assert verify_bundle(packed) == manifest
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "tiny.gguf", "other.gguf"}
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_an_exchange_that_was_killed_is_settled(tmp_path, model, packed, monkeypatch, renames):
+    """After the first of two renames the old bundle comes back, after the second it goes."""
+    count = 0
+    rename = Path.rename
+
+    def dying(path, target):
+        nonlocal count
+        count += 1
+        if count > renames:
+            raise SystemExit
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        with contextlib.suppress(SystemExit):
+            write_bundle(packed, model, PREDICTION)
+    hidden = [path for path in tmp_path.iterdir() if path.suffix == ".old"]
+    assert len(hidden) == 1
+    assert packed.exists() == (renames == 2)
+    write_bundle(packed, model, PREDICTION)
+    verify_bundle(packed)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".old"]
 
 
 def test_anything_else_is_left_alone(tmp_path, model, packed):
