@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FormsOf = Callable[[str], Forms]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same forms give other scores than before."""
 _ALL_WIDTHS = ("Q2_0", "MXFP4", "Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _WIDE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K")
@@ -47,7 +47,8 @@ _NEED_FEEDBACK = frozenset({"Q2_0", "MXFP4"})
 """Types that only error feedback with scales of its own makes useful."""
 _NEED_CALIBRATION = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 """Types that ggml encodes badly, or not at all, without an importance of each column."""
-_SAMPLED_ROWS = 48
+_SAMPLED_ROWS, _LEAST_ROWS, _USUAL_WIDTH = 48, 12, 4096
+"""A row takes time by its width squared: of wider ones than usual fewer are sampled."""
 _LIKELY_ROWS = 256
 _SEED = 20260101
 _SWEEPS = 1
@@ -156,11 +157,13 @@ def _scores(weights: Weights, tensor: TensorInfo, forms: Forms) -> dict[str, flo
 
 def _sample(tensor: TensorInfo, forms: Forms) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Some rows, always the same ones, and how much each one's loss counts for all."""
-    count = tensor.elements // tensor.shape[0]
+    width = tensor.shape[0]
+    count = tensor.elements // width
     weights = np.asarray(forms.row_weights(count), np.float64)
     rng = np.random.default_rng(_SEED)
     if forms.factored_outputs is not None or forms.rows is None:
-        picked = np.sort(rng.choice(count, min(_SAMPLED_ROWS, count), replace=False))
+        wanted = max(_LEAST_ROWS, min(_SAMPLED_ROWS, _SAMPLED_ROWS * _USUAL_WIDTH // width))
+        picked = np.sort(rng.choice(count, min(wanted, count), replace=False))
         return picked, weights[picked] * (weights.sum() / max(weights[picked].sum(), 1e-300))
     chance = weights / max(weights.sum(), 1e-300)
     picked = np.unique(rng.choice(count, _LIKELY_ROWS, p=chance))
