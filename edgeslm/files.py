@@ -60,8 +60,12 @@ def ensure_writable(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Create `folder` and keep other processes that ask for it waiting while the block runs.
+
+    Args:
+        folder: What is to be had alone.
+        waiting: Called if another process has it.
 
     Raises:
         OutputFailure: it cannot be created.
@@ -70,7 +74,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a disk without locks
+        if _lock(descriptor) is False:  # None: a disk without locks
+            waiting()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

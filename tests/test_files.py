@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import OutputFailure
-from edgeslm.files import atomic_path, scratch_folder
+from edgeslm.files import atomic_path, exclusive, scratch_folder
 
 KILLED = """
 import os, signal, sys
@@ -109,3 +109,38 @@ def test_files_of_others_stay(tmp_path):
     with atomic_path(tmp_path / "out"):
         pass
     assert sorted(item.name for item in tmp_path.iterdir()) == [".edgeslm-notes", "out", "x.tmp"]
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from edgeslm.files import exclusive
+with exclusive(Path("folder"), lambda: None):
+    print("holding", flush=True)
+    sys.stdin.read()
+    Path("folder/done").touch()
+"""
+
+
+def test_one_process_at_a_time(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDING],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "holding\n"
+    waited = []
+
+    def waiting():
+        waited.append(1)
+        other.stdin.close()
+
+    with exclusive(tmp_path / "folder", waiting):
+        assert (tmp_path / "folder" / "done").exists()
+    assert waited
+    assert other.wait() == 0
+    with exclusive(tmp_path / "folder", waiting):
+        pass
+    assert len(waited) == 1

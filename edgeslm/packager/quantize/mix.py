@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from edgeslm import progress
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.estimate.speed import unread_tensor
 from edgeslm.files import cache_folder, exclusive, sha256
@@ -272,9 +273,13 @@ def session(header: Header, names: Collection[str], effort: Effort) -> Iterator[
         with Model(header.path) as model:
             calibration = _calibration(model, digest, effort)
             folder = study_folder(cache, digest, calibration)
-            held.enter_context(exclusive(folder))
+            held.enter_context(exclusive(folder, _say_that_we_wait))
             judge = judge_by_study(weights, model, calibration, folder, effort.threads)
         yield Session(header, names, effort, judge, calibration, digest)
+
+
+def _say_that_we_wait() -> None:
+    progress.note("another edgeslm works on this model: waiting until it is done")
 
 
 @contextmanager
