@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +36,7 @@ from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import FILE_TYPES, TensorType
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import native
-from edgeslm.llama.quantizing import Request
+from edgeslm.llama.quantizing import FAILURE, Request
 
 COPY = "COPY"
 """Not a type: every tensor stays as it is, only the container is written anew."""
@@ -57,6 +58,8 @@ _TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
 _PLANNED_TYPE = re.compile(r" -> .*\((\w+)\)\s*$")
 _FALLBACK_LINE = re.compile(r"warning: .* -> falling back to")
 _KEPT_LINES = 100
+_PIECE_BYTES = 1 << 16
+_BETWEEN_READS = 0.02
 _CHILD = "edgeslm.llama.quantizing"
 
 
@@ -299,19 +302,20 @@ def _run(
             hint="Try another type; if memory ran out, use fewer --threads.",
         )
     told = json.loads(answer)
-    _raise_failure(job, told["problem"])
+    if told["status"] != 0:
+        raise _failure(job, last_lines)
     return float(told["seconds"])
 
 
-def _raise_failure(job: _Job, problem: str | None) -> None:
-    if problem is None:
-        return
+def _failure(job: _Job, lines: deque[str]) -> OutputFailure | NativeFailure:
+    reasons = (line.partition(FAILURE)[2] for line in lines if FAILURE in line)
+    problem = next(reasons, _last_words(lines, 0))
     if "iostream" in problem or "basic_ios" in problem or "basic_filebuf" in problem:
-        raise OutputFailure(
+        return OutputFailure(
             f"cannot write {job.output}: the disk took only part of it",
             hint="Free some space or choose another disk; nothing half-written was left behind.",
         )
-    raise NativeFailure(
+    return NativeFailure(
         f"{job.source}: llama.cpp cannot quantize it to {job.file_type}: {problem}",
         hint="Look inside with edgeslm inspect, or try another type.",
     )
@@ -330,16 +334,12 @@ class Child:
     """A process that does one native call; it starts up while its request is prepared."""
 
     def __init__(self) -> None:
-        # Every log line goes to stderr, as it comes.
-        environment = native.child_environment() | {"EDGESLM_NATIVE_LOG": "1"}
         self._process = subprocess.Popen(
             native.child_command(_CHILD),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
-            encoding="utf-8",
-            errors="replace",
+            env=native.child_environment(),
         )
 
     def run(self, request: Request) -> Iterator[str]:
@@ -347,14 +347,20 @@ class Child:
         stdin, stderr = self._process.stdin, self._process.stderr
         assert stdin is not None and stderr is not None  # noqa: S101  for mypy
         with suppress(BrokenPipeError):  # it died: `end` says how
-            stdin.write(json.dumps(asdict(request)))
+            stdin.write(json.dumps(asdict(request)).encode())
             stdin.close()
-        yield from stderr
+        rest = b""
+        while piece := os.read(stderr.fileno(), _PIECE_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode("utf-8", "replace") + "\n" for line in lines)
+            time.sleep(_BETWEEN_READS)  # to wake up for every piece of a line would cost it a core
+        if rest:
+            yield rest.decode("utf-8", "replace")
 
     def end(self) -> tuple[int, str]:
         """Its exit status, and what it answered."""
         assert self._process.stdout is not None  # noqa: S101  for mypy
-        answer = self._process.stdout.read()
+        answer = self._process.stdout.read().decode()
         return self._process.wait(), answer
 
     def close(self) -> None:

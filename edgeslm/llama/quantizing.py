@@ -21,6 +21,9 @@ from typing import Any
 from edgeslm.errors import EdgeslmError
 from edgeslm.llama import native
 
+FAILURE = "failed to quantize: "
+"""What llama.cpp's log puts before the reason."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -38,23 +41,24 @@ class Request:
 
 
 def _main() -> int:
-    """The child: request on stdin, log on stderr; problem, if any, and seconds on stdout."""
+    """The child: request on stdin, log on stderr, status and seconds as JSON on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
     native.load_bindings_only()
     request = Request(**json.load(sys.stdin))
-    seconds = 0.0
     try:
-        problem, seconds = _call(request)
+        status, seconds = _call(request)
     except EdgeslmError as error:
-        problem = error.message
-    json.dump({"problem": problem, "seconds": seconds}, sys.stdout)
+        print(f"{FAILURE}{error.message}", file=sys.stderr)
+        status, seconds = 1, 0.0
+    json.dump({"status": status, "seconds": seconds}, sys.stdout)
     return 0
 
 
-def _call(request: Request) -> tuple[str | None, float]:
-    """Run llama.cpp's quantizer here; None, or why it stopped, and how long it took."""
+def _call(request: Request) -> tuple[int, float]:
+    """Run llama.cpp's quantizer here; its status, 0 for success, and the seconds it took."""
     lib = native.library()
+    lib.llama_log_set(lib.llama_log_callback(), None)  # to stderr, without a way through Python
     overrides = _native_overrides(lib, request.overrides)  # has to outlive the call
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = request.file_type
@@ -71,15 +75,9 @@ def _call(request: Request) -> tuple[str | None, float]:
         parameters.imatrix = native_matrix.importances
         parameters.kv_overrides = native_matrix.fields
     paths = os.fsencode(request.source), os.fsencode(request.output)
-    with native.captured_log() as lines:
-        started = time.perf_counter()
-        status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))
-        seconds = time.perf_counter() - started
-    if status == 0:
-        return None, seconds
-    failure = next((line.text for line in lines if "failed to quantize: " in line.text), "")
-    reason = failure.partition("failed to quantize: ")[2]
-    return reason or native.reason(lines, "no reason given"), seconds
+    started = time.perf_counter()
+    status = lib.llama_model_quantize(*paths, ctypes.byref(parameters))
+    return int(status), time.perf_counter() - started
 
 
 def _native_overrides(lib: Any, overrides: list[tuple[str, int]]) -> Any:
