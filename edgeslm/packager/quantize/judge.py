@@ -27,7 +27,7 @@ from edgeslm.llama.model import Model
 from edgeslm.packager.quantize.calibration import Calibration
 from edgeslm.packager.quantize.decoder import Block, Shape, norm, shape_of
 from edgeslm.packager.quantize.encoders import Forms
-from edgeslm.packager.quantize.encoders.forms import factor
+from edgeslm.packager.quantize.encoders.forms import Form, factor
 from edgeslm.packager.quantize.result import is_quantized
 from edgeslm.packager.quantize.sensitivity import EMBEDDING, HEAD, HEAD_NORM, embed
 from edgeslm.packager.quantize.study import VERSION, Study
@@ -134,13 +134,15 @@ def judge_by_study(
     def forms_of(name: str) -> Forms:
         if name not in covered:
             return _by_gain(equalized, name)
-        found = study.of(name)
+        found = study.without_outputs(name)
         inputs = factor(found.inputs, INPUT_DAMPING)
-        outputs = found.outputs
-        if outputs is None:
+        if name not in study.coupled:
             return Forms(inputs, found.rows, 0.5, found.noise)
-        rows = np.diag(outputs).copy()
-        return Forms(inputs, rows, 0.5, found.noise, lambda: factor(outputs, OUTPUT_DAMPING))
+
+        def outputs() -> Form:
+            return factor(study.outputs_of(name), OUTPUT_DAMPING)
+
+        return Forms(inputs, found.rows, 0.5, found.noise, outputs)
 
     return Judge(equalized, forms_of, folder, coupled=study.coupled)
 

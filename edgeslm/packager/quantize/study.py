@@ -86,10 +86,24 @@ class Study:
 
     def of(self, name: str) -> Sensitivity:
         """Of one matrix, by its full name."""
+        return _load(*self._place(name))
+
+    def outputs_of(self, name: str) -> Array:
+        """The form of the rows alone, of a coupled matrix."""
+        path, short = self._place(name)
+        with reading(path), np.load(path) as stored:
+            return _unpacked(stored[f"G|{short}"], stored[f"Gd|{short}"])
+
+    def without_outputs(self, name: str) -> Sensitivity:
+        """The same as `of`, but for the rows only what each counts: their form may be large."""
+        return _load(*self._place(name), outputs=False)
+
+    def _place(self, name: str) -> tuple[Path, str]:
+        """Where a matrix's forms are, and under which name."""
         if name.startswith("blk."):
             _, index, short, _ = name.split(".", 3)
-            return _load(self._block(int(index)), short)
-        return _load(self.folder / "top.npz", name)
+            return self._block(int(index)), short
+        return self.folder / "top.npz", name
 
     @property
     def coupled(self) -> frozenset[str]:
@@ -286,15 +300,20 @@ def _save_all(path: Path, results: Mapping[str, Sensitivity]) -> None:
     _save(path, arrays)
 
 
-def _load(path: Path, name: str) -> Sensitivity:
+def _load(path: Path, name: str, *, outputs: bool = True) -> Sensitivity:
     with reading(path), np.load(path) as stored:
         files = set(stored.files)
-        outputs = f"G|{name}" in files
+        coupled = f"G|{name}" in files
+        rows = stored[f"rows|{name}"] if f"rows|{name}" in files else None
+        if coupled and not outputs:
+            rows = np.square(stored[f"Gd|{name}"])
         noise = json.loads(str(stored[f"noise|{name}"]))
         return Sensitivity(
             inputs=_unpacked(stored[f"H|{name}"], stored[f"Hd|{name}"]),
-            outputs=_unpacked(stored[f"G|{name}"], stored[f"Gd|{name}"]) if outputs else None,
-            rows=stored[f"rows|{name}"] if f"rows|{name}" in files else None,
+            outputs=_unpacked(stored[f"G|{name}"], stored[f"Gd|{name}"])
+            if outputs and coupled
+            else None,
+            rows=rows,
             noise={int(size): cost for size, cost in noise.items()},
         )
 

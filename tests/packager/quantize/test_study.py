@@ -96,6 +96,15 @@ def test_the_study_covers_every_matrix(done):
         assert found.noise[32] > 0
 
 
+def test_what_rows_count_is_known_without_their_form(done):
+    name = "blk.1.ffn_gate.weight"
+    whole, light = done.of(name), done.without_outputs(name)
+    assert light.outputs is None
+    np.testing.assert_array_equal(light.inputs, whole.inputs)
+    np.testing.assert_allclose(light.rows, np.diag(whole.outputs), rtol=1e-6)
+    np.testing.assert_array_equal(done.outputs_of(name), whole.outputs)
+
+
 def test_packed_forms_come_back():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((200, 40)) * np.exp(3 * rng.standard_normal(40))
