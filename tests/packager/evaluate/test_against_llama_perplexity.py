@@ -14,13 +14,14 @@ from shown_commands import RUN_ELSEWHERE, shown_commands
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate import QualityCard, Reference, evaluate_against
 from edgeslm.packager.evaluate.store import Store
-from edgeslm.packager.quantize import quantize
+from edgeslm.packager.quantize import Effort, quantize
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[3]
 CHUNKS = 20
 THREADS = 2
+EFFORT = Effort(threads=THREADS)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def _ours(folder: Path) -> QualityCard:
 
 @pytest.mark.parametrize("file_type", ["Q4_K_M", "IQ4_XS"])
 def test_figures_agree(llama_perplexity: Path, folder: Path, file_type: str) -> None:
-    quantize(folder / "model.gguf", folder / "small.gguf", file_type=file_type, threads=THREADS)
+    quantize(folder / "model.gguf", folder / "small.gguf", file_type=file_type, effort=EFFORT)
     printed = _run(llama_perplexity, folder, 1)
     card = _ours(folder)
     assert card.kl_divergence is not None
