@@ -90,21 +90,21 @@ def _text(path: Path, count: int) -> Path:
     return path
 
 
-def test_killed_three_times(tmp_path: Path) -> None:
+def test_killed_twenty_times(tmp_path: Path) -> None:
     model = tiny_gguf(tmp_path / "model.gguf", layers=4, width=64, feed_forward=128)
     text = _text(tmp_path / "text.txt", 2000)
     options = ("--bits", "4.6", "--calibration", str(text), "--calibration-tokens", "1024")
     job = Job(model, tmp_path / "work", options)
-    _check(job, 3, seed=1)
+    _check(job, 20, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_killed_twenty_times(tmp_path: Path) -> None:
+def test_a_larger_model_killed_twenty_times(tmp_path: Path) -> None:
     """With EDGESLM_SMOLLM2_GGUF, on that model."""
     given = os.environ.get("EDGESLM_SMOLLM2_GGUF")
     model = Path(given) if given else tmp_path / "model.gguf"
     if not given:
-        tiny_gguf(model, layers=12, width=256, heads=4, kv_heads=2, feed_forward=768)
+        tiny_gguf(model, layers=6, width=128, heads=4, kv_heads=2, feed_forward=384)
     job = Job(model, tmp_path / "work", ("--bits", "4.6", "--calibration-tokens", "4096"))
     _check(job, 20, seed=2)
