@@ -7,7 +7,7 @@ it is complete.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ def write_gguf(
     path: Path,
     fields: Sequence[Field],
     tensors: Sequence[TensorSpec],
-    read: Callable[[int], Data],
+    read: Callable[[int], Data | Iterator[Data]],
     *,
     advance: Callable[[int], None] | None = None,
     check: Callable[[Path], None] | None = None,
@@ -69,8 +69,8 @@ def write_gguf(
         path: Where the file appears once it is complete.
         fields: Metadata in file order; an alignment is not among them (it is the default, 32).
         tensors: What is stored, in file order.
-        read: Gives the raw data of tensor `i`; called once for each, in order.
-        advance: Told the bytes of each tensor after it was written.
+        read: Gives the raw data of tensor `i`, whole or in pieces; called once for each, in order.
+        advance: Told the bytes of each tensor, or piece, after it was written.
         check: Given the complete file under its temporary name; if it raises, none appears.
 
     Raises:
@@ -84,15 +84,17 @@ def write_gguf(
         with writing(path), temporary.open("wb") as output:
             output.write(header)
             for index, tensor in enumerate(tensors):
-                data = _bytes(read(index))
-                if data.nbytes != tensor.bytes:
+                data = read(index)
+                written = 0
+                for piece in map(_bytes, data if isinstance(data, Iterator) else (data,)):
+                    written += output.write(piece)
+                    if advance is not None:
+                        advance(piece.nbytes)
+                if written != tensor.bytes:
                     raise ValueError(
-                        f"{tensor.name}: {data.nbytes} bytes given, {tensor.bytes} expected"
+                        f"{tensor.name}: {written} bytes given, {tensor.bytes} expected"
                     )
-                output.write(data)
-                output.write(_padding(data.nbytes))
-                if advance is not None:
-                    advance(data.nbytes)
+                output.write(_padding(written))
         if check is not None:
             check(temporary)
 

@@ -135,16 +135,28 @@ def _callback(llama_cpp: Any) -> Any:
 def ggml() -> CDLL:
     """libggml-base, for the calls that llama_cpp does not wrap.
 
+    It is loaded by itself, in a fraction of the time that `library` takes.
+
     Raises:
         NativeFailure: the library is not where llama_cpp keeps it.
     """
-    folder = Path(library().__file__).parent / "lib"
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # as in `library`
+    folder = _binding_folder() / "lib"
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
         if (folder / name).exists():
             return CDLL(str(folder / name))
     raise NativeFailure(
         f"no ggml-base library in {folder}", hint="Reinstall llama-cpp-python for this machine."
     )
+
+
+def _binding_folder() -> Path:
+    """Where llama_cpp lies; it is imported only if it cannot be found without."""
+    if "llama_cpp" not in sys.modules:
+        found = importlib.util.find_spec("llama_cpp")
+        if found is not None and found.submodule_search_locations:
+            return Path(found.submodule_search_locations[0])
+    return Path(library().__file__).parent
 
 
 def child_command(module: str) -> list[str]:

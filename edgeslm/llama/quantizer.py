@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from edgeslm.errors import (
 )
 from edgeslm.files import atomic_path
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import FILE_TYPES, TensorType
+from edgeslm.gguf.types import FILE_TYPES, TensorType, tensor_type
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import native
 from edgeslm.llama.quantizing import FAILURE, Request
@@ -140,14 +140,62 @@ def quantize_model(
     """
     name = file_type_name(options.file_type)
     refuse_same_file(header.path, output)
-    known = _importances(header, options.imatrix)
+    if options.imatrix is not None or _MAY_NEED_IMPORTANCE.fullmatch(name):
+        planned(header, options)  # refuses what llama.cpp would after hours
     with atomic_path(output) as temporary:
         job = _Job(header.path, output, temporary, name, options)
-        if _MAY_NEED_IMPORTANCE.fullmatch(name):
-            _refuse_without_importance(job, known)
         fallbacks, seconds = _quantize(job, header, child)
         written = _verify(job)
     return Quantized(dataclasses.replace(written, path=output), fallbacks, seconds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What llama.cpp would make of a model."""
+
+    types: Mapping[str, TensorType]
+    """Of every tensor, in the order in which it would write them."""
+    fallbacks: int
+    """As in `Quantized`."""
+
+
+def planned(header: Header, options: QuantizeOptions, *, child: Child | None = None) -> Plan:
+    """Ask llama.cpp, which knows the model's shapes, what it would write.
+
+    Args:
+        header: The source, which was validated.
+        options: How it is to be quantized.
+        child: As for `quantize_model`.
+
+    Raises:
+        InvalidOption: an unknown type.
+        Unsupported: the type needs an importance matrix for this model, or the one given is
+            for another model.
+        NativeFailure: llama.cpp refused or crashed.
+    """
+    name = file_type_name(options.file_type)
+    known = _importances(header, options.imatrix)
+    present = {tensor.name: tensor.type for tensor in header.tensors}
+    types: dict[str, TensorType] = {}
+    fallbacks = 0
+
+    def watch(line: str) -> None:
+        nonlocal fallbacks
+        fallbacks += bool(_FALLBACK_LINE.match(line))
+        if found := _TENSOR_LINE.match(line):
+            other = _PLANNED_TYPE.search(line)
+            types[found[1]] = tensor_type(other[1]) if other else present[found[1]]
+
+    job = _Job(header.path, header.path, header.path, name, options)
+    _run(job, watch, dry_run=True, child=child)
+    if types.keys() != present.keys():
+        raise NativeFailure(
+            f"{header.path}: llama.cpp does not say what becomes of each tensor",
+            hint="Please report it, with the model's name.",
+        )
+    changed = {name: kind for name, kind in types.items() if kind != present[name]}
+    _refuse_without_importance(job, changed, known)
+    return Plan(types, fallbacks)
 
 
 def quantizable_tensors(source: Path) -> frozenset[str]:
@@ -222,17 +270,12 @@ def _importances(header: Header, imatrix: Path | None) -> frozenset[str]:
     return importance.known_tensors(header, imatrix)
 
 
-def _refuse_without_importance(job: _Job, known: frozenset[str]) -> None:
-    """Ask llama.cpp, which knows the model's shapes, before hours are spent."""
+def _refuse_without_importance(
+    job: _Job, changed: Mapping[str, TensorType], known: frozenset[str]
+) -> None:
     needy = _NEED_IMPORTANCE | ({"Q2_K"} if job.file_type == "Q2_K_S" else frozenset())
-    missing: list[str] = []
-
-    def watch(line: str) -> None:
-        tensor, planned = _TENSOR_LINE.match(line), _PLANNED_TYPE.search(line)
-        if tensor and planned and planned[1].upper() in needy:
-            missing.extend({tensor[1]} - known - _HEADS)
-
-    _run(job, watch, dry_run=True)
+    missing = [name for name, kind in changed.items() if kind.name in needy]
+    missing = [name for name in missing if name not in known | _HEADS]
     if not missing:
         return
     if job.options.imatrix is not None:

@@ -76,6 +76,28 @@ def test_wrong_amount_of_data(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_data_in_pieces(tmp_path):
+    advanced: list[int] = []
+    tensors = [TensorSpec("t", tensor_type("F32"), (4,)), TensorSpec("u", tensor_type("F32"), (2,))]
+    write_gguf(
+        tmp_path / "m.gguf",
+        [ARCHITECTURE],
+        tensors,
+        lambda index: iter([b"a" * 8, b"b" * 8]) if index == 0 else b"c" * 8,
+        advance=advanced.append,
+    )
+    first, second = gguf.GGUFReader(tmp_path / "m.gguf").tensors
+    assert first.data.tobytes() == b"a" * 8 + b"b" * 8
+    assert second.data.tobytes() == b"c" * 8
+    assert advanced == [8, 8, 8]
+
+
+def test_wrong_amount_of_data_in_pieces(tmp_path):
+    with pytest.raises(ValueError, match="t: 12 bytes given, 16 expected"):
+        _one(tmp_path / "m.gguf", lambda _: iter([bytes(8), bytes(4)]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(OutputFailure, match="there is no folder"):
         _one(tmp_path / "no" / "m.gguf", lambda _: bytes(16))

@@ -24,7 +24,7 @@ from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama.model import Model
-from edgeslm.llama.quantizer import QuantizeOptions, quantizable_tensors, quantize_model
+from edgeslm.llama.quantizer import quantizable_tensors
 from edgeslm.packager.quantize.allocation import Allocation, marginal
 from edgeslm.packager.quantize.calibration import (
     Calibration,
@@ -42,14 +42,16 @@ from edgeslm.packager.quantize.judge import (
     judge_by_study,
     study_folder,
 )
+from edgeslm.packager.quantize.label import label_of
 from edgeslm.packager.quantize.limits import Demands, demands_for
+from edgeslm.packager.quantize.plain import write_plain
 from edgeslm.packager.quantize.recipe import MadeFor, Recipe, Replay
-from edgeslm.packager.quantize.result import FLOAT_TYPES, QuantizeResult, describe
+from edgeslm.packager.quantize.result import QuantizeResult, describe
 from edgeslm.packager.quantize.rules import compress
 from edgeslm.packager.quantize.scores import LAST_RESORT, VERSION, score_tensors, unscored
 from edgeslm.packager.quantize.weights import Weights
 from edgeslm.packager.quantize.wishes import Wishes
-from edgeslm.packager.quantize.write import forget_encoded, label_of, write_mix
+from edgeslm.packager.quantize.write import forget_encoded, write_mix
 from edgeslm.targets.target import Target
 
 _NEARLY_ALL = 0.99
@@ -162,12 +164,13 @@ class Session:
             OutputFailure: the output cannot be written.
         """
         started = time.perf_counter()
+        threads = self.effort.threads
         if self.effort.quick:
-            written = quantize_model(self.header, output, self._stock_options(mix)).header
+            label = label_of(self.header, mix.types)
+            write_plain(self.header, mix.types, output, threads, label)
         else:
-            threads = self.effort.threads
             write_mix(self.judge, mix.types, output, threads, keep_encoded=keep_encoded)
-            written = read_model(output)
+        written = read_model(output)
         return describe(
             self.header,
             written,
@@ -180,21 +183,6 @@ class Session:
     def forget_encoded(self) -> None:
         """No further mix follows."""
         forget_encoded(self.judge)
-
-    def _stock_options(self, mix: Mix) -> QuantizeOptions:
-        """The mix in llama.cpp's terms: a type for the file, and each tensor's own.
-
-        llama.cpp heeds overrides only under a quantized file type. A mix of one float type needs
-        none, and gets that for its label.
-        """
-        kinds = {kind.name for kind in mix.types.values()}
-        label = label_of(self.header, mix.types)
-        return QuantizeOptions(
-            "Q8_0" if label in FLOAT_TYPES and len(kinds) > 1 else label,
-            threads=self.effort.threads,
-            allow_requantize=True,
-            overrides=tuple(mix.types.items()),
-        )
 
 
 def changing(header: Header) -> frozenset[str]:

@@ -7,8 +7,7 @@ the next tensor. Which one comes first makes no difference to any byte.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +16,14 @@ import numpy as np
 
 from edgeslm import progress
 from edgeslm.errors import reading, writing
-from edgeslm.files import atomic_path, scratch_folder
-from edgeslm.gguf.reader import Header, TensorInfo
-from edgeslm.gguf.types import FILE_TYPES, Field, TensorType, ValueType
+from edgeslm.files import atomic_path
+from edgeslm.gguf.reader import TensorInfo
+from edgeslm.gguf.types import TensorType
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.rows import encode_rows
 from edgeslm.packager.quantize.encoders import Forms, encode_as, room_for, way
 from edgeslm.packager.quantize.judge import Judge
-from edgeslm.packager.quantize.result import FLOAT_TYPES
+from edgeslm.packager.quantize.label import label_of, labelled
 from edgeslm.packager.quantize.threads import FORMS_BYTES, Room, one_blas_thread
 from edgeslm.packager.quantize.weights import Weights
 
@@ -36,11 +35,6 @@ VERSION = 1
 _SWEEPS = 3
 _PIECE_ROWS = 4096
 """A matrix whose rows do not interact is encoded in pieces of so many, several at a time."""
-_QUANTIZATION_VERSION = 2
-_VERSION_KEY, _FILE_TYPE_KEY = "general.quantization_version", "general.file_type"
-_LABELS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
-"""File types for the tensor types whose name they do not share."""
-_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 
 
 def write_mix(
@@ -64,10 +58,7 @@ def write_mix(
         InvalidGGUF: a tensor holds infinities or what is not a number.
         OutputFailure: the output cannot be written.
     """
-    if judge.folder is None:
-        with scratch_folder(output) as folder:
-            _write(judge, types, output, threads, folder)
-        return
+    assert judge.folder is not None  # noqa: S101  only a judge without calibration has none
     _write(judge, types, output, threads, _encoded_folder(judge.folder))
     if not keep_encoded:
         forget_encoded(judge)
@@ -105,7 +96,7 @@ def _write(
         with reading(path):
             return np.fromfile(path, np.uint8)
 
-    write_gguf(output, _fields(header, types), specs, read)
+    write_gguf(output, labelled(header, label_of(header, types)), specs, read)
 
 
 def encode_all(
@@ -188,25 +179,3 @@ def _kept(weights: Weights, tensor: TensorInfo) -> NDArray[np.uint8]:
     with reading(weights.header.path):
         stored = np.memmap(weights.header.path, np.uint8, "r", tensor.offset, (tensor.bytes,))
         return np.array(stored)
-
-
-def _fields(header: Header, types: Mapping[str, TensorType]) -> Sequence[Field]:
-    """The source's metadata, labelled with the type most weights have."""
-    label = _NUMBERS.get(label_of(header, types), _NUMBERS["F16"])
-    own = {
-        _FILE_TYPE_KEY: Field(_FILE_TYPE_KEY, ValueType.UINT32, label),
-        _VERSION_KEY: Field(_VERSION_KEY, ValueType.UINT32, _QUANTIZATION_VERSION),
-    }
-    fields = [own.pop(field.key, field) for field in header.fields()]
-    return [*fields, *own.values()]
-
-
-def label_of(header: Header, types: Mapping[str, TensorType]) -> str:
-    """llama.cpp's name for a file of which most weights have the type they have here."""
-    elements: Counter[str] = Counter()
-    for tensor in header.tensors:
-        if tensor.name in types:
-            elements[types[tensor.name].name] += tensor.elements
-    ranked = [name for name, _ in elements.most_common()]
-    name = next((name for name in ranked if name not in FLOAT_TYPES), ranked[0])
-    return _LABELS.get(name, name)
