@@ -20,6 +20,7 @@ from edgeslm.targets.loading import load_target
 from edgeslm.testing import CHAT_TEMPLATE, tiny_imatrix
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
 
 NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source")
 """What sets a machine up or reaches another one; such commands are shown but not run."""
@@ -157,8 +158,8 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
-        elif word.endswith(".jsonl"):
-            shutil.copy(ROOT / "docs" / "examples" / "questions.jsonl", target)
+        elif word.endswith((".json", ".jsonl", ".gbnf")) and (EXAMPLES / word).exists():
+            shutil.copy(EXAMPLES / word, target)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
         elif re.fullmatch(r"[\w.-]+/", word):

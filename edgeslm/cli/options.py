@@ -59,6 +59,26 @@ MinP = Annotated[
 RepeatPenalty = Annotated[
     float, typer.Option("--repeat-penalty", metavar="R", help="Above 1 avoids repetition.")
 ]
+PresencePenalty = Annotated[
+    float,
+    typer.Option("--presence-penalty", metavar="P", help="Above 0 avoids words that came before."),
+]
+FrequencyPenalty = Annotated[
+    float,
+    typer.Option("--frequency-penalty", metavar="P", help="The same, for each time they came."),
+]
+Dry = Annotated[
+    float,
+    typer.Option(
+        "--dry", metavar="M", help="Avoid whole phrases that came before; 0.8 is usual, 0 is off."
+    ),
+]
+Xtc = Annotated[
+    float,
+    typer.Option(
+        "--xtc", metavar="P", help="How often to leave out the most obvious tokens; 0 never."
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="The same seed, the same answer.")
 ]

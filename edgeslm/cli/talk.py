@@ -10,7 +10,7 @@ import typer
 
 from edgeslm.cli import options, output
 from edgeslm.cli.streaming import interruptible, show, statistics_line
-from edgeslm.errors import InvalidOption
+from edgeslm.errors import InvalidOption, reading
 from edgeslm.records import to_json
 
 if TYPE_CHECKING:
@@ -38,7 +38,19 @@ def run(
     top_p: options.TopP = 0.95,
     min_p: options.MinP = 0.05,
     repeat_penalty: options.RepeatPenalty = 1.0,
+    presence_penalty: options.PresencePenalty = 0.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+    dry: options.Dry = 0.0,
+    xtc: options.Xtc = 0.0,
     seed: options.Seed = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option("--grammar", metavar="FILE", help="Answer only what this GBNF allows."),
+    ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", metavar="FILE", help="Answer in JSON that fits this schema."),
+    ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="End the answer here; may be repeated."),
@@ -54,6 +66,7 @@ def run(
         edgeslm run model.gguf -p 'Name the capital of France.' --temperature 0 -n 32
         edgeslm run model.gguf --raw -p 'Once upon a time' -n 64 --seed 7
         cat letter.txt | edgeslm run model.gguf -p -
+        edgeslm run model.gguf -p 'A city in France' --json-schema city.json
     """
     from edgeslm.llama.sampler import SamplingOptions
     from edgeslm.runtime.prompt import Message, PromptEncoder
@@ -63,11 +76,20 @@ def run(
         raise InvalidOption(
             "--system needs the chat template that --raw leaves out", hint="Use one of the two."
         )
-    generation = GenerationOptions(
-        max_tokens,
-        tuple(stop or ()),
-        SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed=seed),
+    sampling = SamplingOptions(
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repeat_penalty,
+        seed=seed,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        dry_multiplier=dry,
+        xtc_probability=xtc,
+        grammar=_grammar(grammar, json_schema),
     )
+    generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling)
     context_options = _context_options(context, kv_type, threads)
     text = _prompt_text(prompt)
     with _open(model) as opened:
@@ -95,6 +117,10 @@ def chat(
     top_p: options.TopP = 0.95,
     min_p: options.MinP = 0.05,
     repeat_penalty: options.RepeatPenalty = 1.0,
+    presence_penalty: options.PresencePenalty = 0.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+    dry: options.Dry = 0.0,
+    xtc: options.Xtc = 0.0,
     seed: options.Seed = None,
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
@@ -117,7 +143,18 @@ def chat(
     from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import GenerationOptions, Session
 
-    sampling = SamplingOptions(temperature, top_k, top_p, min_p, repeat_penalty, seed=seed)
+    sampling = SamplingOptions(
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repeat_penalty,
+        seed=seed,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        dry_multiplier=dry,
+        xtc_probability=xtc,
+    )
     generation = GenerationOptions(max_tokens, sampling=sampling)
     context_options = _context_options(context, kv_type, threads)
     with _open(model) as opened, Session(opened, context_options) as session:
@@ -129,6 +166,28 @@ def chat(
 
 
 COMMANDS = (run, chat)
+
+
+def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:
+    """The text of what an answer must follow."""
+    if grammar is not None and json_schema is not None:
+        raise InvalidOption(
+            "--grammar and --json-schema exclude each other", hint="Use one of the two."
+        )
+    if json_schema is not None:
+        from edgeslm.llama.grammar import grammar_of_schema
+
+        return grammar_of_schema(_text_of(json_schema))
+    return None if grammar is None else _text_of(grammar)
+
+
+def _text_of(path: Path) -> str:
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidOption(f"{path}: is not text in UTF-8", hint="Save it as UTF-8.") from error
 
 
 def _open(path: Path) -> Model:

@@ -12,9 +12,10 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass
@@ -201,6 +202,26 @@ def signals_deferred() -> Iterator[list[int]]:
             signal.signal(number, handler)
         for number in pending:
             signal.raise_signal(number)
+
+
+@contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what native code prints past its log while the block runs; the result gives it.
+
+    Whatever else this process prints there meanwhile is kept too: only for short calls.
+    """
+    with tempfile.TemporaryFile() as kept:
+        said = b""
+        sys.stderr.flush()
+        own = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield lambda: said.decode("utf-8", "replace")
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            kept.seek(0)
+            said = kept.read()
 
 
 def captured_log() -> AbstractContextManager[deque[LogLine]]:

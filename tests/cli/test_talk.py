@@ -38,6 +38,25 @@ def test_json_holds_the_answer_and_what_it_took(edgeslm: Edgeslm, tiny_model: Pa
     assert isinstance(data["text"], str)
 
 
+def test_an_answer_that_fits_a_schema(edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "city.json"
+    schema.write_text(
+        '{"type": "object", "properties": {"big": {"type": "boolean"}}, '
+        '"required": ["big"], "additionalProperties": false}'
+    )
+    done = edgeslm("run", tiny_model, "-p", "hello", "--json-schema", schema, *GREEDY)
+    assert json.loads(done.stdout)["big"] in (True, False)
+
+
+def test_an_answer_that_follows_a_grammar(
+    edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path
+) -> None:
+    grammar = tmp_path / "verdict.gbnf"
+    grammar.write_text('root ::= "yes" | "no"')
+    done = edgeslm("run", tiny_model, "-p", "hello", "--grammar", grammar, "--seed", 1)
+    assert done.stdout in ("yes\n", "no\n")
+
+
 def test_raw_leaves_the_chat_template_out(edgeslm: Edgeslm, tiny_model: Path) -> None:
     def prompt_tokens(*options: str) -> int:
         done = edgeslm("run", tiny_model, "-p", "hello", "-n", 1, "--json", *options, *GREEDY)

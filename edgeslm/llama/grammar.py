@@ -1,0 +1,196 @@
+"""Answers that follow a grammar: GBNF, or a JSON schema turned into it.
+
+llama.cpp parses and follows grammars without asking whether they are reasonable: nesting takes its
+stack, and a token that the grammar does not allow ends the process. Both are ruled out here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from edgeslm.errors import InvalidOption, NativeFailure
+from edgeslm.llama import native
+from edgeslm.llama.candidates import Candidates
+from edgeslm.llama.closing import Closing
+from edgeslm.llama.model import Model
+
+_MOST_BYTES, _MOST_RULES, _DEEPEST, _MOST_GROUPS = 256 * 1024, 4000, 500, 4000
+_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
+_PARSE_ERROR = re.compile(r"error parsing grammar: (.{1,200})")
+_MOST_REPEATED = 400
+_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
+_CHARACTERS = r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |'
+"""The converter lets control characters stand in strings, which JSON does not."""
+_REPETITION = re.compile(r"\{(\d*),?(\d*)\}")
+
+
+class Grammar(Closing):
+    """What may come next, as an answer grows.
+
+    Args:
+        model: Whose tokens the answer is made of.
+        source: GBNF text whose rule `root` is the whole answer.
+
+    Raises:
+        InvalidOption: the text is no grammar, or one that could not be followed safely.
+    """
+
+    def __init__(self, model: Model, source: str) -> None:
+        _refuse_unreasonable(source)
+        lib = native.library()
+        self._model = model
+        self._one = Candidates(1)
+        self._unfinished = b""
+        with native.captured_log() as lines, native.captured_stderr() as said:
+            self._handle: Any = lib.llama_sampler_init_grammar(
+                model.vocabulary_handle, source.encode(), b"root"
+            )
+        if not self._handle:
+            found = _PARSE_ERROR.search(said())
+            problem = found[1] if found else native.reason(lines, "llama.cpp cannot parse it")
+            raise InvalidOption(
+                f"the grammar cannot be used: {problem}",
+                hint="It is written in llama.cpp's GBNF and needs a rule named root, without "
+                "left recursion.",
+            )
+
+    def close(self) -> None:
+        """Free the native grammar."""
+        if self._handle is not None:
+            native.library().llama_sampler_free(self._handle)
+            self._handle = None
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        self._one.set_one(token)
+        self.restrict(self._one)
+        return self._one.any_left() and self.spells(token)
+
+    def spells(self, token: int) -> bool:
+        """Whether `token` goes on with valid text, or ends the answer.
+
+        llama.cpp looks at six bits of each byte that continues a character, whatever the
+        others say, and takes control tokens for the text of their names.
+        """
+        if self._model.ends_generation(token):
+            return True
+        data = self._model.token_bytes(token)
+        return bool(data) and _unfinished(self._unfinished + data) is not None
+
+    def restrict(self, candidates: Candidates) -> None:
+        """Rule out candidates that may not come next; those that misspell are left."""
+        native.library().llama_sampler_apply(self._handle, candidates.pointer)
+
+    def accept(self, token: int) -> None:
+        """`token`, which is allowed, comes next."""
+        self._unfinished = _unfinished(self._unfinished + self._model.token_bytes(token)) or b""
+        native.library().llama_sampler_accept(self._handle, token)
+
+
+def _unfinished(data: bytes) -> bytes | None:
+    """The bytes at the end that begin a character; None if there is no valid text before."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        decoder.decode(data)
+    except UnicodeDecodeError:
+        return None
+    return decoder.getstate()[0]
+
+
+def refuse_dead_end(candidates: Candidates) -> None:
+    """Return if something may still come next.
+
+    Raises:
+        NativeFailure: nothing; the model has no token for what the grammar asks for.
+    """
+    if not candidates.any_left():
+        raise NativeFailure(
+            "the grammar asks for text that this model has no tokens for",
+            hint="Check the grammar's characters, or use another model.",
+        )
+
+
+def grammar_of_schema(schema: str) -> str:
+    """The grammar of all JSON that fits a JSON schema.
+
+    Args:
+        schema: The schema as JSON.
+
+    Raises:
+        InvalidOption: it is no JSON, or has parts that cannot be turned into a grammar.
+    """
+    hint = "See llama.cpp's grammars/README.md for the part of JSON Schema that it knows."
+    try:
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise InvalidOption(f"the schema is not valid JSON: {error}", hint=hint) from error
+    if not isinstance(parsed, dict):
+        raise InvalidOption("the schema is not a JSON object", hint=hint)
+    for count in _repetitions(parsed):
+        if count > _MOST_REPEATED:
+            raise InvalidOption(
+                f"the schema counts up to {count}; {_MOST_REPEATED} is the most",
+                hint="Leave that limit out, and check the answer's length afterwards.",
+            )
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        return str(json_schema_to_gbnf(schema)).replace(*_CHARACTERS)
+    except Exception as error:  # it raises anything, from KeyError to AssertionError
+        detail = str(error) or type(error).__name__
+        raise InvalidOption(f"the schema cannot be followed: {detail}", hint=hint) from error
+
+
+def _repetitions(schema: object) -> Iterator[int]:
+    """All that a schema counts, wherever it stands."""
+    todo = [schema]
+    while todo:
+        found = todo.pop()
+        if isinstance(found, list):
+            todo += found
+        elif isinstance(found, dict):
+            todo += found.values()
+            yield from (
+                int(value)
+                for key, value in found.items()
+                if key in _COUNTS and isinstance(value, int | float) and value == value
+            )
+            pattern = found.get("pattern")
+            if isinstance(pattern, str):
+                for match in _REPETITION.finditer(pattern):
+                    yield from (int(digits[:9]) for digits in match.groups() if digits)
+
+
+def _refuse_unreasonable(source: str) -> None:
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidOption(
+            f"the grammar is not valid text: {error.reason}", hint="Save it as UTF-8."
+        ) from error
+    bare = _LITERALS.sub("", source)
+    problem = None
+    if not source.strip():
+        problem = "is empty"
+    elif "\0" in source:
+        problem = "holds a null character"
+    elif size > _MOST_BYTES:
+        problem = f"has {size} bytes; {_MOST_BYTES} is the most"
+    elif source.count("::=") > _MOST_RULES:
+        problem = f"has more than {_MOST_RULES} rules"
+    elif source.count("(") > _MOST_GROUPS or _depth(bare) > _DEEPEST:
+        problem = f"has groups nested more than {_DEEPEST} deep, or more than {_MOST_GROUPS}"
+    if problem is not None:
+        raise InvalidOption(f"the grammar {problem}", hint="Give one written in llama.cpp's GBNF.")
+
+
+def _depth(bare: str) -> int:
+    depth = deepest = 0
+    for character in bare:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest

@@ -1,0 +1,165 @@
+"""Answers that follow a grammar, whatever the model would rather say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeslm.errors import InvalidOption, NativeFailure
+from edgeslm.llama.context import ContextOptions
+from edgeslm.llama.grammar import Grammar, grammar_of_schema
+from edgeslm.llama.model import Model
+from edgeslm.llama.sampler import SamplingOptions
+from edgeslm.runtime.session import FinishReason, Generation, GenerationOptions, Session
+
+
+@pytest.fixture(scope="module")
+def session(tiny_model: Path) -> Iterator[Session]:
+    with Model(tiny_model) as model, Session(model, ContextOptions(length=512)) as opened:
+        yield opened
+
+
+def _answer(session: Session, grammar: str, seed: int = 1, tokens: int = 300) -> Generation:
+    """Of a model that talks nonsense, and hot."""
+    sampling = SamplingOptions(temperature=2, top_p=1, min_p=0, seed=seed, grammar=grammar)
+    prompt = session.model.tokenize("hello")
+    return session.generate(prompt, GenerationOptions(tokens, sampling=sampling))
+
+
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        ('root ::= "yes" | "no"', "yes|no"),
+        ("root ::= [0-9]{4} [a-f]?", "[0-9]{4}[a-f]?"),
+        ('root ::= item ("," item){2}\nitem ::= "größer" | "☃" | "😀"', "((größer|☃|😀),?){3}"),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_the_answer_follows_it(
+    session: Session, grammar: str, pattern: str, temperature: float
+) -> None:
+    sampling = SamplingOptions(temperature=temperature, seed=3, grammar=grammar)
+    prompt = session.model.tokenize("hello")
+    answer = session.generate(prompt, GenerationOptions(100, sampling=sampling))
+    assert re.fullmatch(pattern, answer.text)
+    assert answer.finish_reason is FinishReason.STOP
+
+
+def test_what_the_model_likes_best_is_taken_where_it_is_allowed(session: Session) -> None:
+    prompt = session.model.tokenize("hello")
+    free = session.generate(prompt, GenerationOptions(8, sampling=SamplingOptions(temperature=0)))
+    open_minded = SamplingOptions(temperature=0, grammar="root ::= [^☃]*")
+    bound = session.generate(prompt, GenerationOptions(8, sampling=open_minded))
+    assert bound.tokens == free.tokens
+
+
+def test_control_tokens_are_no_text(session: Session) -> None:
+    """Or what is written would not be what the grammar saw."""
+    name = next(iter(session.model.control_tokens))
+    answer = _answer(session, f"root ::= {json.dumps(name)}")
+    assert answer.text == name
+    assert not set(answer.tokens) & set(session.model.control_tokens.values())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_mix_of_alternatives(session: Session, data: st.DataObject) -> None:
+    word = st.text("ab☃ -", min_size=1, max_size=3)
+    words = data.draw(st.lists(word, min_size=1, max_size=4))
+    alternatives = " | ".join(json.dumps(each, ensure_ascii=False) for each in words)
+    answer = _answer(session, f"root ::= ({alternatives}){{2}}", data.draw(st.integers(0, 99)))
+    assert answer.text in {first + second for first in words for second in words}
+
+
+_SCHEMAS = (
+    {"enum": ["red", "größer", 3]},
+    {"type": "boolean"},
+    {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 3},
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 5},
+            "kind": {"$ref": "#/$defs/kind"},
+            "sure": {"type": "boolean"},
+        },
+        "required": ["name", "kind"],
+        "$defs": {"kind": {"enum": ["x", "y"]}},
+        "additionalProperties": False,
+    },
+)
+
+
+@pytest.mark.parametrize("schema", _SCHEMAS)
+@pytest.mark.parametrize("seed", range(8))
+def test_json_fits_its_schema(session: Session, schema: dict[str, object], seed: int) -> None:
+    answer = _answer(session, grammar_of_schema(json.dumps(schema)), seed)
+    assert answer.finish_reason is FinishReason.STOP
+    jsonschema.validate(json.loads(answer.text), schema)
+
+
+def test_text_that_no_token_makes_is_an_error(session: Session) -> None:
+    with pytest.raises(NativeFailure, match="no tokens for"):
+        _answer(session, "root ::= <[99999]>")
+    assert _answer(session, 'root ::= "a"').text == "a"  # the session lives on
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ('root ::= "a', "unexpected end of input"),
+        ("root ::= other", "Undefined rule identifier 'other'"),
+        ('other ::= "a"', "does not contain a 'root' symbol"),
+        ('root ::= root "a"', "left recursion"),
+        ('root ::= "a\0b"', "null character"),
+        ('root ::= "\ud800"', "not valid text"),
+        ("root ::= " + "(" * 100_000, "nested more than 500 deep"),
+        ("root ::= " + '")" (' * 5000, "or more than 4000"),
+        ("\n".join(f"r{i} ::= r{i + 1}" for i in range(5000)), "more than 4000 rules"),
+        ("root ::= #" + "x" * 300_000, "300010 bytes"),
+        ('root ::= "a"{100000}', "repetitions exceeds"),
+    ],
+)
+def test_grammars_that_cannot_be_used(
+    session: Session, source: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidOption, match=re.escape(message)):
+        Grammar(session.model, source)
+    assert capfd.readouterr().err == ""
+
+
+def test_parentheses_that_are_text_do_not_nest(session: Session) -> None:
+    answer = _answer(session, 'root ::= "' + "(" * 600 + '"', tokens=510)
+    assert answer.text == "(" * len(answer.text)
+
+
+def test_as_deep_as_is_allowed(session: Session) -> None:
+    assert _answer(session, "root ::= " + "(" * 500 + '"a"' + ")" * 500).text == "a"
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("3", "not a JSON object"),
+        ('{"type": "array", "minItems": 1000000000}', "counts up to 1000000000"),
+        ('{"type": "string", "maxLength": 1e300}', "counts up to"),
+        ('{"anyOf": [{"type": "string", "pattern": "^a{9999999999}$"}]}', "counts up to"),
+        ('{"$ref": "https://example.com/schema.json"}', "cannot be followed"),
+        ('{"$ref": "#/nowhere"}', "nowhere"),
+        ('{"type": "unheard-of"}', "cannot be followed"),
+        ('{"type": "array", "items": 3}', "cannot be followed"),
+    ],
+)
+def test_schemas_that_cannot_be_followed(schema: str, message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        grammar_of_schema(schema)
