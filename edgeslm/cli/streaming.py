@@ -13,7 +13,7 @@ from edgeslm.cli.output import terminal_text
 from edgeslm.units import format_seconds, significant
 
 if TYPE_CHECKING:
-    from edgeslm.runtime.session import Generation
+    from edgeslm.runtime.generation import Generation
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from edgeslm.records import to_json
 if TYPE_CHECKING:
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
+    from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
-    from edgeslm.runtime.session import Generation
 
 _CONTEXT = 2048
 
@@ -69,8 +69,9 @@ def run(
         edgeslm run model.gguf -p 'A city in France' --json-schema city.json
     """
     from edgeslm.llama.sampler import SamplingOptions
+    from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.prompt import Message, PromptEncoder
-    from edgeslm.runtime.session import GenerationOptions, Session
+    from edgeslm.runtime.session import Session
 
     if raw and system:
         raise InvalidOption(
@@ -140,8 +141,9 @@ def chat(
     from edgeslm.cli.terminal import Terminal
     from edgeslm.llama.sampler import SamplingOptions
     from edgeslm.runtime.chat import Conversation
+    from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.prompt import PromptEncoder
-    from edgeslm.runtime.session import GenerationOptions, Session
+    from edgeslm.runtime.session import Session
 
     sampling = SamplingOptions(
         temperature,

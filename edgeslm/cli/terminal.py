@@ -19,7 +19,7 @@ from edgeslm.errors import EdgeslmError, UserError, writing
 from edgeslm.files import atomic_path, cache_folder
 from edgeslm.records import to_json
 from edgeslm.runtime.chat import Conversation
-from edgeslm.runtime.session import Generation, GenerationOptions
+from edgeslm.runtime.generation import Generation, GenerationOptions
 
 _HELP = """\
 /help            this list

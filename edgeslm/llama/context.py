@@ -38,6 +38,8 @@ class ContextOptions:
         prefill_threads: Threads for prefill; None means the same as `threads`.
         kv_type: Type of cached keys and values, one that `kv_tensor_type` takes.
         sequences: Sequences that may live in the cache at once.
+        unified: Whether they share one cache, in which a beginning that several have in common is
+            kept once; otherwise each has its part of `length`.
         outputs: Most rows of logits one decode call may give. With one instead of a row per
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
         flash_attention: None lets llama.cpp decide.
@@ -50,6 +52,7 @@ class ContextOptions:
     prefill_threads: int | None = None
     kv_type: str = "F16"
     sequences: int = 1
+    unified: bool = False
     outputs: int = 1
     flash_attention: bool | None = None
 
@@ -254,6 +257,25 @@ class Context(Closing):
             return False
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
+    def share(self, source: int, target: int, count: int) -> bool:
+        """Have the empty sequence `target` begin with the first `count` tokens of `source`.
+
+        Nothing is copied: both refer to the same keys and values.
+
+        Returns:
+            False where the model's memory is not kept by position (recurrent state, or a sliding
+            window that has moved past them); then `target` stays empty.
+        """
+        lib = native.library()
+        if not self.options.unified or self.model.recurrent:
+            return False
+        window = self.model.sliding_window
+        oldest = int(lib.llama_memory_seq_pos_min(self._memory, source))
+        if window and oldest > max(0, count - window):
+            return False
+        lib.llama_memory_seq_cp(self._memory, source, target, 0, count)
+        return True
+
     @property
     def handle(self) -> Any:
         """The native context, for the other modules of this room."""
@@ -275,6 +297,7 @@ def _create(
     params.n_batch = options.batch
     params.n_ubatch = min(options.ubatch, options.batch)
     params.n_seq_max = options.sequences
+    params.kv_unified = options.unified
     params.n_outputs_max = options.outputs
     params.n_threads = options.threads
     params.n_threads_batch = options.prefill_threads or options.threads

@@ -107,6 +107,14 @@ class Model(Closing):
         """Width of the sliding attention window in tokens; 0 where every layer sees all."""
         return int(native.library().llama_model_n_swa(self.handle))
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layers keep one state instead of keys and values per position."""
+        lib = native.library()
+        return bool(lib.llama_model_is_recurrent(self._handle)) or bool(
+            lib.llama_model_is_hybrid(self._handle)
+        )
+
     @cached_property
     def can_generate(self) -> bool:
         """Whether the model predicts a next token; embedding models don't."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeslm.errors import UserError
-from edgeslm.runtime.prompt import Message, PromptEncoder
-from edgeslm.runtime.session import (
+from edgeslm.runtime.generation import (
     Cancelled,
     FinishReason,
     Generation,
     GenerationOptions,
     OnText,
-    Session,
 )
+from edgeslm.runtime.prompt import Message, PromptEncoder
+from edgeslm.runtime.session import Session
 
 _MOST_ROOM_FOR_ANSWER = 512
 

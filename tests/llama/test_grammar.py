@@ -17,7 +17,8 @@ from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.grammar import Grammar, grammar_of_schema
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
-from edgeslm.runtime.session import FinishReason, Generation, GenerationOptions, Session
+from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
+from edgeslm.runtime.session import Session
 
 
 @pytest.fixture(scope="module")

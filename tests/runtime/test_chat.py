@@ -10,8 +10,9 @@ from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.chat import Conversation
+from edgeslm.runtime.generation import GenerationOptions
 from edgeslm.runtime.prompt import PromptEncoder
-from edgeslm.runtime.session import GenerationOptions, Session
+from edgeslm.runtime.session import Session
 
 OPTIONS = GenerationOptions(6, (), SamplingOptions(temperature=0))
 

@@ -9,7 +9,8 @@ from edgeslm.errors import InvalidOption, UserError
 from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
-from edgeslm.runtime.session import FinishReason, GenerationOptions, Session
+from edgeslm.runtime.generation import FinishReason, GenerationOptions
+from edgeslm.runtime.session import Session
 from edgeslm.testing import tiny_gguf
 
 GREEDY = SamplingOptions(temperature=0)

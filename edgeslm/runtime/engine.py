@@ -1,0 +1,136 @@
+"""A model that answers several threads at once: one thread computes, the others wait or listen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from edgeslm.errors import NativeFailure
+from edgeslm.llama.closing import Closing
+from edgeslm.llama.context import Context, ContextOptions
+from edgeslm.llama.model import Model
+from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
+from edgeslm.runtime.job import Job
+from edgeslm.runtime.scheduler import Scheduler
+from edgeslm.runtime.session import require_generating
+
+
+class Ticket:
+    """A request that was handed in."""
+
+    def __init__(
+        self, prompt: Sequence[int], options: GenerationOptions, on_text: OnText | None
+    ) -> None:
+        self._cancelled = threading.Event()
+        self._future: Future[Generation] = Future()
+        self.job = Job(prompt, options, on_text=on_text, cancelled=self._cancelled.is_set)
+
+    def cancel(self) -> None:
+        """End the answer at its next token; `result` gives what there is."""
+        self._cancelled.set()
+
+    def result(self, timeout: float | None = None) -> Generation:
+        """Wait for the end of the answer.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: it is not done by then; it goes on.
+            EdgeslmError: it failed.
+        """
+        return self._future.result(timeout)
+
+    def settle(self) -> bool:
+        """Tell those who wait if the job is done; whether it is."""
+        if self.job.error is not None:
+            self._future.set_exception(self.job.error)
+        elif self.job.result is not None:
+            self._future.set_result(self.job.result)
+        return self.job.done
+
+
+class Engine(Closing):
+    """Close it, or use it as a context manager: what is not answered then is cancelled.
+
+    Args:
+        model: Stays open, and is not closed, by the engine.
+        options: Size and shape of the context; `sequences` answers are computed at a time.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        require_generating(model)
+        self.model = model
+        self.context = Context(model, options)
+        self._scheduler = Scheduler(self.context)
+        self._changed = threading.Condition()
+        self._incoming: list[Ticket] = []
+        self._open: list[Ticket] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def length(self) -> int:
+        """Tokens that one prompt and its answer may have together."""
+        return self._scheduler.length
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        *,
+        on_text: OnText | None = None,
+    ) -> Ticket:
+        """Have `prompt` continued; returns at once.
+
+        Args:
+            prompt: Token ids.
+            options: How to generate.
+            on_text: Called with each piece of text, in the engine's thread: it must not wait.
+
+        Raises:
+            UserError: the prompt is empty or does not fit into the context.
+            NativeFailure: the engine is closed.
+        """
+        ticket = Ticket(prompt, options, on_text)
+        self._scheduler.check(ticket.job)
+        with self._changed:
+            if self._closing:
+                raise NativeFailure("the engine is closed", hint="Start it again.")
+            self._incoming.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def close(self) -> None:
+        """Cancel what is not answered, and free the context."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            for ticket in (*self._open, *self._incoming):
+                ticket.cancel()
+            self._changed.notify()
+        self._thread.join()
+        self._scheduler.close()
+        self.context.close()
+
+    def _run(self) -> None:
+        while self._take():
+            try:
+                self._scheduler.step()
+            except Exception as error:  # a mistake of ours must not leave others waiting either
+                self._scheduler.reset(error)
+            with self._changed:
+                self._open = [ticket for ticket in self._open if not ticket.settle()]
+
+    def _take(self) -> bool:
+        """Wait for something to do and accept new requests; False once all is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._incoming or self._open or self._closing)
+            incoming, self._incoming = self._incoming, []
+            self._open += incoming
+            for ticket in incoming:
+                self._scheduler.submit(ticket.job)
+            return bool(self._open)

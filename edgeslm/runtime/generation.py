@@ -1,0 +1,83 @@
+"""What is asked of a model, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from edgeslm.errors import InvalidOption
+from edgeslm.llama.sampler import SamplingOptions
+
+OnText = Callable[[str], None]
+Cancelled = Callable[[], bool]
+
+
+class FinishReason(str, Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """The model ended it, or a stop string came."""
+    LENGTH = "length"
+    """The number of tokens asked for, or the context, was used up."""
+    CANCELLED = "cancelled"
+    """The user stopped it."""
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How to generate.
+
+    Attributes:
+        max_tokens: Most tokens to generate; None generates until the context is full.
+        stops: Strings that end the answer.
+        sampling: How each token is chosen.
+    """
+
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidOption(
+                f"tokens must be at least 1, not {self.max_tokens}",
+                hint="Leave -n out to generate until the model ends its answer.",
+            )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and what it took.
+
+    Attributes:
+        text: The answer.
+        tokens: Its token ids, without the one that ended it.
+        finish_reason: Why it ended.
+        prompt_tokens: Tokens of the prompt, computed or reused.
+        reused_tokens: How many of them were still in the KV cache.
+        prefill_seconds: Time to compute the others, until the first token could be sampled.
+        decode_seconds: Time from the first sampled token to the last.
+        seed: The seed that repeats this answer.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    reused_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    seed: int
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Speed over the tokens that were computed; None if there is nothing to divide."""
+        computed = self.prompt_tokens - self.reused_tokens
+        return computed / self.prefill_seconds if self.prefill_seconds and computed else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Speed after the first token, which belongs to prefill; None for fewer than two."""
+        steps = len(self.tokens) - 1
+        return steps / self.decode_seconds if self.decode_seconds and steps > 0 else None

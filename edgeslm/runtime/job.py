@@ -1,0 +1,127 @@
+"""One prompt on its way to an answer: what is computed of it, what was said, how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from edgeslm.llama.context import Context
+from edgeslm.llama.sampler import Sampler
+from edgeslm.runtime.generation import (
+    Cancelled,
+    FinishReason,
+    Generation,
+    GenerationOptions,
+    OnText,
+)
+from edgeslm.runtime.text import TextStream
+
+
+class Job:
+    """A request and its answer so far.
+
+    Args:
+        prompt: Token ids, at least one.
+        options: How to generate.
+        on_text: Called with each piece of text as soon as it is certain.
+        cancelled: Asked between tokens, and during prefill; True ends the answer.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        *,
+        on_text: OnText | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> None:
+        self.prompt = tuple(prompt)
+        self.options = options
+        self.cancelled: Cancelled = cancelled or _never
+        self.result: Generation | None = None
+        self.error: BaseException | None = None
+        self._stream = TextStream(options.stops)
+        self._on_text = on_text
+        self._parts: list[str] = []
+        self._tokens: list[int] = []
+        self._room = 0
+        self._reused = 0
+        self._sampler: Sampler | None = None
+        self._started = self._first = self._last = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to an end, good or bad."""
+        return self.result is not None or self.error is not None
+
+    @property
+    def answering(self) -> bool:
+        """Whether the prompt is computed and the answer has begun."""
+        return bool(self._tokens)
+
+    @property
+    def last_token(self) -> int:
+        """The token that is to be decoded next."""
+        return self._tokens[-1]
+
+    def start(self, sampler: Sampler, reused: int, room: int) -> None:
+        """Begin, with `reused` tokens of the prompt in the cache and `room` for the answer."""
+        self._sampler, self._reused, self._room = sampler, reused, room
+        self._started = self._first = self._last = time.perf_counter()
+
+    def advance(self, context: Context, index: int) -> None:
+        """Choose the next token by output row `index`; it may be the end.
+
+        Raises:
+            NativeFailure: the logits are not valid.
+        """
+        assert self._sampler is not None  # noqa: S101  started before
+        token = self._sampler.sample(context, index)
+        self._last = time.perf_counter()
+        if not self._tokens:
+            self._first = self._last
+        if context.model.ends_generation(token):
+            self.finish(FinishReason.STOP)
+            return
+        self._tokens.append(token)
+        self._emit(self._stream.feed(context.model.token_bytes(token)))
+        if self._stream.stopped:
+            self.finish(FinishReason.STOP)
+        elif len(self._tokens) >= min(self.options.max_tokens or self._room, self._room):
+            self.finish(FinishReason.LENGTH)
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the answer here."""
+        self._emit(self._stream.finish())
+        if not self._tokens and reason is FinishReason.CANCELLED:
+            self._first = self._last = time.perf_counter()
+        self.result = Generation(
+            text="".join(self._parts),
+            tokens=tuple(self._tokens),
+            finish_reason=reason,
+            prompt_tokens=len(self.prompt),
+            reused_tokens=self._reused,
+            prefill_seconds=self._first - self._started,
+            decode_seconds=self._last - self._first,
+            seed=self._sampler.seed if self._sampler else self.options.sampling.seed or 0,
+        )
+        self._close()
+
+    def fail(self, error: BaseException) -> None:
+        """End it without an answer."""
+        self.error = error
+        self._close()
+
+    def _close(self) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+            if self._on_text is not None:
+                self._on_text(text)
+
+
+def _never() -> bool:
+    return False

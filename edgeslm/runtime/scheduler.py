@@ -1,0 +1,180 @@
+"""Several answers at once on one context: in each step every one of them goes on a little.
+
+Prompts and answers share the batches ("continuous batching"): the weights are read once for all.
+A slot keeps what it computed when its answer ends; a prompt that begins like what it, or another
+slot, holds is not computed again. Nothing here is a thread: `step` is called until there is nothing
+to do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from edgeslm.errors import UserError
+from edgeslm.llama.context import Batch, Context, DecodeAborted
+from edgeslm.llama.sampler import Sampler
+from edgeslm.runtime.generation import FinishReason
+from edgeslm.runtime.job import Job
+from edgeslm.runtime.slots import Share, Slot, next_shares
+
+
+class Scheduler:
+    """Answers jobs, as many at a time as `context` has sequences.
+
+    Args:
+        context: Used by nobody else; its batches hold at least as many tokens as it has sequences.
+    """
+
+    def __init__(self, context: Context) -> None:
+        options = context.options
+        self.context = context
+        self.slots = [Slot(number) for number in range(options.sequences)]
+        self.length = context.length // options.sequences
+        """Tokens that one prompt and its answer may have together."""
+        self._waiting: deque[Job] = deque()
+        self._batch = Batch(max(options.batch, options.sequences))
+
+    def close(self) -> None:
+        """Free the batch; the context stays."""
+        self._batch.close()
+
+    def submit(self, job: Job) -> None:
+        """Have `job` answered as soon as a slot is free.
+
+        Raises:
+            UserError: as from `check`.
+        """
+        self.check(job)
+        self._waiting.append(job)
+
+    def check(self, job: Job) -> None:
+        """Return if `job` can be answered; any thread may ask.
+
+        Raises:
+            UserError: its prompt is empty or does not fit into the context.
+        """
+        if not job.prompt:
+            raise UserError("the prompt is empty", hint="Say something with -p.")
+        if len(job.prompt) >= self.length:
+            raise UserError(
+                f"the prompt has {len(job.prompt)} tokens and the context holds {self.length}",
+                hint="Shorten it, or give a longer --context.",
+            )
+
+    def step(self) -> bool:
+        """Compute one batch; False if there is nothing to do.
+
+        A job that fails by itself has the error; what fails for all is raised after `reset`.
+
+        Raises:
+            NativeFailure: llama.cpp failed.
+        """
+        self._drop_cancelled()
+        self._admit()
+        shares = next_shares(self.slots, self._batch.capacity)
+        if not shares:
+            return bool(self._waiting)
+        try:
+            outputs = self._decode(shares)
+        except DecodeAborted:
+            for share in shares:
+                self._cut(share.slot, len(share.slot.cached), clean=False)
+            return True
+        for share, index in outputs:
+            self._advance(share.slot, index)
+        return True
+
+    def reset(self, error: BaseException) -> None:
+        """Give up all jobs, and forget what the cache holds."""
+        jobs = [*(slot.job for slot in self.slots if slot.job is not None), *self._waiting]
+        self._waiting.clear()
+        for slot in self.slots:
+            slot.job = None
+            self._cut(slot, 0, clean=False)
+        for job in jobs:
+            job.fail(error)
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait longest, each the one that holds most of its prompt."""
+        while self._waiting:
+            free = [slot for slot in self.slots if slot.job is None]
+            if not free:
+                return
+            job = self._waiting.popleft()
+            slot = max(free, key=lambda slot: (slot.shares(job.prompt), -len(slot.cached)))
+            try:
+                sampler = Sampler(self.context.model, job.options.sampling)
+            except UserError as error:
+                job.fail(error)
+                continue
+            reused = self._reuse(slot, job.prompt)
+            slot.job = job
+            job.start(sampler, reused, self.length - len(job.prompt))
+
+    def _reuse(self, slot: Slot, prompt: Sequence[int]) -> int:
+        """Have `slot` hold nothing but a beginning of `prompt`; how many tokens that is."""
+        best = max(self.slots, key=lambda other: (other.shares(prompt), other is slot))
+        shared = best.shares(prompt)
+        if best is not slot and shared:
+            self._cut(slot, 0)
+            if self.context.share(best.sequence, slot.sequence, shared):
+                slot.cached = list(prompt[:shared])
+                return shared
+        shared = slot.shares(prompt)
+        self._cut(slot, shared)
+        return len(slot.cached)
+
+    def _cut(self, slot: Slot, count: int, *, clean: bool = True) -> None:
+        """Keep the first `count` tokens of a slot, or none where that is not possible.
+
+        Unless `clean`, the cache may hold more than is known.
+        """
+        if clean and count == len(slot.cached):
+            return
+        if count and self.context.forget(count, sequence=slot.sequence):
+            del slot.cached[count:]
+            return
+        self.context.forget(sequence=slot.sequence)
+        slot.cached.clear()
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._waiting if job.cancelled()]:
+            self._waiting.remove(job)
+            job.finish(FinishReason.CANCELLED)
+        for slot in self.slots:
+            if slot.job is not None and slot.job.cancelled():
+                slot.job.finish(FinishReason.CANCELLED)
+                slot.job = None
+
+    def _decode(self, shares: Sequence[Share]) -> list[tuple[Share, int]]:
+        """Compute the shares; those whose logits were wanted, with their place in the batch."""
+        self._batch.clear()
+        outputs = []
+        for share in shares:
+            start = len(share.slot.cached)
+            for offset, token in enumerate(share.tokens):
+                wanted = share.ends and offset == len(share.tokens) - 1
+                if wanted:
+                    outputs.append((share, len(self._batch)))
+                self._batch.add(token, start + offset, sequence=share.slot.sequence, logits=wanted)
+        jobs = [share.slot.job for share in shares if share.slot.job is not None]
+        # llama.cpp asks at every operation: too often for a step that only takes answers on
+        long = any(not job.answering for job in jobs)
+        self.context.decode(
+            self._batch,
+            cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
+        )
+        for share in shares:
+            share.slot.cached += share.tokens
+        return outputs
+
+    def _advance(self, slot: Slot, index: int) -> None:
+        job = slot.job
+        assert job is not None  # noqa: S101  it had a share
+        try:
+            job.advance(self.context, index)
+        except Exception as error:  # what the receiver of the text raises, among others
+            job.fail(error)
+        if job.done:
+            slot.job = None
