@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FormsOf = Callable[[str], Forms]
 
-VERSION = 2
+VERSION = 3
 """Raised when the same forms give other scores than before."""
 _ALL_WIDTHS = ("Q2_0", "MXFP4", "Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _WIDE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K")

@@ -30,7 +30,7 @@ from edgeslm.packager.quantize.weights import Weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Raised when the same forms give other bytes than before."""
 _SWEEPS = 3
 _PIECE_ROWS = 4096

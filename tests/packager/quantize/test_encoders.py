@@ -1,5 +1,7 @@
 """Every format against ggml: what we write is what it reads, and loses no more than its own."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -246,3 +248,52 @@ def test_without_numba_feedback_still_helps(name):
 
     coupled = encode(values, fmt, inputs, outputs, fast=False)
     assert together(coupled.data) < together(encoded.data)
+
+
+ENCODE_ALL = """
+import hashlib
+import numpy as np
+from edgeslm.gguf.types import tensor_type
+from edgeslm.packager.quantize.encoders import Forms, compiled, encode_as
+from edgeslm.packager.quantize.encoders.formats import FORMATS
+from edgeslm.packager.quantize.encoders.forms import factor
+
+assert compiled()
+rng = np.random.default_rng(0)
+hashed = hashlib.sha256()
+for width in (576, 1536):
+    rows, x, y = (rng.standard_normal((n, width), np.float32) for n in (48, 2000, 200))
+    inputs, outputs = factor(x.T @ x / 2000, 0.01), factor(y[:, :48].T @ y[:, :48] / 200, 0.01)
+    for forms in (Forms(inputs, None, 0.5, {}), Forms(inputs, None, 0.5, {}, lambda: outputs)):
+        for kind in map(tensor_type, FORMATS):
+            for sweeps in (0, 1, 3) if kind.fits((width,)) else ():
+                data = encode_as(kind, rows, forms, sweeps=sweeps).data
+                hashed.update(data.tobytes())
+print(hashed.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_what_was_compiled_before_gives_the_same_bytes(tmp_path):
+    """A process that compiles, and one that finds all compiled: in the order of the formats."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    hashes = [
+        subprocess.run(
+            [sys.executable, "-c", ENCODE_ALL],
+            env=environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert any(tmp_path.rglob("*.nbc"))
+    assert hashes[0] == hashes[1]
+
+
+def test_no_kernel_is_compiled_with_fast_arithmetic():
+    """The cheap half of the test above."""
+    kernels = pytest.importorskip("edgeslm.packager.quantize.encoders.kernels")
+    functions = [each for each in vars(kernels).values() if hasattr(each, "targetoptions")]
+    assert len(functions) > 15
+    assert not any(function.targetoptions.get("fastmath") for function in functions)

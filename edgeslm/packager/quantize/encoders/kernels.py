@@ -22,11 +22,13 @@ from numba import njit
 F16, UE4M3, E8M0, SUPER = 0, 1, 2, 3
 """How a group's scale is stored; SUPER is a small integer times the scale of a super-block."""
 
-_FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-_EXACT = {"nogil": True, "cache": True}
+_COMPILED = {"nogil": True, "cache": True}
+"""Without fast arithmetic: with it, a sum depends on what a function was compiled together with,
+which is not the same when it comes from numba's cache, and a run that was resumed would end with
+other bytes than one that compiled all by itself."""
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def round_f16(x):
     """`x` rounded to the nearest half-precision number, ties to even, clipped to their range."""
     magnitude = abs(x)
@@ -39,7 +41,7 @@ def round_f16(x):
     return np.rint(x / quantum) * quantum
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _nearest(x, levels, middles, uniform):
     """Index of the level nearest to `x`; levels ascend, by 1 if `uniform`."""
     if uniform:
@@ -55,7 +57,7 @@ def _nearest(x, levels, middles, uniform):
     return low
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _nearest_scale(x, table):
     """The positive entry of an ascending table that is nearest to `x`."""
     low, high = 0, table.size - 1
@@ -68,7 +70,7 @@ def _nearest_scale(x, table):
     return table[low]
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _stored(scale, kind, table):
     """A scale as its format can hold it."""
     if kind == F16:
@@ -76,7 +78,7 @@ def _stored(scale, kind, table):
     return _nearest_scale(scale, table)
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _scale_gain(target, weight, start, size, scale, levels, middles, uniform):
     """How much of the weighted square of a group one scale explains, and the best fit to it."""
     inverse = 1.0 / scale
@@ -91,7 +93,7 @@ def _scale_gain(target, weight, start, size, scale, levels, middles, uniform):
     return product * product / square, product / square
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _choose_scale(target, weight, start, size, levels, middles, uniform, kind, table, factors):
     """The scale (as stored) that leaves the least weighted squared error in a group."""
     largest = np.float32(0.0)
@@ -116,7 +118,7 @@ def _choose_scale(target, weight, start, size, levels, middles, uniform, kind, t
     return round_f16(chosen)
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _choose_listed(target, weight, start, size, levels, middles, uniform, table, top):
     """The same among the scales of a table."""
     low = np.searchsorted(table, top * 0.55)
@@ -136,7 +138,7 @@ def _choose_listed(target, weight, start, size, levels, middles, uniform, table,
     return chosen
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _choose_affine(target, weight, start, size, top):
     """Scale and minimum (as f16) of codes 0..top that leave the least weighted squared error."""
     low, high = target[start], target[start]
@@ -172,19 +174,19 @@ def _choose_affine(target, weight, start, size, top):
     return round_f16(scale), round_f16(minimum)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _value(scale, minimum, level):
     """What ggml decodes: one rounding of the whole expression, as a fused operation has."""
     return np.float32(np.float64(scale) * np.float64(level) + np.float64(minimum))
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _axpy(target, factor, row, start):
     for k in range(start, target.size):
         target[k] += factor * row[k]
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _dot(a, b, start, stop):
     total = np.float32(0.0)
     for k in range(start, stop):
@@ -192,7 +194,7 @@ def _dot(a, b, start, stop):
     return total
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _feed(wanted, target, upper, curvature, size, fmt, table, factors, row, index):
     """Round a row column by column, each to where the errors before it want it."""
     levels, middles, uniform, affine, kind = fmt
@@ -221,7 +223,7 @@ def _feed(wanted, target, upper, curvature, size, fmt, table, factors, row, inde
         _axpy(target, wanted[j] - value, upper[j], j + 1)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _move_codes(gradient, hessian, size, fmt, row, index):
     """One sweep of coordinate descent over the codes; how many moved."""
     levels, middles, uniform, _, _ = fmt
@@ -247,7 +249,7 @@ def _move_codes(gradient, hessian, size, fmt, row, index):
     return moved
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _group_form(direction, hessian, start, size):
     """direction^T H direction over one group of columns."""
     total = np.float32(0.0)
@@ -256,7 +258,7 @@ def _group_form(direction, hessian, start, size):
     return total
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _apply(gradient, hessian, values, fresh, start, size):
     """Replace the values of some columns, and keep the gradient true."""
     for j in range(start, start + size):
@@ -266,7 +268,7 @@ def _apply(gradient, hessian, values, fresh, start, size):
             _axpy(gradient, -change, hessian[j], 0)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _gain(gradient, hessian, values, fresh, work, start, size):
     """How much the form falls when the values of some columns are replaced."""
     linear = np.float32(0.0)
@@ -276,7 +278,7 @@ def _gain(gradient, hessian, values, fresh, work, start, size):
     return 2.0 * linear - _group_form(work, hessian, start, size)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _refit_groups(gradient, hessian, size, fmt, table, row, index, work, fresh):
     """Fit each group's own scale, and minimum, to its codes."""
     levels, _, _, affine, kind = fmt
@@ -319,7 +321,7 @@ def _refit_groups(gradient, hessian, size, fmt, table, row, index, work, fresh):
             _apply(gradient, hessian, values, fresh, start, size)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _refit_super(gradient, hessian, size, fmt, row, index, supers, work, fresh):
     """Fit the integer scales of groups, then the scales of super-blocks, to the codes."""
     levels, _, _, affine, _ = fmt
@@ -357,7 +359,7 @@ def _refit_super(gradient, hessian, size, fmt, row, index, supers, work, fresh):
         _refit_block(gradient, hessian, size, fmt, row, index, supers, work, fresh, block, span)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def _refit_block(gradient, hessian, size, fmt, row, index, supers, work, fresh, block, span):
     """Fit one super-block's scale, and its scale of minima, to everything below them."""
     levels, _, _, affine, _ = fmt
@@ -395,7 +397,7 @@ def _refit_block(gradient, hessian, size, fmt, row, index, supers, work, fresh, 
             _apply(gradient, hessian, values, fresh, start, span)
 
 
-@njit(**_EXACT)
+@njit(**_COMPILED)
 def encode_rows(
     weights,
     wanted,
@@ -448,7 +450,7 @@ def encode_rows(
         losses[index] = loss
 
 
-@njit(**_FAST)
+@njit(**_COMPILED)
 def _gradient(goal, values, hessian, gradient):
     """Gradient = H (goal - values)."""
     n = goal.size
