@@ -13,6 +13,7 @@ from edgeslm.gguf.types import tensor_type
 from edgeslm.llama.rows import NEED_IMPORTANCE, decode_rows, encode_rows
 from edgeslm.packager.quantize import encoders
 from edgeslm.packager.quantize.encoders import Forms, encode_as
+from edgeslm.packager.quantize.encoders import forms as forms_module
 from edgeslm.packager.quantize.encoders.feedback import encode
 from edgeslm.packager.quantize.encoders.formats import FORMATS
 from edgeslm.packager.quantize.encoders.forms import factor
@@ -297,3 +298,19 @@ def test_no_kernel_is_compiled_with_fast_arithmetic():
     functions = [each for each in vars(kernels).values() if hasattr(each, "targetoptions")]
     assert len(functions) > 15
     assert not any(function.targetoptions.get("fastmath") for function in functions)
+
+
+@pytest.mark.parametrize("n", [257, 600])
+def test_a_wide_form_is_factored_in_place_alike(monkeypatch, n):
+    form = correlated(3, n)
+    usual = factor(form, 0.01)
+    monkeypatch.setattr(forms_module, "PRECISE_WIDTH", 0)
+    wide = factor(form, 0.01)
+    np.testing.assert_array_equal(wide.matrix, usual.matrix)
+    np.testing.assert_allclose(wide.upper, usual.upper, atol=2e-4)
+    np.testing.assert_allclose(wide.curvature, usual.curvature, rtol=2e-3)
+    again = (wide.upper * wide.curvature) @ wide.upper.T
+    np.testing.assert_allclose(again, wide.matrix, atol=1e-5 * np.abs(form).max())
+    singular = np.ones((n, n), np.float32)
+    np.testing.assert_array_less(0, factor(singular, 0.0).curvature)
+    assert factor(form - 1e6 * np.eye(n, dtype=np.float32), 0.0).upper.trace() == n

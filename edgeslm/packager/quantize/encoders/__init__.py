@@ -14,6 +14,7 @@ from edgeslm.gguf.types import TensorType
 from edgeslm.llama.rows import NEED_IMPORTANCE, decode_rows, encode_rows
 from edgeslm.packager.quantize.encoders.feedback import Encoded, encode
 from edgeslm.packager.quantize.encoders.formats import FORMATS
+from edgeslm.packager.quantize.encoders.forms import PRECISE_WIDTH
 from edgeslm.packager.quantize.encoders.vectorised import can_feed
 
 if TYPE_CHECKING:
@@ -82,12 +83,13 @@ def way() -> str:
 def room_for(shape: tuple[int, ...]) -> int:
     """Bytes that encoding a tensor of this shape takes at its peak, about.
 
-    A form is there four times while it is factored, in eight bytes a number, and twice in four
-    afterwards.
+    A form is there four times while it is factored, in eight bytes a number or, if it is wide,
+    in four, and twice in four afterwards.
     """
     width, rows = shape[0], math.prod(shape[1:])
     forms = sorted((width, rows if rows <= _MOST_COUPLED_ROWS else 0))
-    return 8 * forms[0] ** 2 + 28 * forms[1] ** 2 + 16 * width * rows
+    factoring = 28 if forms[1] <= PRECISE_WIDTH else 16
+    return 8 * forms[0] ** 2 + factoring * forms[1] ** 2 + 16 * width * rows
 
 
 def encode_as(

@@ -8,7 +8,7 @@ log-probabilities by its outputs (rows x rows). G may be missing: then rows coun
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 
-_PRECISE_WIDTH = 8192
+PRECISE_WIDTH = 8192
 """Wider forms are factored in single precision: in double, one array alone would be a gigabyte."""
+_FACTORED_COLUMNS = 256
+"""Of a wide form, at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,49 @@ def factor(matrix: Matrix, damping: float) -> Form:
     if not np.isfinite(mean) or mean <= 0:
         return identity(n)
     while damping < 1e3:
-        damped = np.array(matrix[::-1, ::-1], np.float64 if n <= _PRECISE_WIDTH else np.float32)
+        damped = np.array(matrix[::-1, ::-1], np.float64 if n <= PRECISE_WIDTH else np.float32)
         damped.flat[:: n + 1] += damping * mean
         try:
-            root = np.linalg.cholesky(damped)[::-1, ::-1]
+            if n <= PRECISE_WIDTH:
+                root = np.linalg.cholesky(damped)
+            else:
+                root = damped
+                _cholesky_in_place(root)
         except np.linalg.LinAlgError:
             damping = max(damping * 10, 1e-4)
             continue
-        kept = np.ascontiguousarray(damped[::-1, ::-1], np.float32)
         del damped
+        root = root[::-1, ::-1]
         diagonal = np.diag(root).copy()
         root /= diagonal
-        return Form(kept, np.ascontiguousarray(root, np.float32), np.float32(diagonal**2))
+        upper = np.ascontiguousarray(root, np.float32)
+        del root
+        kept = np.array(matrix, np.float32)
+        kept.flat[:: n + 1] = np.diag(matrix).astype(np.float64) + damping * mean
+        return Form(kept, upper, np.float32(diagonal**2))
     return identity(n)
+
+
+def _cholesky_in_place(matrix: NDArray[Any]) -> None:
+    """Replace `matrix` by its lower factor: numpy's would take six more of it, in double precision.
+
+    What is below the diagonal counts.
+
+    Raises:
+        LinAlgError: it is not positive definite.
+    """
+    n = len(matrix)
+    for first in range(0, n, _FACTORED_COLUMNS):
+        end = min(first + _FACTORED_COLUMNS, n)
+        corner = np.linalg.cholesky(matrix[first:end, first:end].astype(np.float64))
+        matrix[first:end, first:end] = corner
+        matrix[first:end, end:] = 0.0
+        across = np.linalg.inv(corner).T.astype(np.float32)
+        below = matrix[end:, first:end] @ across
+        matrix[end:, first:end] = below
+        for at in range(end, n, _FACTORED_COLUMNS):
+            part = below[at - end : at - end + _FACTORED_COLUMNS]
+            matrix[at:, at : at + len(part)] -= below[at - end :] @ part.T
 
 
 def identity(n: int) -> Form:
