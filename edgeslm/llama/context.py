@@ -122,7 +122,9 @@ class Context(Closing):
         self._handle, self.buffer_bytes = _create(model, options, evaluation_callback)
         self._memory: Any = lib.llama_get_memory(self._handle)
         self.length = int(lib.llama_n_ctx(self._handle))
-        self._batch = Batch(min(options.batch, int(lib.llama_n_batch(self._handle))))
+        self.most_tokens = min(options.batch, int(lib.llama_n_batch(self._handle)))
+        """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
+        self._batch = Batch(self.most_tokens)
         self._cancelled: Callable[[], bool] = _never
         self._signals: list[int] = []
         self._abort_callback = lib.ggml_abort_callback(self._must_stop)

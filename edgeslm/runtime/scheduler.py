@@ -33,7 +33,7 @@ class Scheduler:
         self.length = context.length // options.sequences
         """Tokens that one prompt and its answer may have together."""
         self._waiting: deque[Job] = deque()
-        self._batch = Batch(max(options.batch, options.sequences))
+        self._batch = Batch(context.most_tokens)
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -65,10 +65,10 @@ class Scheduler:
     def step(self) -> bool:
         """Compute one batch; False if there is nothing to do.
 
-        A job that fails by itself has the error; what fails for all is raised after `reset`.
+        A job that fails by itself has its error; the others go on.
 
         Raises:
-            NativeFailure: llama.cpp failed.
+            NativeFailure: llama.cpp failed; all jobs are to be given up with `reset`.
         """
         self._drop_cancelled()
         self._admit()

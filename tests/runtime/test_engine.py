@@ -151,6 +151,16 @@ def test_full_slots_at_once(model: Model) -> None:
             assert answer.finish_reason is FinishReason.STOP or whole == engine.length
 
 
+def test_batches_larger_than_the_context(model: Model) -> None:
+    """Three prompts at once of more tokens than llama.cpp takes in one call."""
+    prompts = [model.tokenize(f"{number} and the " * 18) for number in range(3)]
+    options = ContextOptions(length=512, batch=2048, sequences=4, outputs=4, unified=True)
+    with Engine(model, options) as engine:
+        tickets = [engine.submit(prompt[:120], GREEDY) for prompt in prompts * 2]
+        answers = [ticket.result(60).tokens for ticket in tickets]
+    assert answers == [_alone(model, prompt[:120], GREEDY) for prompt in prompts] * 2
+
+
 def test_what_does_not_fit_is_refused_at_once(model: Model, engine: Engine) -> None:
     with pytest.raises(UserError, match="the context holds 256"):
         engine.submit([1] * 256, GREEDY)
