@@ -1,4 +1,4 @@
-"""Files that are either complete or not there at all."""
+"""Files that are either complete or not there at all; and whole texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeslm.errors import OutputFailure, reading, writing
+from edgeslm.errors import OutputFailure, UserError, reading, writing
 
 _PIECE_BYTES = 1 << 20
 _PREFIX, _SUFFIX = ".edgeslm-", ".tmp"
@@ -43,6 +43,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(claim)
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a file.
+
+    Raises:
+        EdgeslmError: it cannot be read, or is not UTF-8.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a text in UTF-8 (byte {error.start})",
+            hint="Name a plain text file, saved as UTF-8.",
+        ) from error
 
 
 def ensure_writable(path: Path) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from edgeslm.cli import options, output
 from edgeslm.cli.streaming import interruptible, show, statistics_line
-from edgeslm.errors import InvalidOption, reading
+from edgeslm.errors import InvalidOption
+from edgeslm.files import read_text
 from edgeslm.records import to_json
 
 if TYPE_CHECKING:
@@ -179,17 +180,8 @@ def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:
     if json_schema is not None:
         from edgeslm.llama.grammar import grammar_of_schema
 
-        return grammar_of_schema(_text_of(json_schema))
-    return None if grammar is None else _text_of(grammar)
-
-
-def _text_of(path: Path) -> str:
-    with reading(path):
-        data = path.read_bytes()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidOption(f"{path}: is not text in UTF-8", hint="Save it as UTF-8.") from error
+        return grammar_of_schema(read_text(json_schema))
+    return None if grammar is None else read_text(grammar)
 
 
 def _open(path: Path) -> Model:

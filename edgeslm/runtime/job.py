@@ -44,10 +44,12 @@ class Job:
         self._on_text = on_text
         self._parts: list[str] = []
         self._tokens: list[int] = []
-        self._room = 0
-        self._reused = 0
+        self.reused_tokens = 0
+        """Of the prompt, that were in the cache."""
+        self.room = 0
+        """Tokens that its slot has left for the answer."""
         self._sampler: Sampler | None = None
-        self._started = self._first = self._last = 0.0
+        self._started = self._first = self._last = time.perf_counter()
 
     @property
     def done(self) -> bool:
@@ -64,43 +66,54 @@ class Job:
         """The token that is to be decoded next."""
         return self._tokens[-1]
 
-    def start(self, sampler: Sampler, reused: int, room: int) -> None:
-        """Begin, with `reused` tokens of the prompt in the cache and `room` for the answer."""
-        self._sampler, self._reused, self._room = sampler, reused, room
+    def start(self, sampler: Sampler) -> None:
+        """A slot is free: computing begins."""
+        self._sampler = sampler
         self._started = self._first = self._last = time.perf_counter()
 
     def advance(self, context: Context, index: int) -> None:
         """Choose the next token by output row `index`; it may be the end.
 
-        Raises:
-            NativeFailure: the logits are not valid.
+        What goes wrong is this job's alone: invalid logits, or a reader of the text that is gone.
         """
+        try:
+            self._advance(context, index)
+        except Exception as error:
+            self.fail(error)
+
+    def cancel(self) -> None:
+        """End the answer where it is."""
+        if self._sampler is not None and not self._tokens:
+            self._first = self._last = time.perf_counter()
+        try:
+            self._finish(FinishReason.CANCELLED)
+        except Exception as error:  # the reader is gone
+            self.fail(error)
+
+    def _advance(self, context: Context, index: int) -> None:
         assert self._sampler is not None  # noqa: S101  started before
         token = self._sampler.sample(context, index)
         self._last = time.perf_counter()
         if not self._tokens:
             self._first = self._last
         if context.model.ends_generation(token):
-            self.finish(FinishReason.STOP)
+            self._finish(FinishReason.STOP)
             return
         self._tokens.append(token)
         self._emit(self._stream.feed(context.model.token_bytes(token)))
         if self._stream.stopped:
-            self.finish(FinishReason.STOP)
-        elif len(self._tokens) >= min(self.options.max_tokens or self._room, self._room):
-            self.finish(FinishReason.LENGTH)
+            self._finish(FinishReason.STOP)
+        elif len(self._tokens) >= min(self.options.max_tokens or self.room, self.room):
+            self._finish(FinishReason.LENGTH)
 
-    def finish(self, reason: FinishReason) -> None:
-        """End the answer here."""
+    def _finish(self, reason: FinishReason) -> None:
         self._emit(self._stream.finish())
-        if not self._tokens and reason is FinishReason.CANCELLED:
-            self._first = self._last = time.perf_counter()
         self.result = Generation(
             text="".join(self._parts),
             tokens=tuple(self._tokens),
             finish_reason=reason,
             prompt_tokens=len(self.prompt),
-            reused_tokens=self._reused,
+            reused_tokens=self.reused_tokens,
             prefill_seconds=self._first - self._started,
             decode_seconds=self._last - self._first,
             seed=self._sampler.seed if self._sampler else self.options.sampling.seed or 0,

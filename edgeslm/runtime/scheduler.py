@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from edgeslm.errors import UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
-from edgeslm.runtime.generation import FinishReason
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.slots import Share, Slot, next_shares
 
@@ -102,26 +101,27 @@ class Scheduler:
             if not free:
                 return
             job = self._waiting.popleft()
-            slot = max(free, key=lambda slot: (slot.shares(job.prompt), -len(slot.cached)))
             try:
                 sampler = Sampler(self.context.model, job.options.sampling)
-            except UserError as error:
+            except Exception as error:  # its own: a grammar that is none, among others
                 job.fail(error)
                 continue
-            reused = self._reuse(slot, job.prompt)
+            slot = max(free, key=lambda slot: (slot.overlap(job.prompt), -len(slot.cached)))
             slot.job = job
-            job.start(sampler, reused, self.length - len(job.prompt))
+            job.start(sampler)
+            job.reused_tokens = self._reuse(slot, job.prompt)
+            job.room = self.length - len(job.prompt)
 
     def _reuse(self, slot: Slot, prompt: Sequence[int]) -> int:
         """Have `slot` hold nothing but a beginning of `prompt`; how many tokens that is."""
-        best = max(self.slots, key=lambda other: (other.shares(prompt), other is slot))
-        shared = best.shares(prompt)
+        best = max(self.slots, key=lambda other: (other.overlap(prompt), other is slot))
+        shared = best.overlap(prompt)
         if best is not slot and shared:
             self._cut(slot, 0)
             if self.context.share(best.sequence, slot.sequence, shared):
                 slot.cached = list(prompt[:shared])
                 return shared
-        shared = slot.shares(prompt)
+        shared = slot.overlap(prompt)
         self._cut(slot, shared)
         return len(slot.cached)
 
@@ -141,10 +141,10 @@ class Scheduler:
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._waiting if job.cancelled()]:
             self._waiting.remove(job)
-            job.finish(FinishReason.CANCELLED)
+            job.cancel()
         for slot in self.slots:
             if slot.job is not None and slot.job.cancelled():
-                slot.job.finish(FinishReason.CANCELLED)
+                slot.job.cancel()
                 slot.job = None
 
     def _decode(self, shares: Sequence[Share]) -> list[tuple[Share, int]]:
@@ -172,9 +172,6 @@ class Scheduler:
     def _advance(self, slot: Slot, index: int) -> None:
         job = slot.job
         assert job is not None  # noqa: S101  it had a share
-        try:
-            job.advance(self.context, index)
-        except Exception as error:  # what the receiver of the text raises, among others
-            job.fail(error)
+        job.advance(self.context, index)
         if job.done:
             slot.job = None

@@ -22,7 +22,7 @@ class Slot:
     cached: list[int] = field(default_factory=list)
     job: Job | None = None
 
-    def shares(self, prompt: Sequence[int]) -> int:
+    def overlap(self, prompt: Sequence[int]) -> int:
         """How many of the cached tokens `prompt` begins with.
 
         At least one token of it is left to compute, since its logits are needed.

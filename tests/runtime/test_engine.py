@@ -50,6 +50,11 @@ def _alone(model: Model, prompt: list[int], options: GenerationOptions) -> tuple
         return session.generate(prompt, options).tokens
 
 
+def _alone_text(model: Model, prompt: str) -> str:
+    with Session(model, _shape(1)) as session:
+        return session.generate(model.tokenize(prompt), GREEDY).text
+
+
 def test_more_requests_than_slots(model: Model, engine: Engine) -> None:
     prompts = [model.tokenize(word) for word in WORDS * 2]
     tickets = [engine.submit(prompt, GREEDY) for prompt in prompts]
@@ -119,11 +124,51 @@ def test_one_that_waits_can_be_cancelled(model: Model) -> None:
         scheduler.step()
         assert second.result is not None
         assert second.result.finish_reason is FinishReason.CANCELLED
+        assert second.result.prefill_seconds == 0
         assert not first.done
         while scheduler.step():
             pass
         assert first.result is not None
         scheduler.close()
+
+
+def test_one_that_is_gone_when_it_is_cancelled(model: Model) -> None:
+    """What is held back is given out at the end, to a reader who may not be there any more."""
+
+    def gone(_text: str) -> None:
+        raise ConnectionResetError
+
+    with Context(model, _shape(2)) as context:
+        scheduler = Scheduler(context)
+        away = threading.Event()
+        first = Job(model.tokenize("hello"), GREEDY)
+        plain = _alone_text(model, "the and ")
+        held = GenerationOptions(6, (plain + "?",), GREEDY.sampling)
+        second = Job(model.tokenize("the and "), held, on_text=gone, cancelled=away.is_set)
+        scheduler.submit(first)
+        scheduler.submit(second)
+        while not second.answering:
+            scheduler.step()
+        away.set()
+        while scheduler.step():
+            pass
+        scheduler.close()
+    assert isinstance(second.error, ConnectionResetError)
+    assert first.result is not None
+    assert first.result.tokens == _alone(model, model.tokenize("hello"), GREEDY)
+
+
+def test_nobody_waits_for_one_that_cannot_begin(
+    model: Model, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeslm.runtime.scheduler.Sampler", broken)
+        with pytest.raises(MemoryError):
+            engine.submit(model.tokenize("hello"), GREEDY).result(30)
+    assert engine.submit(model.tokenize("the"), GREEDY).result(30).tokens
 
 
 def test_one_that_fails_leaves_the_others_alone(model: Model, engine: Engine) -> None:

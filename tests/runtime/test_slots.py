@@ -65,6 +65,6 @@ def test_a_short_prompt_is_done_beside_a_long_one() -> None:
 
 
 def test_one_token_of_a_prompt_is_always_left_to_compute() -> None:
-    assert Slot(0, [1, 2, 3]).shares([1, 2, 3]) == 2
-    assert Slot(0, [1, 2, 3]).shares([1, 2, 9, 9]) == 2
-    assert Slot(0, [1, 2, 3]).shares([1]) == 0
+    assert Slot(0, [1, 2, 3]).overlap([1, 2, 3]) == 2
+    assert Slot(0, [1, 2, 3]).overlap([1, 2, 9, 9]) == 2
+    assert Slot(0, [1, 2, 3]).overlap([1]) == 0

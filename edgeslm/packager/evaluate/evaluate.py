@@ -28,7 +28,7 @@ from edgeslm.packager.evaluate.chunks import (
 from edgeslm.packager.evaluate.divergence import Average
 from edgeslm.packager.evaluate.reference import Reference, require_same_vocabulary
 from edgeslm.packager.evaluate.tasks import TaskFile, TaskScores, by_chance, read_tasks, score
-from edgeslm.packager.evaluate.text import read_text
+from edgeslm.packager.evaluate.text import text_of_file
 from edgeslm.progress import bar
 
 _MOST_NATS = 300
@@ -123,7 +123,7 @@ def _evaluate_alone(
     threads: int,
 ) -> QualityCard:
     """Perplexity on a text, and tasks, whichever are given."""
-    read = read_text(text) if text else None
+    read = text_of_file(text) if text else None
     with Model(path) as model:
         chunks: tuple[tuple[int, ...], ...] = ()
         surprises = None

@@ -24,7 +24,7 @@ from edgeslm.packager.evaluate.divergence import Average, TokenFigures, compare,
 from edgeslm.packager.evaluate.head import OutputHead
 from edgeslm.packager.evaluate.store import MOST_BYTES, Arrays, Store, key_of
 from edgeslm.packager.evaluate.tasks import TaskFile, score
-from edgeslm.packager.evaluate.text import EvaluationText, read_text, sampled_text
+from edgeslm.packager.evaluate.text import EvaluationText, sampled_text, text_of_file
 from edgeslm.progress import bar
 from edgeslm.units import format_bytes
 
@@ -115,7 +115,7 @@ class Reference:
 
     def _read(self, model: Model, text: Path | None, chunks: int | None) -> EvaluationText:
         if text is not None:
-            return read_text(text)
+            return text_of_file(text)
         least = self.length * (chunks or SAMPLED_CHUNKS)
         return sampled_text(model, self.identity.sha256, self._store, least, self.threads)
 

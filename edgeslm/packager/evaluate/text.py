@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeslm.errors import Unsupported, UserError, reading
+from edgeslm.errors import Unsupported
+from edgeslm.files import read_text
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
@@ -42,22 +43,15 @@ class EvaluationText:
     sha256: str
 
 
-def read_text(path: Path) -> EvaluationText:
+def text_of_file(path: Path) -> EvaluationText:
     """A text file; as in llama-perplexity, one line break at its end does not count.
 
     Raises:
         EdgeslmError: it cannot be read, or is not UTF-8.
     """
-    with reading(path):
-        data = path.read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a text in UTF-8 (byte {error.start})",
-            hint="Name a plain text file, saved as UTF-8.",
-        ) from error
-    return EvaluationText(text.removesuffix("\n"), "file", path, hashlib.sha256(data).hexdigest())
+    text = read_text(path)
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return EvaluationText(text.removesuffix("\n"), "file", path, digest)
 
 
 def sampled_text(

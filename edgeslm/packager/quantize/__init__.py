@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,16 +75,21 @@ def quantize(
 
     names = changing(header)
     wishes = wishes or Wishes()
-    choose: Callable[[Session], Mix]
     if recipe is not None:
         loaded = load_recipe(recipe)
         types = loaded.types_for(header, names)
-        choose = lambda work: work.replayed(loaded, types)  # noqa: E731
+
+        def choose(work: Session) -> Mix:
+            return work.replayed(loaded, types)
+
         if loaded.replay.encoder == "ggml" and effort.calibration is None:
             effort = dataclasses.replace(effort, quick=True)
     else:
         demands = demands_of(header, names, wishes, target, quick=effort.quick)
-        choose = lambda work: work.choose(demands)  # noqa: E731
+
+        def choose(work: Session) -> Mix:
+            return work.choose(demands)
+
     with session(header, names, effort) as work:
         mix = choose(work)
         if keep_recipe is not None:

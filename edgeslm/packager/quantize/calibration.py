@@ -13,7 +13,7 @@ from edgeslm import progress
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate.store import Store
-from edgeslm.packager.evaluate.text import kept_sample, read_text
+from edgeslm.packager.evaluate.text import kept_sample, text_of_file
 from edgeslm.packager.quantize.effort import DEFAULT_SEQUENCES, LENGTH
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def calibrate_on_file(model: Model, path: Path, sequences: int = DEFAULT_SEQUENC
         EdgeslmError: it cannot be read or is not UTF-8.
         InvalidOption: the text is too short.
     """
-    return _cut(model, model.tokenize(read_text(path).text), sequences, path.name)
+    return _cut(model, model.tokenize(text_of_file(path).text), sequences, path.name)
 
 
 def calibrate_on_itself(

@@ -22,7 +22,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_line_break_at_the_end_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("grüß dich\r\n\n\n".encode())
-    read = text.read_text(path)
+    read = text.text_of_file(path)
     assert (read.text, read.source) == ("grüß dich\r\n\n", "file")
     assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -31,11 +31,11 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"abc\xff")
     with pytest.raises(UserError, match=r"UTF-8 \(byte 3\)"):
-        text.read_text(path)
+        text.text_of_file(path)
     with pytest.raises(EdgeslmError, match="no such file"):
-        text.read_text(tmp_path / "b.txt")
+        text.text_of_file(tmp_path / "b.txt")
     with pytest.raises(EdgeslmError, match="directory"):
-        text.read_text(tmp_path)
+        text.text_of_file(tmp_path)
 
 
 def test_the_same_seed_says_the_same(tiny_model: Path) -> None:
