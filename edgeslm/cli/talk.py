@@ -178,7 +178,7 @@ def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:
             "--grammar and --json-schema exclude each other", hint="Use one of the two."
         )
     if json_schema is not None:
-        from edgeslm.llama.grammar import grammar_of_schema
+        from edgeslm.runtime.schema import grammar_of_schema
 
         return grammar_of_schema(read_text(json_schema))
     return None if grammar is None else read_text(grammar)

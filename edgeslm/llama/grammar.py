@@ -1,4 +1,4 @@
-"""Answers that follow a grammar: GBNF, or a JSON schema turned into it.
+"""Answers that follow a grammar in GBNF, llama.cpp's notation.
 
 llama.cpp parses and follows grammars without asking whether they are reasonable: nesting takes its
 stack, and a token that the grammar does not allow ends the process. Both are ruled out here.
@@ -7,9 +7,7 @@ stack, and a token that the grammar does not allow ends the process. Both are ru
 from __future__ import annotations
 
 import codecs
-import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from edgeslm.errors import InvalidOption, NativeFailure
@@ -21,11 +19,6 @@ from edgeslm.llama.model import Model
 _MOST_BYTES, _MOST_RULES, _DEEPEST, _MOST_GROUPS = 256 * 1024, 4000, 500, 4000
 _LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
 _PARSE_ERROR = re.compile(r"error parsing grammar: (.{1,200})")
-_MOST_REPEATED = 400
-_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
-_CHARACTERS = r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |'
-"""The converter lets control characters stand in strings, which JSON does not."""
-_REPETITION = re.compile(r"\{(\d*),?(\d*)\}")
 
 
 class Grammar(Closing):
@@ -112,57 +105,6 @@ def refuse_dead_end(candidates: Candidates) -> None:
             "the grammar asks for text that this model has no tokens for",
             hint="Check the grammar's characters, or use another model.",
         )
-
-
-def grammar_of_schema(schema: str) -> str:
-    """The grammar of all JSON that fits a JSON schema.
-
-    Args:
-        schema: The schema as JSON.
-
-    Raises:
-        InvalidOption: it is no JSON, or has parts that cannot be turned into a grammar.
-    """
-    hint = "See llama.cpp's grammars/README.md for the part of JSON Schema that it knows."
-    try:
-        parsed = json.loads(schema)
-    except (ValueError, RecursionError) as error:
-        raise InvalidOption(f"the schema is not valid JSON: {error}", hint=hint) from error
-    if not isinstance(parsed, dict):
-        raise InvalidOption("the schema is not a JSON object", hint=hint)
-    for count in _repetitions(parsed):
-        if count > _MOST_REPEATED:
-            raise InvalidOption(
-                f"the schema counts up to {count}; {_MOST_REPEATED} is the most",
-                hint="Leave that limit out, and check the answer's length afterwards.",
-            )
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        return str(json_schema_to_gbnf(schema)).replace(*_CHARACTERS)
-    except Exception as error:  # it raises anything, from KeyError to AssertionError
-        detail = str(error) or type(error).__name__
-        raise InvalidOption(f"the schema cannot be followed: {detail}", hint=hint) from error
-
-
-def _repetitions(schema: object) -> Iterator[int]:
-    """All that a schema counts, wherever it stands."""
-    todo = [schema]
-    while todo:
-        found = todo.pop()
-        if isinstance(found, list):
-            todo += found
-        elif isinstance(found, dict):
-            todo += found.values()
-            yield from (
-                int(value)
-                for key, value in found.items()
-                if key in _COUNTS and isinstance(value, int | float) and value == value
-            )
-            pattern = found.get("pattern")
-            if isinstance(pattern, str):
-                for match in _REPETITION.finditer(pattern):
-                    yield from (int(digits[:9]) for digits in match.groups() if digits)
 
 
 def _refuse_unreasonable(source: str) -> None:

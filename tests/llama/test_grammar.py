@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.llama.context import ContextOptions
-from edgeslm.llama.grammar import Grammar, grammar_of_schema
+from edgeslm.llama.grammar import Grammar
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
@@ -79,32 +78,6 @@ def test_any_mix_of_alternatives(session: Session, data: st.DataObject) -> None:
     assert answer.text in {first + second for first in words for second in words}
 
 
-_SCHEMAS = (
-    {"enum": ["red", "größer", 3]},
-    {"type": "boolean"},
-    {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 3},
-    {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 5},
-            "kind": {"$ref": "#/$defs/kind"},
-            "sure": {"type": "boolean"},
-        },
-        "required": ["name", "kind"],
-        "$defs": {"kind": {"enum": ["x", "y"]}},
-        "additionalProperties": False,
-    },
-)
-
-
-@pytest.mark.parametrize("schema", _SCHEMAS)
-@pytest.mark.parametrize("seed", range(8))
-def test_json_fits_its_schema(session: Session, schema: dict[str, object], seed: int) -> None:
-    answer = _answer(session, grammar_of_schema(json.dumps(schema)), seed)
-    assert answer.finish_reason is FinishReason.STOP
-    jsonschema.validate(json.loads(answer.text), schema)
-
-
 def test_text_that_no_token_makes_is_an_error(session: Session) -> None:
     with pytest.raises(NativeFailure, match="no tokens for"):
         _answer(session, "root ::= <[99999]>")
@@ -144,23 +117,3 @@ def test_parentheses_that_are_text_do_not_nest(session: Session) -> None:
 
 def test_as_deep_as_is_allowed(session: Session) -> None:
     assert _answer(session, "root ::= " + "(" * 500 + '"a"' + ")" * 500).text == "a"
-
-
-@pytest.mark.parametrize(
-    ("schema", "message"),
-    [
-        ("{", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
-        ("3", "not a JSON object"),
-        ('{"type": "array", "minItems": 1000000000}', "counts up to 1000000000"),
-        ('{"type": "string", "maxLength": 1e300}', "counts up to"),
-        ('{"anyOf": [{"type": "string", "pattern": "^a{9999999999}$"}]}', "counts up to"),
-        ('{"$ref": "https://example.com/schema.json"}', "cannot be followed"),
-        ('{"$ref": "#/nowhere"}', "nowhere"),
-        ('{"type": "unheard-of"}', "cannot be followed"),
-        ('{"type": "array", "items": 3}', "cannot be followed"),
-    ],
-)
-def test_schemas_that_cannot_be_followed(schema: str, message: str) -> None:
-    with pytest.raises(InvalidOption, match=message):
-        grammar_of_schema(schema)
