@@ -16,33 +16,29 @@ _TOKEN = np.dtype([("id", np.int32), ("logit", np.float32), ("probability", np.f
 
 
 class Candidates:
-    """An array of tokens; filled anew for each step.
+    """Some tokens, each with its logit.
 
     Args:
-        count: How many there are: 1, or the size of the vocabulary.
+        ids: Which; shape (count,).
+        logits: Shape (count,).
     """
 
-    def __init__(self, count: int) -> None:
-        lib = native.library()
-        self._tokens = np.zeros(count, _TOKEN)
-        self._ids = np.arange(count, dtype=np.int32)
-        self._native: Any = lib.llama_token_data_array()
+    def __init__(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> None:
+        self._ids = ids
+        self._tokens = np.empty(len(ids), _TOKEN)
+        self._native: Any = native.library().llama_token_data_array()
         self.pointer: Any = ctypes.byref(self._native)
+        self.set(logits)
 
-    def set_all(self, logits: NDArray[np.float32]) -> None:
-        """Every token of the vocabulary with its logit, shape (count,)."""
+    def set(self, logits: NDArray[np.float32]) -> None:
+        """The same tokens with these logits, whatever samplers did to them."""
         self._tokens["id"] = self._ids
         self._tokens["logit"] = logits
         self._reset()
 
-    def set_one(self, token: int) -> None:
-        """One token alone."""
-        self._tokens[0] = (token, 0.0, 0.0)
-        self._reset()
-
-    def any_left(self) -> bool:
-        """Whether some have not been ruled out."""
-        return bool((self._tokens["logit"] > -np.inf).any())
+    def highest(self) -> float:
+        """The highest logit; minus infinity if all tokens have been ruled out."""
+        return float(self._tokens["logit"].max())
 
     def logits(self) -> NDArray[np.float32]:
         """A copy of the logits, as long as no sampler has changed the order."""

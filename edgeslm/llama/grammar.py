@@ -10,6 +10,8 @@ import codecs
 import re
 from typing import Any
 
+import numpy as np
+
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.llama import native
 from edgeslm.llama.candidates import Candidates
@@ -36,7 +38,6 @@ class Grammar(Closing):
         _refuse_unreasonable(source)
         lib = native.library()
         self._model = model
-        self._one = Candidates(1)
         self._unfinished = b""
         with native.captured_log() as lines, native.captured_stderr() as said:
             self._handle: Any = lib.llama_sampler_init_grammar(
@@ -59,9 +60,9 @@ class Grammar(Closing):
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
-        self._one.set_one(token)
-        self.restrict(self._one)
-        return self._one.any_left() and self.spells(token)
+        one = Candidates(np.array([token], np.int32), np.zeros(1, np.float32))
+        self.restrict(one)
+        return one.highest() > -np.inf and self.spells(token)
 
     def spells(self, token: int) -> bool:
         """Whether `token` goes on with valid text, or ends the answer.
@@ -100,7 +101,7 @@ def refuse_dead_end(candidates: Candidates) -> None:
     Raises:
         NativeFailure: nothing; the model has no token for what the grammar asks for.
     """
-    if not candidates.any_left():
+    if candidates.highest() == -np.inf:
         raise NativeFailure(
             "the grammar asks for text that this model has no tokens for",
             hint="Check the grammar's characters, or use another model.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,10 @@ _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 """Where a sequence begins anew; llama.cpp's own choice."""
 
 
+_LIKELY = 512
+"""Tokens that a grammar is asked about before the whole vocabulary."""
+
+
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise InvalidOption(f"{name} is out of range: {value}", hint=f"Allowed: {allowed}.")
@@ -111,7 +116,8 @@ class Sampler:
             most = model.vocabulary_size - 1
             _require(0 <= token <= most, "logit-bias token", token, f"0 to {most}")
         self._grammar = Grammar(model, options.grammar) if options.grammar is not None else None
-        self._candidates = Candidates(model.vocabulary_size) if self._grammar else None
+        self._margin = _margin(options)
+        self._ids = np.arange(model.vocabulary_size, dtype=np.int32)
         self.options = options
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
@@ -140,38 +146,47 @@ class Sampler:
                 "the model computed no valid probabilities (NaN): its weights are damaged",
                 hint="Fetch or convert the model again.",
             )
-        if self._grammar is not None and self._candidates is not None:
-            return self._follow(self._grammar, self._candidates, logits)
+        if self._grammar is not None:
+            return self._follow(self._grammar, logits)
         return int(native.library().llama_sampler_sample(self._chain, context.handle, index))
 
-    def _follow(self, grammar: Grammar, candidates: Candidates, logits: NDArray[np.float32]) -> int:
-        """Choose freely; only where the grammar forbids that token, among those it allows.
-
-        To ask it about the whole vocabulary takes longer than a small model's decode.
-        """
-        lib = native.library()
-        candidates.set_all(logits)
-        lib.llama_sampler_apply(self._chain, candidates.pointer)
-        token = candidates.selected
+    def _follow(self, grammar: Grammar, logits: NDArray[np.float32]) -> int:
+        """Choose freely; only where the grammar forbids that token, among those it allows."""
+        token = self._chosen(Candidates(self._ids, logits))
         if not grammar.allows(token):
-            candidates.set_all(logits)
-            grammar.restrict(candidates)
-            token = self._among(grammar, candidates)
+            token = self._among(grammar, logits)
         grammar.accept(token)
-        lib.llama_sampler_accept(self._chain, token)
+        native.library().llama_sampler_accept(self._chain, token)
         return token
 
-    def _among(self, grammar: Grammar, candidates: Candidates) -> int:
-        """Choose from candidates that the grammar left."""
+    def _among(self, grammar: Grammar, logits: NDArray[np.float32]) -> int:
+        """Choose among what the grammar allows.
+
+        To ask it about the whole vocabulary takes longer than a small model's decode. It is asked
+        about the likeliest tokens first: often none of the others could be chosen.
+        """
+        if len(logits) > 2 * _LIKELY:
+            ids = np.argpartition(logits, -_LIKELY)[-_LIKELY:].astype(np.int32)
+            candidates = Candidates(ids, logits[ids])
+            grammar.restrict(candidates)
+            if candidates.highest() - float(logits[ids].min()) > self._margin:
+                token = self._chosen(candidates)
+                if grammar.spells(token):
+                    return token
+        candidates = Candidates(self._ids, logits)
+        grammar.restrict(candidates)
         allowed = candidates.logits()
         while True:
             refuse_dead_end(candidates)
-            native.library().llama_sampler_apply(self._chain, candidates.pointer)
-            token = candidates.selected
+            token = self._chosen(candidates)
             if grammar.spells(token):
                 return token
             allowed[token] = -np.inf
-            candidates.set_all(allowed)
+            candidates.set(allowed)
+
+    def _chosen(self, candidates: Candidates) -> int:
+        native.library().llama_sampler_apply(self._chain, candidates.pointer)
+        return candidates.selected
 
 
 def _steps(lib: Any, model: Model, options: SamplingOptions, seed: int) -> list[Any]:
@@ -217,3 +232,13 @@ def _adjustments(lib: Any, model: Model, options: SamplingOptions) -> list[Any]:
             )
         )
     return steps
+
+
+def _margin(options: SamplingOptions) -> float:
+    """How far below the highest logit a token is never chosen; infinity if that is not known."""
+    steps = (options.presence_penalty, options.frequency_penalty, options.dry_multiplier)
+    if any(steps) or options.repeat_penalty != 1 or options.logit_bias:
+        return math.inf
+    if options.temperature == 0:
+        return 0.0
+    return -math.log(options.min_p) if options.min_p else math.inf

@@ -60,6 +60,28 @@ def test_what_the_model_likes_best_is_taken_where_it_is_allowed(session: Session
     assert bound.tokens == free.tokens
 
 
+@pytest.mark.parametrize("likely", [1, 8, 64])
+def test_the_likeliest_are_asked_first_and_change_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch, likely: int
+) -> None:
+    prompt = session.model.tokenize("hello")
+    grammars = ("root ::= [a-z]{20}", "root ::= [^a-z]{20}", 'root ::= ("größer" | "☃" | "-"){9}')
+
+    def answers(temperature: float) -> list[Generation]:
+        sampling = [
+            SamplingOptions(temperature=temperature, seed=4, grammar=grammar)
+            for grammar in grammars
+        ]
+        return [session.generate(prompt, GenerationOptions(80, sampling=each)) for each in sampling]
+
+    expected = [answer.tokens for answer in answers(0)]
+    monkeypatch.setattr("edgeslm.llama.sampler._LIKELY", likely)
+    assert [answer.tokens for answer in answers(0)] == expected
+    patterns = ("[a-z]{20}", "[^a-z]{20}", "(größer|☃|-){9}")
+    for answer, pattern in zip(answers(2), patterns, strict=True):
+        assert re.fullmatch(pattern, answer.text)
+
+
 def test_control_tokens_are_no_text(session: Session) -> None:
     """Or what is written would not be what the grammar saw."""
     name = next(iter(session.model.control_tokens))
