@@ -80,6 +80,11 @@ def test_the_likeliest_are_asked_first_and_change_nothing(
     patterns = ("[a-z]{20}", "[^a-z]{20}", "(größer|☃|-){9}")
     for answer, pattern in zip(answers(2), patterns, strict=True):
         assert re.fullmatch(pattern, answer.text)
+    everything = SamplingOptions(
+        temperature=10, top_k=0, top_p=1, min_p=0, seed=1, grammar="root ::= [a-z]{200}"
+    )
+    answer = session.generate(prompt, GenerationOptions(300, sampling=everything))
+    assert len(set(answer.text)) > 20  # not only those that are likely
 
 
 def test_control_tokens_are_no_text(session: Session) -> None:
