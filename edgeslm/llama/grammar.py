@@ -86,13 +86,15 @@ class Grammar(Closing):
 
 
 def _unfinished(data: bytes) -> bytes | None:
-    """The bytes at the end that begin a character; None if there is no valid text before."""
+    """The bytes at the end that begin a character; None if no valid text begins like this."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         decoder.decode(data)
     except UnicodeDecodeError:
         return None
-    return decoder.getstate()[0]
+    rest = decoder.getstate()[0]
+    # Python finds a surrogate only at its last byte, where nothing else can come next.
+    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest
 
 
 def refuse_dead_end(candidates: Candidates) -> None:

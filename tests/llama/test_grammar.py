@@ -95,6 +95,13 @@ def test_control_tokens_are_no_text(session: Session) -> None:
     assert not set(answer.tokens) & set(session.model.control_tokens.values())
 
 
+def test_a_character_that_is_begun_can_be_ended(session: Session) -> None:
+    """Each byte is likely here, also those that begin what is no character."""
+    for seed in range(20):
+        answer = _answer(session, "root ::= [\U0000d000-\U0000e000]{10}", seed)
+        assert re.fullmatch("[\ud000-\ud7ff\ue000]{10}", answer.text)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_mix_of_alternatives(session: Session, data: st.DataObject) -> None:
