@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 from edgeslm.errors import NativeFailure
 from edgeslm.llama.closing import Closing
@@ -14,6 +16,8 @@ from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
 from edgeslm.runtime.session import require_generating
+
+_T = TypeVar("_T")
 
 
 class Ticket:
@@ -42,6 +46,10 @@ class Ticket:
         """
         return self._future.result(timeout)
 
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when `result` has something to give, in whatever thread."""
+        self._future.add_done_callback(lambda _: callback())
+
     def settle(self) -> bool:
         """Tell those who wait if the job is done; whether it is."""
         if self.job.error is not None:
@@ -57,16 +65,25 @@ class Engine(Closing):
     Args:
         model: Stays open, and is not closed, by the engine.
         options: Size and shape of the context; `sequences` answers are computed at a time.
+        turn: Held while something is computed: engines that share one take turns.
     """
 
-    def __init__(self, model: Model, options: ContextOptions) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: ContextOptions,
+        *,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
         require_generating(model)
         self.model = model
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context)
+        self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
+        self._tasks: list[Callable[[], None]] = []
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
         self._thread.start()
@@ -97,11 +114,37 @@ class Engine(Closing):
         ticket = Ticket(prompt, options, on_text)
         self._scheduler.check(ticket.job)
         with self._changed:
-            if self._closing:
-                raise NativeFailure("the engine is closed", hint="Start it again.")
+            self._refuse_if_closing()
             self._incoming.append(ticket)
             self._changed.notify()
         return ticket
+
+    def run(self, task: Callable[[], _T]) -> Future[_T]:
+        """Have `task` run between two steps, where it computes alone; returns at once.
+
+        Raises:
+            NativeFailure: the engine is closed.
+        """
+        future: Future[_T] = Future()
+
+        def attempt() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(task())
+                except BaseException as error:
+                    future.set_exception(error)
+
+        with self._changed:
+            self._refuse_if_closing()
+            self._tasks.append(attempt)
+            self._changed.notify()
+        return future
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are not answered yet."""
+        with self._changed:
+            return len(self._incoming) + len(self._open)
 
     def close(self) -> None:
         """Cancel what is not answered, and free the context."""
@@ -116,21 +159,31 @@ class Engine(Closing):
         self._scheduler.close()
         self.context.close()
 
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise NativeFailure("the engine is closed", hint="Start it again.")
+
     def _run(self) -> None:
-        while self._take():
-            try:
-                self._scheduler.step()
-            except Exception as error:  # a mistake of ours must not leave others waiting either
-                self._scheduler.reset(error)
+        while (tasks := self._take()) is not None:
+            with self._turn:
+                for task in tasks:
+                    task()
+                try:
+                    self._scheduler.step()
+                except Exception as error:  # a mistake of ours must not leave others waiting either
+                    self._scheduler.reset(error)
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
 
-    def _take(self) -> bool:
-        """Wait for something to do and accept new requests; False once all is over."""
+    def _take(self) -> list[Callable[[], None]] | None:
+        """Wait for something to do, accept new requests; the tasks. None once all is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._incoming or self._open or self._closing)
+            self._changed.wait_for(
+                lambda: self._incoming or self._open or self._tasks or self._closing
+            )
+            tasks, self._tasks = self._tasks, []
             incoming, self._incoming = self._incoming, []
             self._open += incoming
             for ticket in incoming:
                 self._scheduler.submit(ticket.job)
-            return bool(self._open)
+            return tasks if tasks or self._open else None

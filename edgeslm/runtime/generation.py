@@ -11,6 +11,7 @@ from edgeslm.llama.sampler import SamplingOptions
 
 OnText = Callable[[str], None]
 Cancelled = Callable[[], bool]
+MOST_ALTERNATIVES = 100
 
 
 class FinishReason(str, Enum):
@@ -32,16 +33,25 @@ class GenerationOptions:
         max_tokens: Most tokens to generate; None generates until the context is full.
         stops: Strings that end the answer.
         sampling: How each token is chosen.
+        scores: Score the answer's tokens, with so many alternatives each; None scores nothing.
+        score_prompt: Score the prompt's tokens too. Nothing of it is then taken from the cache.
     """
 
     max_tokens: int | None = None
     stops: tuple[str, ...] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    scores: int | None = None
+    score_prompt: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
+        if self.scores is not None and not 0 <= self.scores <= MOST_ALTERNATIVES:
             raise InvalidOption(
-                f"tokens must be at least 1, not {self.max_tokens}",
+                f"{self.scores} alternatives for each token", hint=f"0 to {MOST_ALTERNATIVES}."
+            )
+        least = 0 if self.score_prompt else 1
+        if self.max_tokens is not None and self.max_tokens < least:
+            raise InvalidOption(
+                f"tokens must be at least {least}, not {self.max_tokens}",
                 hint="Leave -n out to generate until the model ends its answer.",
             )
 

@@ -14,6 +14,7 @@ from edgeslm.runtime.generation import (
     GenerationOptions,
     OnText,
 )
+from edgeslm.runtime.scores import TokenScore, score
 from edgeslm.runtime.text import TextStream
 
 
@@ -48,6 +49,10 @@ class Job:
         """Of the prompt, that were in the cache."""
         self.room = 0
         """Tokens that its slot has left for the answer."""
+        self.scores: list[TokenScore] = []
+        """Of the answer's tokens, as they come; empty unless asked for."""
+        self.prompt_scores: list[TokenScore] = []
+        """Of the prompt's tokens but the first, if asked for."""
         self._sampler: Sampler | None = None
         self._started = self._first = self._last = time.perf_counter()
 
@@ -81,6 +86,13 @@ class Job:
         except Exception as error:
             self.fail(error)
 
+    def score_prompt(self, context: Context, index: int, position: int) -> None:
+        """Output row `index` says how likely the prompt's token after `position` was."""
+        if position + 1 < len(self.prompt):
+            self.prompt_scores.append(
+                score(context.logits(index), self.prompt[position + 1], self.options.scores or 0)
+            )
+
     def cancel(self) -> None:
         """End the answer where it is."""
         if self._sampler is not None and not self._tokens:
@@ -92,6 +104,10 @@ class Job:
 
     def _advance(self, context: Context, index: int) -> None:
         assert self._sampler is not None  # noqa: S101  started before
+        if self.options.max_tokens == 0:
+            self._first = self._last = time.perf_counter()
+            self._finish(FinishReason.LENGTH)
+            return
         token = self._sampler.sample(context, index)
         self._last = time.perf_counter()
         if not self._tokens:
@@ -100,6 +116,8 @@ class Job:
             self._finish(FinishReason.STOP)
             return
         self._tokens.append(token)
+        if self.options.scores is not None:
+            self.scores.append(score(context.logits(index), token, self.options.scores))
         self._emit(self._stream.feed(context.model.token_bytes(token)))
         if self._stream.stopped:
             self._finish(FinishReason.STOP)

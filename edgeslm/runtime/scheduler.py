@@ -22,7 +22,8 @@ class Scheduler:
     """Answers jobs, as many at a time as `context` has sequences.
 
     Args:
-        context: Used by nobody else; its batches hold at least as many tokens as it has sequences.
+        context: Used by nobody else; its batches hold at least as many tokens, and give as many
+            rows of logits, as it has sequences.
     """
 
     def __init__(self, context: Context) -> None:
@@ -31,6 +32,7 @@ class Scheduler:
         self.slots = [Slot(number) for number in range(options.sequences)]
         self.length = context.length // options.sequences
         """Tokens that one prompt and its answer may have together."""
+        self._rows = min(options.outputs, context.most_tokens)
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
 
@@ -71,7 +73,7 @@ class Scheduler:
         """
         self._drop_cancelled()
         self._admit()
-        shares = next_shares(self.slots, self._batch.capacity)
+        shares = next_shares(self.slots, self._batch.capacity, self._rows)
         if not shares:
             return bool(self._waiting)
         try:
@@ -81,7 +83,7 @@ class Scheduler:
                 self._cut(share.slot, len(share.slot.cached), clean=False)
             return True
         for share, index in outputs:
-            self._advance(share.slot, index)
+            self._take_outputs(share, index)
         return True
 
     def reset(self, error: BaseException) -> None:
@@ -109,7 +111,10 @@ class Scheduler:
             slot = max(free, key=lambda slot: (slot.overlap(job.prompt), -len(slot.cached)))
             slot.job = job
             job.start(sampler)
-            job.reused_tokens = self._reuse(slot, job.prompt)
+            if job.options.score_prompt:
+                self._cut(slot, 0)
+            else:
+                job.reused_tokens = self._reuse(slot, job.prompt)
             job.room = self.length - len(job.prompt)
 
     def _reuse(self, slot: Slot, prompt: Sequence[int]) -> int:
@@ -148,15 +153,15 @@ class Scheduler:
                 slot.job = None
 
     def _decode(self, shares: Sequence[Share]) -> list[tuple[Share, int]]:
-        """Compute the shares; those whose logits were wanted, with their place in the batch."""
+        """Compute the shares; each with the place in the batch of its first row of logits."""
         self._batch.clear()
         outputs = []
         for share in shares:
             start = len(share.slot.cached)
+            silent = len(share.tokens) - share.rows
+            outputs.append((share, len(self._batch) + silent))
             for offset, token in enumerate(share.tokens):
-                wanted = share.ends and offset == len(share.tokens) - 1
-                if wanted:
-                    outputs.append((share, len(self._batch)))
+                wanted = offset >= silent
                 self._batch.add(token, start + offset, sequence=share.slot.sequence, logits=wanted)
         jobs = [share.slot.job for share in shares if share.slot.job is not None]
         # llama.cpp asks at every operation: too often for a step that only takes answers on
@@ -169,9 +174,15 @@ class Scheduler:
             share.slot.cached += share.tokens
         return outputs
 
-    def _advance(self, slot: Slot, index: int) -> None:
-        job = slot.job
+    def _take_outputs(self, share: Share, first: int) -> None:
+        """What the rows of logits from `first` on say about the job's prompt and its next token."""
+        slot, job = share.slot, share.slot.job
         assert job is not None  # noqa: S101  it had a share
-        job.advance(self.context, index)
+        if job.options.score_prompt and not job.answering:
+            start = len(slot.cached) - share.rows
+            for row in range(share.rows):
+                job.score_prompt(self.context, first + row, start + row)
+        if share.ends:
+            job.advance(self.context, first + share.rows - 1)
         if job.done:
             slot.job = None

@@ -39,23 +39,33 @@ class Slot:
 class Share:
     """Tokens of one slot in the next batch, at the positions after what it holds.
 
-    `ends` says that the logits after the last of them are wanted.
+    Attributes:
+        slot: Whose.
+        tokens: Which.
+        ends: Whether its next token can be chosen after them.
+        rows: After how many of the last of them the logits are wanted.
     """
 
     slot: Slot
     tokens: tuple[int, ...]
     ends: bool
+    rows: int
 
 
-def next_shares(slots: Sequence[Slot], capacity: int) -> list[Share]:
-    """What to compute next, at most `capacity` tokens: at least as many as there are slots.
+def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
+    """What to compute next.
 
     Answers go on first, by a token each. What is left goes to prompts: equal parts for all, and
     what a short one does not need to the others.
+
+    Args:
+        slots: All of them.
+        capacity: Most tokens; at least as many as there are slots.
+        rows: Most tokens after which logits are wanted; at least as many as there are slots.
     """
     busy = [slot for slot in slots if slot.job is not None]
     shares = [
-        Share(slot, (slot.job.last_token,), ends=True)
+        Share(slot, (slot.job.last_token,), ends=True, rows=1)
         for slot in busy
         if slot.job is not None and slot.job.answering
     ]
@@ -66,8 +76,14 @@ def next_shares(slots: Sequence[Slot], capacity: int) -> list[Share]:
         if slot.job is not None and not slot.job.answering
     ]
     rests.sort(key=lambda rest: len(rest[1]))
+    rows -= len(shares) + len(rests)  # one for each, whether it comes to its end or not
     for index, (slot, rest) in enumerate(rests):
-        part = rest[: left // (len(rests) - index)]
+        scored = slot.job is not None and slot.job.options.score_prompt
+        most = left // (len(rests) - index)
+        part = rest[: min(most, rows + 1) if scored else most]
+        ends = len(part) == len(rest)
         left -= len(part)
-        shares.append(Share(slot, part, ends=len(part) == len(rest)))
+        if scored:
+            rows -= len(part) - 1
+        shares.append(Share(slot, part, ends, rows=len(part) if scored else int(ends)))
     return shares

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from edgeslm.runtime.slots import Slot, next_shares
 
 
-def _slot(number: int, prompt: int, cached: int, answer: int) -> Slot:
+def _slot(number: int, prompt: int, cached: int, answer: int, scored: bool = False) -> Slot:
     """One with a prompt of so many tokens, of which the cache holds some, or an answer."""
     job: Any = SimpleNamespace(
-        prompt=tuple(range(prompt)), answering=bool(answer), last_token=1000 + number
+        prompt=tuple(range(prompt)),
+        answering=bool(answer),
+        last_token=1000 + number,
+        options=SimpleNamespace(score_prompt=scored),
     )
     held = prompt + answer - 1 if answer else min(cached, prompt - 1)
     return Slot(number, list(range(held)), job)
@@ -30,7 +33,7 @@ def test_no_answer_waits_and_no_batch_overflows(
     kinds: list[tuple[int, int, int]], capacity: int
 ) -> None:
     slots = [_slot(number, *kind) for number, kind in enumerate(kinds)]
-    shares = next_shares([*slots, Slot(99)], capacity)
+    shares = next_shares([*slots, Slot(99)], capacity, len(slots))
     assert sum(len(share.tokens) for share in shares) <= capacity
     assert {share.slot.sequence for share in shares} == set(range(len(slots)))
     for share in shares:
@@ -49,7 +52,7 @@ def test_nothing_is_left_free_while_a_prompt_waits(
     kinds: list[tuple[int, int, int]], capacity: int
 ) -> None:
     slots = [_slot(number, *kind) for number, kind in enumerate(kinds)]
-    shares = next_shares(slots, capacity)
+    shares = next_shares(slots, capacity, len(slots))
     unfinished = [share for share in shares if not share.ends]
     if unfinished:
         assert sum(len(share.tokens) for share in shares) == capacity
@@ -57,9 +60,25 @@ def test_nothing_is_left_free_while_a_prompt_waits(
         assert longest - min(len(share.tokens) for share in unfinished) <= 1
 
 
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=6), st.data())
+def test_rows_of_logits_are_never_too_many(kinds: list[tuple[int, bool]], data: Any) -> None:
+    slots = [_slot(number, prompt, 0, 0, scored) for number, (prompt, scored) in enumerate(kinds)]
+    rows = data.draw(st.integers(len(slots), 80))
+    capacity = data.draw(st.integers(len(slots), 80))
+    shares = next_shares(slots, capacity, rows)
+    assert len(shares) == len(slots)
+    assert sum(share.rows for share in shares) <= rows
+    assert sum(len(share.tokens) for share in shares) <= capacity
+    for share in shares:
+        job: Any = share.slot.job
+        assert share.tokens
+        scored = job.options.score_prompt
+        assert share.rows == (len(share.tokens) if scored else int(share.ends))
+
+
 def test_a_short_prompt_is_done_beside_a_long_one() -> None:
     long, short = _slot(0, 500, 0, 0), _slot(1, 10, 0, 0)
-    shares = {share.slot.sequence: share for share in next_shares([long, short], 100)}
+    shares = {share.slot.sequence: share for share in next_shares([long, short], 100, 2)}
     assert (len(shares[0].tokens), shares[0].ends) == (90, False)
     assert (len(shares[1].tokens), shares[1].ends) == (10, True)
 
