@@ -12,10 +12,12 @@
     │   └── Unsupported              well formed, but not something edgeslm can do
     └── Failure                      exit 1: the request was fine and carrying it out failed
         ├── NativeFailure            llama.cpp refused or crashed; carries its own words
+        ├── Busy                     everything is in use; later it may work
         ├── OutputFailure            the result could not be written
         └── MeasurementFailure       a figure could not be measured
 
-Only the command line's entry point catches these, and nothing else: a bug keeps its traceback.
+Only the command line's entry point and the HTTP server's catch these, and nothing else: a bug keeps
+its traceback.
 """
 
 from __future__ import annotations
@@ -86,6 +88,10 @@ class Failure(EdgeslmError):
 
 class NativeFailure(Failure):
     """llama.cpp refused or crashed; the message carries its own words."""
+
+
+class Busy(Failure):
+    """Everything is in use; later it may work."""
 
 
 class OutputFailure(Failure):

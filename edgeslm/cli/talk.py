@@ -71,7 +71,8 @@ def run(
     """
     from edgeslm.llama.sampler import SamplingOptions
     from edgeslm.runtime.generation import GenerationOptions
-    from edgeslm.runtime.prompt import Message, PromptEncoder
+    from edgeslm.runtime.messages import Message
+    from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import Session
 
     if raw and system:

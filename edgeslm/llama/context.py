@@ -43,6 +43,7 @@ class ContextOptions:
         outputs: Most rows of logits one decode call may give. With one instead of a row per
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
         flash_attention: None lets llama.cpp decide.
+        pooled: Make one vector of each sequence, as an embedding model does.
     """
 
     length: int = 2048
@@ -55,6 +56,7 @@ class ContextOptions:
     unified: bool = False
     outputs: int = 1
     flash_attention: bool | None = None
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "batch", "ubatch", "threads", "sequences", "outputs"):
@@ -243,6 +245,16 @@ class Context(Closing):
             raise ValueError("no hidden states were kept")
         return np.ctypeslib.as_array(pointer, shape=(rows, self.model.hidden_size))
 
+    def pooled(self) -> NDArray[np.float32]:
+        """The vector of sequence 0 after a decode of all its tokens, shape (hidden size,); a view.
+
+        Only in a context that is `pooled`.
+        """
+        pointer = native.library().llama_get_embeddings_seq(self._handle, 0)
+        if not pointer:
+            raise ValueError("the context is not pooled")
+        return np.ctypeslib.as_array(pointer, shape=(self.model.hidden_size,))
+
     def forget(self, start: int = 0, *, sequence: int = 0) -> bool:
         """Drop what the cache holds of `sequence` from position `start` on.
 
@@ -304,6 +316,7 @@ def _create(
     params.n_threads = options.threads
     params.n_threads_batch = options.prefill_threads or options.threads
     params.swa_full = False
+    params.embeddings = options.pooled
     params.type_k = params.type_v = _type_id(options.kv_type)
     if options.flash_attention is not None:
         params.flash_attn_type = int(options.flash_attention)

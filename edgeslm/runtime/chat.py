@@ -12,7 +12,8 @@ from edgeslm.runtime.generation import (
     GenerationOptions,
     OnText,
 )
-from edgeslm.runtime.prompt import Message, PromptEncoder
+from edgeslm.runtime.messages import Message
+from edgeslm.runtime.prompt import PromptEncoder
 from edgeslm.runtime.session import Session
 
 _MOST_ROOM_FOR_ANSWER = 512

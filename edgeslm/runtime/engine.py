@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -21,10 +22,13 @@ _T = TypeVar("_T")
 
 
 class Ticket:
-    """A request that was handed in."""
+    """A request that is handed in; the arguments are those of `Engine.submit`."""
 
     def __init__(
-        self, prompt: Sequence[int], options: GenerationOptions, on_text: OnText | None
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        on_text: OnText | None = None,
     ) -> None:
         self._cancelled = threading.Event()
         self._future: Future[Generation] = Future()
@@ -83,7 +87,7 @@ class Engine(Closing):
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
-        self._tasks: list[Callable[[], None]] = []
+        self._tasks: deque[Callable[[], None]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
         self._thread.start()
@@ -111,7 +115,10 @@ class Engine(Closing):
             UserError: the prompt is empty or does not fit into the context.
             NativeFailure: the engine is closed.
         """
-        ticket = Ticket(prompt, options, on_text)
+        return self.accept(Ticket(prompt, options, on_text))
+
+    def accept(self, ticket: Ticket) -> Ticket:
+        """The same as `submit`, for whoever needs the ticket before the first text comes."""
         self._scheduler.check(ticket.job)
         with self._changed:
             self._refuse_if_closing()
@@ -164,10 +171,10 @@ class Engine(Closing):
             raise NativeFailure("the engine is closed", hint="Start it again.")
 
     def _run(self) -> None:
-        while (tasks := self._take()) is not None:
+        while self._take():
             with self._turn:
-                for task in tasks:
-                    task()
+                if self._tasks:  # one at a time, so that answers go on
+                    self._tasks.popleft()()
                 try:
                     self._scheduler.step()
                 except Exception as error:  # a mistake of ours must not leave others waiting either
@@ -175,15 +182,14 @@ class Engine(Closing):
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
 
-    def _take(self) -> list[Callable[[], None]] | None:
-        """Wait for something to do, accept new requests; the tasks. None once all is over."""
+    def _take(self) -> bool:
+        """Wait for something to do and accept new requests; False once all is over."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._incoming or self._open or self._tasks or self._closing
             )
-            tasks, self._tasks = self._tasks, []
             incoming, self._incoming = self._incoming, []
             self._open += incoming
             for ticket in incoming:
                 self._scheduler.submit(ticket.job)
-            return tasks if tasks or self._open else None
+            return bool(self._tasks or self._open)

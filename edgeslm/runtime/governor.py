@@ -39,3 +39,19 @@ def _capacity(sysfs: Path, core: int) -> int | None:
         return int((sysfs / f"cpu{core}" / "cpu_capacity").read_text())
     except (OSError, ValueError):
         return None
+
+
+def machine_figures() -> dict[str, float]:
+    """What this process takes of the machine, and how warm that is, where it can be read."""
+    figures = {"resident_bytes": float(psutil.Process().memory_info().rss)}
+    temperature = _temperature()
+    if temperature is not None:
+        figures["temperature_celsius"] = temperature
+    return figures
+
+
+def _temperature() -> float | None:
+    """The highest of the processor's sensors."""
+    read = getattr(psutil, "sensors_temperatures", None)
+    found = [sensor.current for sensors in (read() if read else {}).values() for sensor in sensors]
+    return max(found, default=None)

@@ -16,34 +16,21 @@ apart and puts it together again could form a control token from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgeslm.errors import InvalidOption, UserError
+from edgeslm.errors import UserError
 from edgeslm.llama.model import Model
+from edgeslm.runtime.messages import Message, plain_message, rewritten, texts
 
 if TYPE_CHECKING:
     import jinja2
 
-ROLES = ("system", "user", "assistant", "tool")
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks the assistant's part for training; it changes nothing in what is rendered."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation; `role` is one of `ROLES`."""
-
-    role: str
-    content: str
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise InvalidOption(f"not a role: {self.role!r}", hint=f"One of {', '.join(ROLES)}.")
 
 
 class PromptEncoder:
@@ -75,21 +62,41 @@ class PromptEncoder:
         """Token ids of plain text, without a template, BOS added where the model wants it."""
         return self._model.tokenize(text, add_special=True)
 
-    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template says how tools are described and called."""
+        from jinja2 import meta
+
+        _ = self._template  # or it is no template at all
+        tree = _environment().parse(_without_tags(self._source or ""))
+        return "tools" in meta.find_undeclared_variables(tree)
+
+    def encode_messages(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Token ids of a conversation, up to where the assistant's next answer begins.
+
+        Args:
+            messages: The conversation.
+            tools: What the assistant may call, described as templates expect it:
+                `{"type": "function", "function": {"name", "description", "parameters"}}`.
 
         Raises:
             UserError: the model has no chat template, or the template refuses the messages.
         """
         template = self._template
-        disguise = _Disguise(self._steering, "".join(message.content for message in messages))
+        plain = [plain_message(message) for message in messages]
+        disguise = _Disguise(self._steering, "".join(texts([plain, list(tools)])))
         rendered = self._render(
             template,
-            [{"role": message.role, "content": disguise.put_on(message)} for message in messages],
+            [disguise.put_on_message(message) for message in plain],
+            rewritten(list(tools), disguise.put_on),
         )
         return self._tokenize(rendered, disguise)
 
-    def _render(self, template: jinja2.Template, messages: list[dict[str, str]]) -> str:
+    def _render(
+        self, template: jinja2.Template, messages: list[dict[str, Any]], tools: list[Any]
+    ) -> str:
         model = self._model
         try:
             return template.render(
@@ -97,7 +104,7 @@ class PromptEncoder:
                 add_generation_prompt=True,
                 bos_token="" if model.bos is None else model.token_text(model.bos),
                 eos_token="" if model.eos is None else model.token_text(model.eos),
-                tools=None,
+                tools=tools or None,
             )
         except Exception as error:  # a template is a program that came with the model
             raise UserError(
@@ -176,19 +183,26 @@ class _Disguise:
         self._originals = {ord(new): chr(old) for old, new in self._stand_ins.items()}
         self._originals[ord(self._border)] = ""
 
-    def put_on(self, message: Message) -> str:
-        """The content, disguised, with borders that no spelling can span.
+    def put_on_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message as templates expect it, with everything disguised that was said."""
+        others = {key: value for key, value in message.items() if key not in ("role", "content")}
+        role, content = message["role"], message["content"]
+        content = self._put_on_lightly(content) if role == "assistant" else self.put_on(content)
+        return {"role": role, "content": content, **rewritten(others, self.put_on)}
 
-        The borders stand inside the white space around the content, so that a template's
-        `trim` still works.
-        """
-        text = message.content
-        if message.role == "assistant":
-            for match in reversed(list(self._starts.finditer(text))):
-                at = match.start()
-                text = text[:at] + self._stand_ins[ord(text[at])] + text[at + 1 :]
-        else:
-            text = text.translate(self._stand_ins)
+    def put_on(self, text: str) -> str:
+        """The text, disguised, with borders that no spelling can span."""
+        return self._bordered(text.translate(self._stand_ins))
+
+    def _put_on_lightly(self, text: str) -> str:
+        """The same, but only inside the spellings of control tokens."""
+        for match in reversed(list(self._starts.finditer(text))):
+            at = match.start()
+            text = text[:at] + self._stand_ins[ord(text[at])] + text[at + 1 :]
+        return self._bordered(text)
+
+    def _bordered(self, text: str) -> str:
+        """Borders stand inside the white space, so that a template's `trim` still works."""
         core = text.strip()
         start = text.index(core)
         end = start + len(core)
@@ -208,22 +222,29 @@ def compile_template(source: str) -> jinja2.Template:
     Raises:
         UserError: it is not valid Jinja.
     """
+    try:
+        return _environment().from_string(_without_tags(source))
+    except Exception as error:  # nested too deep for the parser, among others
+        raise UserError(
+            f"the chat template is not valid Jinja: {error}", hint="Use --raw to leave it out."
+        ) from error
+
+
+def _without_tags(source: str) -> str:
+    return _GENERATION_TAG.sub("", source)
+
+
+def _environment() -> jinja2.Environment:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
-    source = _GENERATION_TAG.sub("", source)
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    try:
-        return environment.from_string(source)
-    except Exception as error:  # nested too deep for the parser, among others
-        raise UserError(
-            f"the chat template is not valid Jinja: {error}", hint="Use --raw to leave it out."
-        ) from error
+    return environment
 
 
 def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:

@@ -12,7 +12,8 @@ from edgeslm.errors import InvalidOption, UserError
 from edgeslm.gguf.reader import read_header
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.model import Model
-from edgeslm.runtime.prompt import Message, PromptEncoder, compile_template
+from edgeslm.runtime.messages import Message
+from edgeslm.runtime.prompt import PromptEncoder, compile_template
 from edgeslm.testing import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_gguf
 
 

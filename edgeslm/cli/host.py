@@ -1,0 +1,160 @@
+"""The verb that answers over HTTP: serve."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeslm.cli import options, output
+from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.units import parse_bytes
+
+if TYPE_CHECKING:
+    from edgeslm.runtime.server.hosted import Hosted, HostOptions
+
+_KEY_VARIABLE = "EDGESLM_API_KEY"
+
+
+def serve(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="GGUF files, or packed directories.", show_default=False
+        ),
+    ],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="What clients call it; once for each model, in order."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="0.0.0.0 serves the whole network.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="0 takes a free one, which is printed.")
+    ] = 8080,
+    slots: Annotated[
+        int, typer.Option("--slots", metavar="N", help="Answers that are computed at a time.")
+    ] = 4,
+    context: Annotated[
+        int,
+        typer.Option("--context", metavar="N", help="Tokens of one prompt and its answer."),
+    ] = 2048,
+    kv_type: options.KvType = "F16",
+    threads: options.Threads = None,
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
+    ] = 64,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar=_KEY_VARIABLE,
+            help="Clients must give it; may be repeated.",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors", metavar="ORIGIN", help="Web pages from there may ask; '*' allows all."
+        ),
+    ] = None,
+    most_body: Annotated[
+        int,
+        typer.Option(
+            "--most-body", parser=parse_bytes, metavar="S", help="Largest request that is read."
+        ),
+    ] = "4M",  # type: ignore[assignment]
+    grace: Annotated[
+        int,
+        typer.Option(
+            "--grace", metavar="SECONDS", help="For answers to end in, when the server is stopped."
+        ),
+    ] = 30,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the address as one line of JSON.")
+    ] = False,
+) -> None:
+    """Answer over HTTP, as OpenAI's API does, and show a page to chat with.
+
+    Ctrl-C, or SIGTERM, lets answers come to their end first; a second Ctrl-C does not.
+
+    Examples:
+        edgeslm serve model.gguf
+        edgeslm serve packed/ --name helper --host 0.0.0.0 --api-key SECRET
+        edgeslm serve writer.gguf coder.gguf --slots 2 --context 4096
+    """
+    try:
+        from edgeslm.runtime.server import serving
+        from edgeslm.runtime.server.app import Server, ServerOptions
+        from edgeslm.runtime.server.guarding import Access
+        from edgeslm.runtime.server.hosted import HostOptions
+    except ModuleNotFoundError as error:
+        raise Unsupported(
+            f"serving needs {error.name}, which is not installed",
+            hint="Install it with: pip install 'edgeslm[serve]'",
+        ) from error
+    from edgeslm.runtime.governor import default_threads
+
+    names = _names(models, name or [])
+    host_options = HostOptions(
+        slots=slots,
+        context=context,
+        queue=queue,
+        kv_type=kv_type.upper(),
+        threads=default_threads() if threads is None else threads,
+    )
+    with serving.listen(host, port) as listening, ExitStack() as stack:
+        local = serving.is_loopback(listening)
+        if not local and not api_key:
+            output.warn("everybody who reaches this machine can ask; --api-key asks for a key")
+        hosted = _open(stack, names, models, host_options)
+        access = Access(tuple(api_key or ()), tuple(cors or ()), local)
+        app = Server(hosted, ServerOptions(access, most_body)).app()
+        address = serving.address(listening)
+
+        def on_start() -> None:
+            if json:
+                output.print_json({"address": address, "models": names, "process": os.getpid()})
+            else:
+                print(f"{', '.join(names)}: {address}", flush=True)
+                print("The page to chat with is there too. Ctrl-C ends it.", file=sys.stderr)
+
+        serving.serve(app, listening, grace=grace, on_start=on_start)
+
+
+COMMANDS = (serve,)
+
+
+def _names(models: list[Path], given: list[str]) -> list[str]:
+    if given and len(given) != len(models):
+        raise InvalidOption(
+            f"{len(given)} names for {len(models)} models", hint="Give --name once for each."
+        )
+    names = given or [model.resolve().stem for model in models]
+    if len(set(names)) < len(names) or not all(names):
+        raise InvalidOption(
+            f"the models' names must differ: {', '.join(names)}", hint="Give each a --name."
+        )
+    return names
+
+
+def _open(
+    stack: ExitStack, names: list[str], models: list[Path], host_options: HostOptions
+) -> list[Hosted]:
+    from edgeslm.bundle.model_path import find_model
+    from edgeslm.runtime.server.hosted import Hosted
+
+    turn = threading.Lock()
+    return [
+        stack.enter_context(Hosted(name, find_model(path), host_options, turn))
+        for name, path in zip(names, models, strict=True)
+    ]

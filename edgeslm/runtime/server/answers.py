@@ -1,0 +1,105 @@
+"""Answers on their way from the engine's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from edgeslm.runtime.engine import Engine, Ticket
+from edgeslm.runtime.generation import Generation, GenerationOptions
+from edgeslm.runtime.scores import TokenScore
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of one of the answers.
+
+    Attributes:
+        choice: Which.
+        text: What is new of it.
+        scores: Of the tokens that came since the last piece, if asked for.
+        end: The whole answer, with its last piece.
+    """
+
+    choice: int
+    text: str
+    scores: tuple[TokenScore, ...] = ()
+    end: Generation | None = None
+
+
+class Answers:
+    """Several answers at once; made, read and cancelled in one event loop.
+
+    Args:
+        engine: Computes them.
+        asked: The prompt and the options of each.
+
+    Raises:
+        UserError: one of them is refused; then none is computed.
+    """
+
+    def __init__(
+        self, engine: Engine, asked: Sequence[tuple[Sequence[int], GenerationOptions]]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._scored = [0] * len(asked)
+        self.tickets = [
+            Ticket(prompt, options, partial(self._heard, choice))
+            for choice, (prompt, options) in enumerate(asked)
+        ]
+        try:
+            for choice, ticket in enumerate(self.tickets):
+                ticket.when_done(partial(self._ended, choice))
+                engine.accept(ticket)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """End all of them where they are; ending twice does nothing."""
+        for ticket in self.tickets:
+            ticket.cancel()
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Everything, as it comes; once only.
+
+        Raises:
+            EdgeslmError: an answer failed; the others are cancelled.
+        """
+        try:
+            for _ in self.tickets:
+                end = None
+                while end is None:
+                    piece = await self._pieces.get()
+                    if isinstance(piece, BaseException):
+                        raise piece
+                    end = piece.end
+                    yield piece
+        finally:
+            self.cancel()
+
+    def _heard(self, choice: int, text: str) -> None:
+        """In the engine's thread."""
+        self._tell(Piece(choice, text, self._new_scores(choice)))
+
+    def _ended(self, choice: int) -> None:
+        """In the engine's thread."""
+        job = self.tickets[choice].job
+        if job.result is not None:
+            self._tell(Piece(choice, "", self._new_scores(choice), job.result))
+        elif job.error is not None:
+            self._tell(job.error)
+
+    def _new_scores(self, choice: int) -> tuple[TokenScore, ...]:
+        scores = self.tickets[choice].job.scores
+        start, self._scored[choice] = self._scored[choice], len(scores)
+        return tuple(scores[start:])
+
+    def _tell(self, what: Piece | BaseException) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, what)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.cancel()

@@ -1,0 +1,347 @@
+"""The routes: what each address does with a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from edgeslm.errors import NotFound
+from edgeslm.runtime import governor
+from edgeslm.runtime.generation import Generation
+from edgeslm.runtime.server import bodies, openapi, wire, writing
+from edgeslm.runtime.server.answers import Answers, Piece
+from edgeslm.runtime.server.asking import (
+    Asked,
+    read_chat,
+    read_completion,
+    read_texts,
+    require_fitting,
+)
+from edgeslm.runtime.server.guarding import Access, Guard
+from edgeslm.runtime.server.hosted import Hosted
+from edgeslm.runtime.server.metrics import CONTENT_TYPE, Metrics
+from edgeslm.runtime.server.problems import of_error, problem, status_of
+from edgeslm.runtime.server.requests import read_body, while_there
+from edgeslm.runtime.server.streaming import (
+    EventStream,
+    TextAnswer,
+    chat_events,
+    joined,
+    text_events,
+)
+from edgeslm.runtime.tools import CallFinder
+
+_WEB = Path(__file__).parent / "web"
+_PAGE = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/app.css": ("app.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server allows.
+
+    Attributes:
+        access: Who may ask.
+        most_body: Bytes of a request's body.
+    """
+
+    access: Access = field(default_factory=Access)
+    most_body: int = 4 << 20
+
+
+class Server:
+    """The HTTP application for some models.
+
+    Args:
+        models: By whose names clients ask; the first is taken when none is named.
+        options: What is allowed.
+    """
+
+    def __init__(self, models: Sequence[Hosted], options: ServerOptions) -> None:
+        self._models = {hosted.name: hosted for hosted in models}
+        self._options = options
+        self._metrics = Metrics()
+        self._chat = wire.decoder(wire.ChatRequest)
+        self._completion = wire.decoder(wire.CompletionRequest)
+        self._embedding = wire.decoder(wire.EmbeddingRequest)
+        self._document = msgspec.json.encode(openapi.document())
+
+    def app(self) -> Starlette:
+        """For an ASGI server."""
+        posts = {
+            "/v1/chat/completions": self._chat_completions,
+            "/v1/completions": self._completions,
+            "/v1/embeddings": self._embeddings,
+        }
+        gets = {
+            "/v1/models": self._list_models,
+            "/v1/models/{name:path}": self._show_model,
+            "/health": self._health,
+            "/metrics": self._figures,
+            "/openapi.json": self._describe,
+        }
+        routes = [
+            Route(path, self._counted(path, handler), methods=[method])
+            for method, handlers in (("POST", posts), ("GET", gets))
+            for path, handler in handlers.items()
+        ]
+        routes += [Route(path, _page(*file)) for path, file in _PAGE.items()]
+        access = self._options.access
+        middleware = [Middleware(Guard, access)]
+        if access.origins:
+            middleware.insert(
+                0,
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=list(access.origins),
+                    allow_methods=["GET", "POST"],
+                    allow_headers=["*"],
+                ),
+            )
+        problems: Any = {404: _no_route, 405: _no_method}
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=problems)
+
+    async def _chat_completions(self, request: Request) -> Response:
+        body: wire.ChatRequest = await self._body(request, self._chat)
+        hosted = self._model(body.model)
+        asked, answers = await self._ask(hosted, lambda: read_chat(hosted, body))
+        if body.stream:
+            with_usage = _with_usage(body)
+            events = chat_events(hosted, asked, answers, with_usage=with_usage)
+            return self._stream(hosted, events, answers)
+        pieces = await self._collect(request, hosted, answers)
+        return _json(_chat(hosted, asked, pieces)) if pieces else _gone()
+
+    async def _completions(self, request: Request) -> Response:
+        body: wire.CompletionRequest = await self._body(request, self._completion)
+        hosted = self._model(body.model)
+        asked, answers = await self._ask(hosted, lambda: read_completion(hosted, body))
+        if body.stream:
+            with_usage = _with_usage(body)
+            events = text_events(hosted, asked, answers, with_usage=with_usage)
+            return self._stream(hosted, events, answers)
+        pieces = await self._collect(request, hosted, answers)
+        return _json(_completion(hosted, asked, answers, pieces)) if pieces else _gone()
+
+    async def _embeddings(self, request: Request) -> Response:
+        body: wire.EmbeddingRequest = await self._body(request, self._embedding)
+        hosted = self._model(body.model)
+        texts = await run_in_threadpool(read_texts, hosted, body)
+        hosted.refuse_if_busy(len(texts))
+        futures = [asyncio.wrap_future(future) for future in hosted.embed(texts)]
+
+        async def vectors() -> list[Any]:
+            return await asyncio.gather(*futures)
+
+        found = await while_there(request.receive, vectors)
+        if found is None:
+            return _gone()
+        encoded = body.encoding_format == "base64"
+        data = [
+            bodies.Embedding(index, writing.embedding(vector, encoded=encoded))
+            for index, vector in enumerate(found)
+        ]
+        tokens = sum(map(len, texts))
+        return _json(bodies.Embeddings(data, hosted.name, bodies.EmbeddingUsage(tokens, tokens)))
+
+    async def _list_models(self, _request: Request) -> Response:
+        return _json(bodies.ModelList([_card(hosted) for hosted in self._models.values()]))
+
+    async def _show_model(self, request: Request) -> Response:
+        return _json(_card(self._model(request.path_params["name"])))
+
+    async def _health(self, _request: Request) -> Response:
+        return _json(bodies.Health("ok"))
+
+    async def _figures(self, _request: Request) -> Response:
+        text = self._metrics.text(self._models.values(), governor.machine_figures())
+        return Response(text, media_type=CONTENT_TYPE)
+
+    async def _describe(self, _request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
+
+    def _counted(self, path: str, handler: Handler) -> Handler:
+        """The handler; what it raises becomes an answer, and each answer is counted."""
+
+        @wraps(handler)
+        async def handled(request: Request) -> Response:
+            try:
+                response = await handler(request)
+            except Exception as error:
+                if status_of(error)[0] == 500:
+                    _log(error)
+                response = of_error(error)
+            self._metrics.add("requests", path=path, status=str(response.status_code))
+            return response
+
+        return handled
+
+    async def _body(self, request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
+        return await read_body(request, decoder, self._options.most_body)
+
+    def _model(self, name: str) -> Hosted:
+        if not name:
+            return next(iter(self._models.values()))
+        if name not in self._models:
+            raise NotFound(
+                f"there is no model {name!r} here", hint=f"There is: {', '.join(self._models)}."
+            )
+        return self._models[name]
+
+    async def _ask(self, hosted: Hosted, read: Callable[[], Asked]) -> tuple[Asked, Answers]:
+        """Hand a request in; tokens are counted elsewhere, as long texts take their time."""
+        engine = hosted.engine
+        hosted.refuse_if_busy()
+        asked = await run_in_threadpool(read)
+        require_fitting(hosted, asked)
+        hosted.refuse_if_busy(len(asked.prompts) * asked.choices)
+        each = [(prompt.tokens, options) for prompt, options in asked.each()]
+        return asked, Answers(engine, each)
+
+    async def _collect(
+        self, request: Request, hosted: Hosted, answers: Answers
+    ) -> list[list[Piece]] | None:
+        """All pieces by answer; None if the client is gone."""
+
+        async def collect() -> list[list[Piece]]:
+            pieces: list[list[Piece]] = [[] for _ in answers.tickets]
+            async with aclosing(answers.pieces()) as coming:
+                async for piece in coming:
+                    pieces[piece.choice].append(piece)
+            return pieces
+
+        try:
+            return await while_there(request.receive, collect)
+        finally:
+            answers.cancel()
+            self._count(hosted, answers)
+
+    def _stream(self, hosted: Hosted, events: Any, answers: Answers) -> Response:
+        def at_end() -> None:
+            answers.cancel()
+            self._count(hosted, answers)
+
+        return EventStream(events, at_end)
+
+    def _count(self, hosted: Hosted, answers: Answers) -> None:
+        for ticket in answers.tickets:
+            if ticket.job.result is not None:
+                self._metrics.answered(hosted.name, ticket.job.result)
+
+
+def _chat(hosted: Hosted, asked: Asked, pieces: list[list[Piece]]) -> bodies.Chat:
+    heading = writing.Heading(hosted.name)
+    ends = [_end(each) for each in pieces]
+    choices = []
+    for number, (each, end) in enumerate(zip(pieces, ends, strict=True)):
+        finder = CallFinder(asked.tools)
+        text = finder.feed(end.text)
+        rest, calls = finder.finish()
+        message = bodies.Answer(text + rest if text + rest or not calls else None)
+        if calls:
+            message.tool_calls = writing.calls(calls)
+        scores = [score for piece in each for score in piece.scores]
+        scored = asked.options.scores is not None
+        logprobs = writing.chat_logprobs(hosted.model, scores) if scored else None
+        choices.append(bodies.ChatChoice(number, message, writing.finish(end, calls), logprobs))
+    return bodies.Chat(
+        heading.id,
+        heading.created,
+        heading.model,
+        choices,
+        writing.usage(ends, asked.choices),
+        writing.timings(ends[0]),
+    )
+
+
+def _completion(
+    hosted: Hosted, asked: Asked, answers: Answers, pieces: list[list[Piece]]
+) -> bodies.Completion:
+    heading = writing.Heading(hosted.name)
+    ends = [_end(each) for each in pieces]
+    choices = []
+    for number, each in enumerate(pieces):
+        text = TextAnswer(hosted, asked, answers, number)
+        made = [choice for piece in each if (choice := text.take(piece)) is not None]
+        choices.append(joined(made))
+    return bodies.Completion(
+        heading.id,
+        heading.created,
+        heading.model,
+        choices,
+        usage=writing.usage(ends, asked.choices),
+        timings=writing.timings(ends[0]),
+    )
+
+
+def _end(pieces: Sequence[Piece]) -> Generation:
+    end = pieces[-1].end
+    assert end is not None  # noqa: S101  the last piece has it
+    return end
+
+
+def _with_usage(body: wire.Request) -> bool:
+    return body.stream_options is not None and body.stream_options.include_usage
+
+
+def _card(hosted: Hosted) -> bodies.ModelCard:
+    return bodies.ModelCard(hosted.name, hosted.created, hosted.length)
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def _gone() -> Response:
+    """For a client that is not there any more."""
+    return Response(status_code=499)
+
+
+def _page(name: str, kind: str) -> Handler:
+    async def page(_request: Request) -> Response:
+        return FileResponse(_WEB / name, headers=_PAGE_HEADERS, media_type=kind)
+
+    return page
+
+
+async def _no_route(request: Request, _error: Exception) -> Response:
+    return problem(404, f"there is nothing at {request.url.path[:200]}; see /openapi.json")
+
+
+async def _no_method(request: Request, error: Exception) -> Response:
+    headers = getattr(error, "headers", None)
+    return problem(405, f"{request.method} is not understood here", headers)
+
+
+def _log(error: Exception) -> None:
+    import logging
+
+    logging.getLogger("edgeslm.server").error("a request failed", exc_info=error)

@@ -1,0 +1,162 @@
+"""A model under the name by which clients ask for it, with all that is needed to answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeslm.errors import Busy, InvalidOption, UserError
+from edgeslm.llama.closing import Closing
+from edgeslm.llama.context import ContextOptions
+from edgeslm.llama.embedder import Embedder
+from edgeslm.llama.model import Model
+from edgeslm.llama.sampler import SamplingOptions
+from edgeslm.runtime.engine import Engine
+from edgeslm.runtime.prompt import PromptEncoder
+
+_MOST_LOGIT_BYTES = 16 << 20
+"""For the scores of prompts: rows of logits that one batch may give."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """How a model is served.
+
+    Attributes:
+        slots: Answers computed at a time.
+        context: Tokens that one prompt and its answer may have together.
+        queue: Requests that may wait for a slot.
+        kv_type: Type of cached keys and values.
+        threads: Threads to compute with.
+        sampling: What is not said in a request.
+    """
+
+    slots: int = 4
+    context: int = 2048
+    queue: int = 64
+    kv_type: str = "F16"
+    threads: int = 1
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("slots", 1, 64), ("queue", 0, 100_000)):
+            if not least <= getattr(self, name) <= most:
+                raise InvalidOption(
+                    f"{name} must be {least} to {most}, not {getattr(self, name)}",
+                    hint="Leave it out to get a sensible default.",
+                )
+
+
+class Hosted(Closing):
+    """Close it, or use it as a context manager.
+
+    Args:
+        name: By which clients ask for it.
+        path: A GGUF file.
+        options: How it is served.
+        turn: Held while something is computed; models that share it take turns.
+    """
+
+    def __init__(
+        self, name: str, path: Path, options: HostOptions, turn: AbstractContextManager[object]
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.created = int(time.time())
+        self.model = Model(path)
+        try:
+            self.encoder = PromptEncoder(self.model)
+            self._turn = turn
+            self._engine = self._start() if self.model.can_generate else None
+        except BaseException:
+            self.model.close()
+            raise
+        self._embedder: Embedder | None = None
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="edgeslm-embedder")
+        self._closing = threading.Lock()
+
+    def close(self) -> None:
+        """Cancel what is not answered, and free the model."""
+        with self._closing:
+            if self._engine is not None:
+                self._engine.close()
+            self._alone.shutdown()
+            if self._embedder is not None:
+                self._embedder.close()
+            self.model.close()
+
+    @property
+    def engine(self) -> Engine:
+        """What generates.
+
+        Raises:
+            UserError: it is an embedding model.
+        """
+        if self._engine is None:
+            raise UserError(
+                f"{self.name} is an embedding model, it generates no text",
+                hint="Ask /v1/embeddings.",
+            )
+        return self._engine
+
+    @property
+    def length(self) -> int:
+        """Tokens that one prompt and its answer may have together."""
+        return self._engine.length if self._engine is not None else self.options.context
+
+    @property
+    def open_requests(self) -> int:
+        """Answers that are computed or wait."""
+        return self._engine.open_requests if self._engine is not None else 0
+
+    def refuse_if_busy(self, requests: int = 1) -> None:
+        """Return if so many more requests may wait.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        if self.open_requests + requests > self.options.slots + self.options.queue:
+            raise Busy("too many requests are waiting", hint="Try again later.")
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[Future[NDArray[np.float32]]]:
+        """Vectors of token ids, one after the other between the steps of answers."""
+        return [self._between(lambda tokens=tokens: self._embed(tokens)) for tokens in texts]  # type: ignore[misc]
+
+    def _embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        if self._embedder is None:
+            self._embedder = Embedder(self.model, self.options.context, self.options.threads)
+        return self._embedder.embed(tokens)
+
+    def _between(self, task: Callable[[], _T]) -> Future[_T]:
+        if self._engine is not None:
+            return self._engine.run(task)
+
+        def in_turn() -> _T:
+            with self._turn:
+                return task()
+
+        return self._alone.submit(in_turn)
+
+    def _start(self) -> Engine:
+        options = self.options
+        rows = _MOST_LOGIT_BYTES // (4 * self.model.vocabulary_size)
+        context = ContextOptions(
+            length=options.context * options.slots,
+            sequences=options.slots,
+            unified=options.slots > 1,
+            outputs=max(options.slots, min(rows, 512)),
+            kv_type=options.kv_type,
+            threads=options.threads,
+        )
+        return Engine(self.model, context, turn=self._turn)

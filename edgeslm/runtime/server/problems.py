@@ -1,0 +1,63 @@
+"""What goes wrong, as HTTP answers in the form that OpenAI's clients understand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.responses import Response
+
+from edgeslm.errors import Busy, EdgeslmError, NotFound, UserError
+from edgeslm.runtime.server import bodies
+
+RETRY_AFTER = "2"
+
+
+class Refused(Exception):
+    """A request that is answered with a status and a reason."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+_KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer for a problem."""
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    body = bodies.ProblemBody(bodies.Problem(message, kind))
+    return Response(
+        msgspec.json.encode(body), status, headers=headers, media_type="application/json"
+    )
+
+
+def of_error(error: Exception) -> Response:
+    """The answer for an exception; one that is nobody's intention says nothing of itself."""
+    status, headers = status_of(error)
+    return problem(status, message_of(error), headers)
+
+
+def status_of(error: Exception) -> tuple[int, dict[str, str]]:
+    """The status, and headers that go with it."""
+    if isinstance(error, Refused):
+        return error.status, error.headers
+    if isinstance(error, Busy):
+        return 429, {"Retry-After": RETRY_AFTER}
+    if isinstance(error, NotFound):
+        return 404, {}
+    return (400 if isinstance(error, UserError | msgspec.DecodeError) else 500), {}
+
+
+def message_of(error: BaseException) -> str:
+    """What the client is told."""
+    if isinstance(error, EdgeslmError):
+        return f"{error.message}. {error.hint}" if error.hint else error.message
+    if isinstance(error, Refused):
+        return error.message
+    if isinstance(error, msgspec.DecodeError):
+        return f"the body is not what is expected: {error}"
+    return "something went wrong in the server"
