@@ -9,6 +9,7 @@
     │   ├── InvalidBundle            a bundle that is incomplete or was changed
     │   ├── InvalidTarget            a target file that breaks the schema
     │   ├── InvalidRecipe            a recipe that breaks the form, or does not fit the model
+    │   ├── PromptTooLong            it does not fit into the context
     │   └── Unsupported              well formed, but not something edgeslm can do
     └── Failure                      exit 1: the request was fine and carrying it out failed
         ├── NativeFailure            llama.cpp refused or crashed; carries its own words
@@ -76,6 +77,10 @@ class InvalidTarget(UserError):
 
 class InvalidRecipe(UserError):
     """A recipe that breaks the form, or does not fit the model."""
+
+
+class PromptTooLong(UserError):
+    """A prompt that does not fit into the context."""
 
 
 class Unsupported(UserError):

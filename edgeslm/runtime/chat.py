@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeslm.errors import UserError
+from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.runtime.generation import (
     Cancelled,
     FinishReason,
@@ -129,7 +129,7 @@ class Conversation:
         if len(prompt) <= capacity:
             self._first = start
             return prompt
-        raise UserError(
+        raise PromptTooLong(
             f"this message needs {len(prompt)} tokens and the context leaves {capacity}",
             hint="Shorten it, or give a longer --context.",
         )

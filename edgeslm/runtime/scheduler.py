@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from edgeslm.errors import UserError
+from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
 from edgeslm.runtime.job import Job
@@ -58,7 +58,7 @@ class Scheduler:
         if not job.prompt:
             raise UserError("the prompt is empty", hint="Say something with -p.")
         if len(job.prompt) >= self.length:
-            raise UserError(
+            raise PromptTooLong(
                 f"the prompt has {len(job.prompt)} tokens and the context holds {self.length}",
                 hint="Shorten it, or give a longer --context.",
             )

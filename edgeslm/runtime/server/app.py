@@ -49,6 +49,7 @@ _WEB = Path(__file__).parent / "web"
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/markdown.js": ("markdown.js", "text/javascript"),
     "/app.css": ("app.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgeslm.errors import InvalidOption, UserError
+from edgeslm.errors import InvalidOption, PromptTooLong
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.generation import GenerationOptions
@@ -260,7 +260,7 @@ def require_fitting(hosted: Hosted, asked: Asked) -> None:
     """
     for prompt in asked.prompts:
         if len(prompt.tokens) >= hosted.length:
-            raise UserError(
+            raise PromptTooLong(
                 f"the prompt has {len(prompt.tokens)} tokens and the context holds {hosted.length}",
                 hint="Shorten it, or serve with a longer --context.",
             )

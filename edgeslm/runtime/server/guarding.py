@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeslm.runtime.server.problems import problem
 
-OPEN_PATHS = frozenset({"/health", "/", "/app.js", "/app.css", "/icon.svg", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {"/health", "/openapi.json", "/", "/app.js", "/markdown.js", "/app.css", "/icon.svg"}
+)
 """Without a key: they say nothing about what is served."""
 
 

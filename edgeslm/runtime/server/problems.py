@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
-from edgeslm.errors import Busy, EdgeslmError, NotFound, UserError
+from edgeslm.errors import Busy, EdgeslmError, NotFound, PromptTooLong, UserError
 from edgeslm.runtime.server import bodies
 
 RETRY_AFTER = "2"
@@ -26,10 +26,16 @@ class Refused(Exception):
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def problem(
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    code: str | None = None,
+) -> Response:
     """The answer for a problem."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    body = bodies.ProblemBody(bodies.Problem(message, kind))
+    body = bodies.ProblemBody(bodies.Problem(message, kind, code))
     return Response(
         msgspec.json.encode(body), status, headers=headers, media_type="application/json"
     )
@@ -38,7 +44,14 @@ def problem(status: int, message: str, headers: Mapping[str, str] | None = None)
 def of_error(error: Exception) -> Response:
     """The answer for an exception; one that is nobody's intention says nothing of itself."""
     status, headers = status_of(error)
-    return problem(status, message_of(error), headers)
+    return problem(status, message_of(error), headers, code=_code_of(error))
+
+
+def _code_of(error: Exception) -> str | None:
+    """By which programs tell problems apart."""
+    if isinstance(error, PromptTooLong):
+        return "context_length_exceeded"
+    return "model_not_found" if isinstance(error, NotFound) else None
 
 
 def status_of(error: Exception) -> tuple[int, dict[str, str]]:
