@@ -39,6 +39,10 @@ ONLY_IN = {
     "llama_cpp": ("llama/",),
     "typer": ("cli/",),
     "psutil": ("profiling/", "targets/", "runtime/governor.py"),
+    "starlette": ("runtime/server/",),
+    "uvicorn": ("runtime/server/",),
+    "msgspec": ("runtime/server/",),
+    "anyio": ("runtime/server/",),
     "torch": ("packager/shrink/",),
     "transformers": ("packager/shrink/",),
     "safetensors": ("packager/convert/",),
@@ -132,6 +136,7 @@ def test_help_loads_neither_numpy_nor_llama_cpp() -> None:
     ).stdout
     loaded = {name.split(".")[0] for name in json.loads(output.splitlines()[-1])}
     assert not loaded & {"numpy", "llama_cpp", "gguf", "jinja2", "rich", "psutil", "pydantic"}
+    assert not loaded & {"starlette", "uvicorn", "msgspec", "anyio"}
 
 
 def test_files_stay_readable() -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from contextlib import ExitStack
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,17 +119,20 @@ def serve(
             output.warn("everybody who reaches this machine can ask; --api-key asks for a key")
         hosted = _open(stack, names, models, host_options)
         access = Access(tuple(api_key or ()), tuple(cors or ()), local)
-        app = Server(hosted, ServerOptions(access, most_body)).app()
+        server = Server(hosted, ServerOptions(access, most_body))
         address = serving.address(listening)
 
         def on_start() -> None:
             if json:
-                output.print_json({"address": address, "models": names, "process": os.getpid()})
+                said = {"address": address, "models": names, "process": os.getpid()}
+                print(dumps(said), flush=True)
             else:
                 print(f"{', '.join(names)}: {address}", flush=True)
                 print("The page to chat with is there too. Ctrl-C ends it.", file=sys.stderr)
 
-        serving.serve(app, listening, grace=grace, on_start=on_start)
+        serving.serve(
+            server.app(), listening, grace=grace, on_start=on_start, cut_off=server.cut_off
+        )
 
 
 COMMANDS = (serve,)

@@ -153,15 +153,20 @@ class Engine(Closing):
         with self._changed:
             return len(self._incoming) + len(self._open)
 
+    def cancel_all(self) -> None:
+        """End all answers where they are, those that wait too."""
+        with self._changed:
+            for ticket in (*self._open, *self._incoming):
+                ticket.cancel()
+
     def close(self) -> None:
         """Cancel what is not answered, and free the context."""
         with self._changed:
             if self._closing:
                 return
             self._closing = True
-            for ticket in (*self._open, *self._incoming):
-                ticket.cancel()
             self._changed.notify()
+        self.cancel_all()
         self._thread.join()
         self._scheduler.close()
         self.context.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from edgeslm.runtime.engine import Engine, Ticket
 from edgeslm.runtime.generation import Generation, GenerationOptions
 from edgeslm.runtime.scores import TokenScore
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,19 @@ class Answers:
     Args:
         engine: Computes them.
         asked: The prompt and the options of each.
+        on_end: Called in the event loop with each answer that ended, whether it is read or not.
 
     Raises:
         UserError: one of them is refused; then none is computed.
     """
 
     def __init__(
-        self, engine: Engine, asked: Sequence[tuple[Sequence[int], GenerationOptions]]
+        self,
+        engine: Engine,
+        asked: Sequence[tuple[Sequence[int], GenerationOptions]],
+        on_end: Callable[[Generation], None],
     ) -> None:
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._scored = [0] * len(asked)
@@ -90,6 +98,7 @@ class Answers:
         job = self.tickets[choice].job
         if job.result is not None:
             self._tell(Piece(choice, "", self._new_scores(choice), job.result))
+            self._call(self._on_end, job.result)
         elif job.error is not None:
             self._tell(job.error)
 
@@ -99,7 +108,10 @@ class Answers:
         return tuple(scores[start:])
 
     def _tell(self, what: Piece | BaseException) -> None:
+        self._call(self._pieces.put_nowait, what)
+
+    def _call(self, function: Callable[[_T], None], argument: _T) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, what)
+            self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.cancel()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Server:
         self._chat = wire.decoder(wire.ChatRequest)
         self._completion = wire.decoder(wire.CompletionRequest)
         self._embedding = wire.decoder(wire.EmbeddingRequest)
-        self._document = msgspec.json.encode(openapi.document())
+        self._document = msgspec.json.encode(openapi.document(list(self._models)))
 
     def app(self) -> Starlette:
         """For an ASGI server."""
@@ -135,10 +135,9 @@ class Server:
         hosted = self._model(body.model)
         asked, answers = await self._ask(hosted, lambda: read_chat(hosted, body))
         if body.stream:
-            with_usage = _with_usage(body)
-            events = chat_events(hosted, asked, answers, with_usage=with_usage)
-            return self._stream(hosted, events, answers)
-        pieces = await self._collect(request, hosted, answers)
+            events = chat_events(hosted, asked, answers, with_usage=_with_usage(body))
+            return EventStream(events, answers.cancel)
+        pieces = await self._collect(request, answers)
         return _json(_chat(hosted, asked, pieces)) if pieces else _gone()
 
     async def _completions(self, request: Request) -> Response:
@@ -146,10 +145,9 @@ class Server:
         hosted = self._model(body.model)
         asked, answers = await self._ask(hosted, lambda: read_completion(hosted, body))
         if body.stream:
-            with_usage = _with_usage(body)
-            events = text_events(hosted, asked, answers, with_usage=with_usage)
-            return self._stream(hosted, events, answers)
-        pieces = await self._collect(request, hosted, answers)
+            events = text_events(hosted, asked, answers, with_usage=_with_usage(body))
+            return EventStream(events, answers.cancel)
+        pieces = await self._collect(request, answers)
         return _json(_completion(hosted, asked, answers, pieces)) if pieces else _gone()
 
     async def _embeddings(self, request: Request) -> Response:
@@ -225,11 +223,14 @@ class Server:
         require_fitting(hosted, asked)
         hosted.refuse_if_busy(len(asked.prompts) * asked.choices)
         each = [(prompt.tokens, options) for prompt, options in asked.each()]
-        return asked, Answers(engine, each)
+        return asked, Answers(engine, each, partial(self._metrics.answered, hosted.name))
 
-    async def _collect(
-        self, request: Request, hosted: Hosted, answers: Answers
-    ) -> list[list[Piece]] | None:
+    def cut_off(self) -> None:
+        """End all answers where they are; any thread may ask for it."""
+        for hosted in self._models.values():
+            hosted.cut_off()
+
+    async def _collect(self, request: Request, answers: Answers) -> list[list[Piece]] | None:
         """All pieces by answer; None if the client is gone."""
 
         async def collect() -> list[list[Piece]]:
@@ -243,19 +244,6 @@ class Server:
             return await while_there(request.receive, collect)
         finally:
             answers.cancel()
-            self._count(hosted, answers)
-
-    def _stream(self, hosted: Hosted, events: Any, answers: Answers) -> Response:
-        def at_end() -> None:
-            answers.cancel()
-            self._count(hosted, answers)
-
-        return EventStream(events, at_end)
-
-    def _count(self, hosted: Hosted, answers: Answers) -> None:
-        for ticket in answers.tickets:
-            if ticket.job.result is not None:
-                self._metrics.answered(hosted.name, ticket.job.result)
 
 
 def _chat(hosted: Hosted, asked: Asked, pieces: list[list[Piece]]) -> bodies.Chat:

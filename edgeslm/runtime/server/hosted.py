@@ -120,6 +120,11 @@ class Hosted(Closing):
         """Answers that are computed or wait."""
         return self._engine.open_requests if self._engine is not None else 0
 
+    def cut_off(self) -> None:
+        """End all answers where they are."""
+        if self._engine is not None:
+            self._engine.cancel_all()
+
     def refuse_if_busy(self, requests: int = 1) -> None:
         """Return if so many more requests may wait.
 

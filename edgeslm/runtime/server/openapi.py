@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,8 +36,12 @@ _GETS: dict[str, tuple[type[msgspec.Struct] | None, str, str]] = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The whole of it."""
+def document(models: Sequence[str]) -> dict[str, Any]:
+    """The whole of it.
+
+    Args:
+        models: Names by which models are asked for.
+    """
     kinds = [each for post in _POSTS.values() for each in post[:2]]
     kinds += [get[0] for get in _GETS.values() if get[0] is not None]
     kinds.append(bodies.ProblemBody)
@@ -50,7 +55,7 @@ def document() -> dict[str, Any]:
     for path, (request, answer, summary, streams) in _POSTS.items():
         content = _content(reference[answer], "application/json")
         if streams:
-            content |= _content({"type": "string"}, "text/event-stream")
+            content["text/event-stream"] = {}
         paths[path] = {
             "post": {
                 "summary": summary,
@@ -65,6 +70,7 @@ def document() -> dict[str, Any]:
     for path, (body, kind, summary) in _GETS.items():
         schema = reference[body] if body is not None else _free(kind)
         paths[path] = {"get": _get(path, summary, _content(schema, kind), problems)}
+    paths["/v1/models/{name}"]["get"]["parameters"] = [_name_of(models)]
     return {
         "openapi": "3.1.0",
         "info": {"title": "edgeslm", "version": "1", "description": "Small models over HTTP."},
@@ -78,7 +84,7 @@ def document() -> dict[str, Any]:
 
 
 def _get(path: str, summary: str, content: Any, problems: dict[str, Any]) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+    return {
         "summary": summary,
         "operationId": path.strip("/").replace("/", "_").replace(".", "_").replace("{name}", "one"),
         "responses": {
@@ -86,11 +92,11 @@ def _get(path: str, summary: str, content: Any, problems: dict[str, Any]) -> dic
             **{status: problems[status] for status in ("401", "403", "404", "500")},
         },
     }
-    if "{name}" in path:
-        operation["parameters"] = [
-            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
-    return operation
+
+
+def _name_of(models: Sequence[str]) -> dict[str, Any]:
+    schema = {"type": "string", "enum": list(models)}
+    return {"name": "name", "in": "path", "required": True, "schema": schema}
 
 
 def _content(schema: Any, kind: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +19,8 @@ from edgeslm.errors import InvalidOption, UserError
 
 _KEEP_ALIVE = 30
 _LONGEST_HEAD = 64 << 10
+_LAST_WORDS = 10
+"""Seconds for what is cut off to be told so."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -62,11 +65,26 @@ def address(made: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Ends when it is told to, and that is all; uvicorn's own then repeats the signal."""
+    """Ends when it is told to, and that is all; uvicorn's own then repeats the signal.
+
+    Args:
+        config: As uvicorn's.
+        cut_off: Ends all answers where they are.
+    """
+
+    def __init__(self, config: uvicorn.Config, cut_off: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.cut_off = cut_off
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """No more requests are taken; the second time, what is not done is cut off."""
+        if self.should_exit:
+            self.cut_off()
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """While it serves, signals end it; a second SIGINT at once."""
+        """While it serves, signals end it."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         former = [signal.signal(number, self.handle_exit) for number in numbers]
         try:
@@ -76,14 +94,22 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: Starlette, made: socket.socket, *, grace: int, on_start: Callable[[], None]) -> None:
-    """Answer at a socket until SIGINT or SIGTERM comes, or it comes twice.
+def serve(
+    app: Starlette,
+    made: socket.socket,
+    *,
+    grace: int,
+    on_start: Callable[[], None],
+    cut_off: Callable[[], None],
+) -> None:
+    """Answer at a socket until SIGINT or SIGTERM comes.
 
     Args:
         app: What answers.
         made: Where.
         grace: Seconds that answers have to come to their end; then they are cut off.
         on_start: Called when the first request can come.
+        cut_off: Ends all answers where they are.
     """
     config = uvicorn.Config(
         app,
@@ -95,10 +121,10 @@ def serve(app: Starlette, made: socket.socket, *, grace: int, on_start: Callable
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=grace + _LAST_WORDS,
         h11_max_incomplete_event_size=_LONGEST_HEAD,
     )
-    server = _Server(config)
+    server = _Server(config, cut_off)
 
     async def run() -> None:
         serving = asyncio.ensure_future(server.serve(sockets=[made]))
@@ -106,9 +132,19 @@ def serve(app: Starlette, made: socket.socket, *, grace: int, on_start: Callable
             await asyncio.sleep(0.01)
         if server.started:
             on_start()
+        ending = asyncio.ensure_future(_end(server, grace))
         await serving
+        ending.cancel()
 
     asyncio.run(run())
+
+
+async def _end(server: _Server, grace: int) -> None:
+    """Have answers cut off when there was time enough."""
+    while not server.should_exit:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(grace)
+    server.cut_off()
 
 
 def _hint(error: OSError) -> str:

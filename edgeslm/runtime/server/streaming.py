@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
@@ -59,6 +60,7 @@ class EventStream(Response):
 
 async def _more(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
+    await asyncio.sleep(0)  # else nobody else, nor the news that the client is gone, has a turn
 
 
 async def chat_events(
