@@ -6,12 +6,16 @@ Model files, checkpoints and texts that no earlier command of the page makes are
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +93,29 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
     environment = _environment(folder)
     folder = folder / "work"
     folder.mkdir()
+    with closing(ServerOfPage(folder, environment)) as server:
+        _run_all(page, commands, folder, environment, stand_ins, server)
+    return len(commands)
+
+
+def _run_all(
+    page: Path,
+    commands: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    stand_ins: StandIns,
+    server: ServerOfPage,
+) -> None:
     for command in commands:
         if command in _seen and not _writes(command):
             continue
         _seen.add(command)
         _put_inputs(command, folder, stand_ins)
+        if " serve " in command:
+            server.start(command)
+            continue
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
+            ["bash", "-euo", "pipefail", "-c", server.reach(command)],
             input=CHAT if " chat " in command else "",
             capture_output=True,
             text=True,
@@ -106,7 +126,41 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
             timeout=60,
         )
         assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}{done.stderr}"
-    return len(commands)
+
+
+class ServerOfPage:
+    """The server that a page has started last, at a port that is free here."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+        self._address = "http://localhost:8080"
+
+    def start(self, command: str) -> None:
+        self.close()
+        self._process = subprocess.Popen(
+            [*shlex.split(command), "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self._folder,
+            env=self._environment,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, command
+        self._address = json.loads(line)["address"]
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.communicate(timeout=60)
+            assert self._process.returncode == 0
+            self._process = None
+
+    def reach(self, text: str) -> str:
+        """A command or a program that asks this server, not one at the usual port."""
+        return text.replace("http://localhost:8080", self._address)
 
 
 def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
@@ -115,13 +169,18 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
     for example in examples:
         named = re.findall(r'Path\("([^"]+)"\)', example)
         _put_inputs(" ".join(["packed/", *named]), folder, stand_ins)
-        subprocess.run(
-            [sys.executable, "-c", example],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_THREAD_LIMIT": "1"},
-            check=True,
-            timeout=60,
-        )
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_THREAD_LIMIT": "1"}
+        with closing(ServerOfPage(folder, environment)) as server:
+            if "localhost:8080" in example:
+                module = shlex.join([sys.executable, "-m", "edgeslm"])
+                server.start(f"{module} serve packed/ --name helper")
+            subprocess.run(
+                [sys.executable, "-c", server.reach(example)],
+                cwd=folder,
+                env=environment,
+                check=True,
+                timeout=60,
+            )
     return len(examples)
 
 

@@ -26,6 +26,7 @@ def test_every_command_runs(page: Path, tmp_path: Path, stand_ins: StandIns) -> 
 def test_python_examples_run(tmp_path: Path, stand_ins: StandIns) -> None:
     assert run_python(DOCS / "chat.md", tmp_path, stand_ins) == 1
     assert run_python(DOCS / "evaluate.md", tmp_path, stand_ins) == 1
+    assert run_python(DOCS / "serve.md", tmp_path, stand_ins) == 1
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)

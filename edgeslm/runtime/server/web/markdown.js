@@ -116,7 +116,8 @@ function codeBlock(code, language) {
   const copy = element("button", { type: "button", "aria-label": "Copy the code" }, "Copy");
   copy.addEventListener("click", () => copyText(code, copy));
   const inner = element("code", language ? { class: `language-${language}` } : {}, code);
-  return element("pre", { tabindex: "0" }, inner, copy);
+  const head = element("div", { class: "code-head" }, element("span", {}, language), copy);
+  return element("div", { class: "code" }, head, element("pre", { tabindex: "0" }, inner));
 }
 
 export async function copyText(text, button) {

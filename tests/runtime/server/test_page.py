@@ -1,0 +1,216 @@
+"""The page, in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from processes import Served, served
+
+from edgeslm.testing import tiny_gguf
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Slow enough for someone to stop it."""
+    path = tmp_path_factory.mktemp("model") / "slow.gguf"
+    tiny_gguf(path, layers=6, width=256, heads=4, kv_heads=2, feed_forward=1024)
+    with served(path, options=("--name", "tiny", "--context", "4096", "--slots", "2")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, talkative: Served) -> Iterator[Page]:
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    opened = context.new_page()
+    strange: list[str] = []
+    opened.on("pageerror", lambda error: strange.append(str(error)))
+    opened.on("request", lambda request: _note_foreign(request.url, talkative.address, strange))
+    opened.goto(talkative.address)
+    expect(opened.locator("#model")).to_have_value("tiny")
+    opened.route("**/v1/chat/completions", _never_ending)
+    yield opened
+    context.close()
+    assert not strange
+
+
+def _never_ending(route: Route) -> None:
+    """A model of random weights would end its answer at any moment."""
+    body = {**json.loads(route.request.post_data or ""), "grammar": "root ::= [a-z ] root"}
+    route.continue_(post_data=json.dumps(body))
+
+
+def _note_foreign(url: str, own: str, strange: list[str]) -> None:
+    if not url.startswith((own, "data:")):
+        strange.append(url)
+
+
+def _ask(page: Page, text: str) -> None:
+    page.fill("#input", text)
+    page.keyboard.press("Enter")
+
+
+def _shorten(page: Page, tokens: int) -> None:
+    page.click("#settings-open")
+    page.fill("#longest", str(tokens))
+    page.click("#settings .primary")
+
+
+def test_ask_and_find_the_conversation_again(page: Page) -> None:
+    _shorten(page, 30)
+    expect(page.locator("#welcome")).to_be_visible()
+    _ask(page, "Hello <b>you</b>")
+    expect(page.locator(".user .text")).to_have_text("Hello <b>you</b>")
+    expect(page.locator(".assistant .figures")).to_contain_text("30 tokens")
+    expect(page.locator(".assistant .figures")).to_contain_text("tokens/s")
+    text = page.locator(".assistant .text").inner_text()
+    assert text
+    page.reload()
+    expect(page.locator(".assistant .text")).to_have_text(text)
+    expect(page.locator(".conversations .current")).to_contain_text("Hello <b>you</b>")
+    page.click("#new")
+    expect(page.locator(".assistant")).to_have_count(0)
+    page.click(".conversations .open")
+    expect(page.locator(".assistant .text")).to_have_text(text)
+
+
+def test_stop_keeps_what_was_said(page: Page, talkative: Served) -> None:
+    _ask(page, "Tell me everything")
+    expect(page.locator("#status")).to_contain_text("tokens/s")
+    page.click("#stop")
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator(".assistant .tools")).to_be_visible()
+    assert page.locator(".assistant .text").inner_text()
+    for _ in range(50):
+        if talkative.open_requests() == 0:
+            break
+        page.wait_for_timeout(50)
+    assert talkative.open_requests() == 0
+    _ask(page, "And now?")
+    expect(page.locator("#stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_be_visible()
+
+
+def test_answer_again_and_edit(page: Page) -> None:
+    _shorten(page, 12)
+    _ask(page, "One")
+    expect(page.locator(".figures")).to_have_count(1)
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator(".assistant")).to_have_count(1)
+    _ask(page, "Two")
+    expect(page.locator(".figures")).to_have_count(2)
+    page.locator(".user").first.get_by_role("button", name="Edit").click()
+    expect(page.locator("#input")).to_have_value("One")
+    expect(page.locator(".user")).to_have_count(0)
+
+
+def test_what_is_longer_than_the_context_is_shortened(page: Page) -> None:
+    _shorten(page, 5)
+    _ask(page, "a long story " * 400)
+    expect(page.locator("#notice")).to_contain_text("the context holds 4096")
+    page.click("#new")
+    for number in range(3):
+        _ask(page, f"{number} " + "word " * 380)
+        expect(page.locator(".figures")).to_have_count(number + 1)
+    expect(page.locator("#notice")).to_contain_text("oldest messages were left out")
+
+
+def test_a_key_is_asked_for(browser: Browser, tiny_model: Path) -> None:
+    options = ("--name", "tiny", "--api-key", "secret")
+    with served(tiny_model, options=options) as running:
+        page = browser.new_page()
+        page.goto(running.address)
+        expect(page.locator("#settings")).to_be_visible()
+        page.fill("#key", "secret")
+        page.click("#settings .primary")
+        expect(page.locator("#model")).to_have_value("tiny")
+        expect(page.locator("#machine")).to_contain_text("MB RAM")
+        page.close()
+
+
+def test_on_a_phone(browser: Browser, talkative: Served) -> None:
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(talkative.address)
+    expect(page.locator("#sidebar")).not_to_be_visible()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width == PHONE["width"]
+    page.tap("#menu")
+    expect(page.locator("#new")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#sidebar")).not_to_be_visible()
+    for control in page.locator("button:visible, select:visible").all():
+        box = control.bounding_box()
+        assert box
+        assert box["height"] >= 28, control.inner_html()
+    context.close()
+
+
+MARKDOWN = """# Title
+
+Some *light*, **strong** and `code`, 2 * 3 * 4, snake_case_name and <script>alert(1)</script>.
+
+1. one
+   - inner **bold**
+2. two
+
+> quoted
+
+```python
+print("**not bold**")
+```
+
+| a | b |
+|---|---|
+| 1 | `2` |
+
+[safe](https://example.org) [bad](javascript:alert(1)) https://example.org/x.
+"""
+
+
+def test_markdown_is_shown_and_nothing_is_run(page: Page) -> None:
+    result = page.evaluate(
+        """async (text) => {
+            const { render } = await import("/markdown.js");
+            const target = document.createElement("div");
+            render(text, target);
+            return target.innerHTML;
+        }""",
+        MARKDOWN,
+    )
+    for part in (
+        "<h1>Title</h1>",
+        "<em>light</em>, <strong>strong</strong> and <code>code</code>, 2 * 3 * 4, snake_case_name",
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "<ol><li>one<ul><li>inner <strong>bold</strong></li></ul></li><li>two</li></ol>",
+        "<blockquote><p>quoted</p></blockquote>",
+        '<code class="language-python">print("**not bold**")</code>',
+        "<td>1</td><td><code>2</code></td>",
+        '<a href="https://example.org" target="_blank" rel="noopener noreferrer">safe</a>',
+        "[bad](javascript:alert(1))",
+        ">https://example.org/x</a>.</p>",
+    ):
+        assert part in result, result
