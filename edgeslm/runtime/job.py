@@ -14,8 +14,8 @@ from edgeslm.runtime.generation import (
     GenerationOptions,
     OnText,
 )
-from edgeslm.runtime.scores import TokenScore, score
 from edgeslm.runtime.text import TextStream
+from edgeslm.runtime.token_scores import TokenScore, score
 
 
 class Job:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from edgeslm.runtime.engine import Engine, Ticket
 from edgeslm.runtime.generation import Generation, GenerationOptions
-from edgeslm.runtime.scores import TokenScore
+from edgeslm.runtime.token_scores import TokenScore
 
 _T = TypeVar("_T")
 

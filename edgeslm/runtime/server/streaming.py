@@ -10,13 +10,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edgeslm.runtime.generation import Generation
-from edgeslm.runtime.scores import TokenScore
 from edgeslm.runtime.server import bodies, writing
 from edgeslm.runtime.server.answers import Answers, Piece
 from edgeslm.runtime.server.asking import Asked
 from edgeslm.runtime.server.hosted import Hosted
 from edgeslm.runtime.server.problems import message_of
 from edgeslm.runtime.server.requests import while_there
+from edgeslm.runtime.token_scores import TokenScore
 from edgeslm.runtime.tools import CallFinder
 
 _END = b"data: [DONE]\n\n"

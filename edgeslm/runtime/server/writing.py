@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgeslm.llama.model import Model
 from edgeslm.runtime.generation import FinishReason, Generation
 from edgeslm.runtime.messages import ToolCall
-from edgeslm.runtime.scores import TokenScore
 from edgeslm.runtime.server import bodies
+from edgeslm.runtime.token_scores import TokenScore
 
 
 @dataclass(frozen=True)

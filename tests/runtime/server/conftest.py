@@ -7,9 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import Served, served
-
-OPTIONS = ("--name", "tiny", "--context", "1024", "--slots", "3", "--queue", "4")
+from processes import OPTIONS, Served, served
 
 
 @pytest.fixture(scope="module")

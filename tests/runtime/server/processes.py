@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 
+OPTIONS = ("--name", "tiny", "--context", "1024", "--slots", "3", "--queue", "4")
+
 
 class Served:
     """A running server."""

@@ -16,8 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import OPTIONS
-from processes import Served, served
+from processes import OPTIONS, Served, served
 
 from edgeslm.testing import tiny_gguf
 

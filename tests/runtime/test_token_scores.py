@@ -15,7 +15,7 @@ from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import GenerationOptions
-from edgeslm.runtime.scores import score
+from edgeslm.runtime.token_scores import score
 
 EXACT = ContextOptions(kv_type="F32", flash_attention=False)
 TEXT = "there was once a small model that counted to ten and then "
