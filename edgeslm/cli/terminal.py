@@ -20,6 +20,7 @@ from edgeslm.files import atomic_path, cache_folder
 from edgeslm.records import to_json
 from edgeslm.runtime.chat import Conversation
 from edgeslm.runtime.generation import Generation, GenerationOptions
+from edgeslm.runtime.messages import plain_message
 
 _HELP = """\
 /help            this list
@@ -158,7 +159,8 @@ class Terminal:
         if not name:
             raise UserError("no file was named", hint="Name one: /save chat.json")
         path = Path(name).expanduser()
-        data = json.dumps(to_json(self._conversation.messages), indent=2, ensure_ascii=False)
+        said = [plain_message(message) for message in self._conversation.messages]
+        data = json.dumps(said, indent=2, ensure_ascii=False)
         with atomic_path(path) as temporary, writing(path):
             temporary.write_text(data + "\n", encoding="utf-8")
         self._tell(f"saved {path}")
