@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgeslm.errors import InvalidOption, PromptTooLong
 from edgeslm.llama.model import Model
@@ -202,15 +203,7 @@ def _tools(request: wire.ChatRequest) -> tuple[tuple[Tool, ...], bool]:
 
 
 def _chat_grammar(request: wire.ChatRequest, must_call: Sequence[Tool]) -> str | None:
-    form = request.response_format
-    schema = None
-    if form is not None and form.type == "json_object":
-        schema = "{}" if form.json_schema is None else json.dumps(form.json_schema.schema)
-        schema = '{"type": "object"}' if schema == "{}" else schema
-    elif form is not None and form.type == "json_schema":
-        if form.json_schema is None:
-            raise InvalidOption("response_format has no json_schema", hint="Give the schema.")
-        schema = json.dumps(form.json_schema.schema)
+    schema = _answer_schema(request.response_format)
     asked = [bool(must_call), schema is not None, request.grammar is not None]
     if sum(asked) > 1:
         raise InvalidOption(
@@ -218,7 +211,18 @@ def _chat_grammar(request: wire.ChatRequest, must_call: Sequence[Tool]) -> str |
         )
     if must_call:
         return grammar_of_calls(must_call)
-    return request.grammar if schema is None else grammar_of_schema(schema)
+    return request.grammar if schema is None else grammar_of_schema(json.dumps(schema))
+
+
+def _answer_schema(form: wire.ResponseFormat | None) -> dict[str, Any] | None:
+    """The JSON schema that the whole answer fits, if any."""
+    if form is None or form.type == "text":
+        return None
+    if form.json_schema is not None:
+        return form.json_schema.schema
+    if form.type == "json_object":
+        return {"type": "object"}
+    raise InvalidOption("response_format has no json_schema", hint="Give the schema.")
 
 
 def _sampling(hosted: Hosted, request: wire.Request, grammar: str | None) -> SamplingOptions:
