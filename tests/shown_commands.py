@@ -217,7 +217,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
-        elif word.endswith((".json", ".jsonl", ".gbnf")) and (EXAMPLES / word).exists():
+        elif word.endswith((".json", ".jsonl", ".gbnf", ".jinja")) and (EXAMPLES / word).exists():
             shutil.copy(EXAMPLES / word, target)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)

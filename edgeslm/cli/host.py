@@ -14,6 +14,7 @@ import typer
 
 from edgeslm.cli import options, output
 from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def serve(
         int,
         typer.Option("--context", metavar="N", help="Tokens of one prompt and its answer."),
     ] = 2048,
+    template: options.Template = None,
     kv_type: options.KvType = "F16",
     threads: options.Threads = None,
     queue: Annotated[
@@ -112,6 +114,7 @@ def serve(
         queue=queue,
         kv_type=kv_type.upper(),
         threads=default_threads() if threads is None else threads,
+        template=None if template is None else read_text(template),
     )
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)

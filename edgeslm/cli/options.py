@@ -85,6 +85,12 @@ Seed = Annotated[
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="What the model is told to be.")
 ]
+Template = Annotated[
+    Path | None,
+    typer.Option(
+        "--template", metavar="FILE", help="A chat template in Jinja, instead of the model's own."
+    ),
+]
 Ram = Annotated[
     int | None,
     typer.Option(

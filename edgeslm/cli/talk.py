@@ -31,6 +31,7 @@ def run(
     ] = None,
     max_tokens: options.MaxTokens = None,
     system: options.System = None,
+    template: options.Template = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,
@@ -75,9 +76,10 @@ def run(
     from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import Session
 
-    if raw and system:
+    if raw and (system or template):
+        option = "--system" if system else "--template"
         raise InvalidOption(
-            "--system needs the chat template that --raw leaves out", hint="Use one of the two."
+            f"{option} needs the chat template that --raw leaves out", hint="Use one of the two."
         )
     sampling = SamplingOptions(
         temperature,
@@ -97,7 +99,7 @@ def run(
     text = _prompt_text(prompt)
     with _open(model) as opened:
         _warn_beyond_training(opened, context)
-        encoder = PromptEncoder(opened)
+        encoder = PromptEncoder(opened, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
         if raw:
             tokens = encoder.encode_text(text)
@@ -114,6 +116,7 @@ def run(
 def chat(
     model: options.Model,
     system: options.System = None,
+    template: options.Template = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = 0.7,
     top_k: options.TopK = 40,
@@ -162,7 +165,7 @@ def chat(
     generation = GenerationOptions(max_tokens, sampling=sampling)
     context_options = _context_options(context, kv_type, threads)
     with _open(model) as opened, Session(opened, context_options) as session:
-        encoder = PromptEncoder(opened)
+        encoder = PromptEncoder(opened, None if template is None else read_text(template))
         encoder.require_template()
         _warn_beyond_training(opened, context)
         conversation = Conversation(session, encoder, system=system)

@@ -150,7 +150,8 @@ class PromptEncoder:
         if self._source is None:
             raise UserError(
                 "this model has no chat template: it continues text and cannot chat",
-                hint="Use edgeslm run --raw, or choose a model whose name says Instruct or Chat.",
+                hint="Give it one with --template, use edgeslm run --raw, or choose a model whose "
+                "name says Instruct or Chat.",
             )
         return compile_template(self._source)
 

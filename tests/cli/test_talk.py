@@ -65,6 +65,23 @@ def test_raw_leaves_the_chat_template_out(edgeslm: Edgeslm, tiny_model: Path) ->
     assert prompt_tokens("--raw") < prompt_tokens() < prompt_tokens("--system", "Be brief.")
 
 
+def test_another_template(edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path) -> None:
+    template = tmp_path / "turns.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}:{% endfor %}")
+    ask = ("run", tiny_model, "-p", "hello", "-n", 4, *GREEDY)
+    assert edgeslm(*ask, "--template", template).stdout == (
+        edgeslm("run", tiny_model, "--raw", "-p", "hello:", "-n", 4, *GREEDY).stdout
+    )
+    bare = tmp_path / "bare.gguf"
+    named = tiny_model.read_bytes()
+    bare.write_bytes(named.replace(b"tokenizer.chat_template", b"tokenizer.chat_nothing_"))
+    done = edgeslm("chat", bare, "--template", template, "-n", 4, stdin="hello\n/quit\n")
+    assert done.returncode == 0
+    template.write_text("{% for %}")
+    assert "not valid Jinja" in edgeslm(*ask, "--template", template).stderr
+    assert "--template needs" in edgeslm(*ask, "--template", template, "--raw").stderr
+
+
 def test_the_prompt_may_come_from_a_pipe(edgeslm: Edgeslm, tiny_model: Path) -> None:
     piped = edgeslm("run", tiny_model, "-p", "-", "-n", 4, *GREEDY, stdin="hello")
     given = edgeslm("run", tiny_model, "-p", "hello", "-n", 4, *GREEDY)

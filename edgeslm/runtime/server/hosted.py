@@ -40,6 +40,7 @@ class HostOptions:
         kv_type: Type of cached keys and values.
         threads: Threads to compute with.
         sampling: What is not said in a request.
+        template: A chat template to use instead of the model's own.
     """
 
     slots: int = 4
@@ -48,6 +49,7 @@ class HostOptions:
     kv_type: str = "F16"
     threads: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    template: str | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("slots", 1, 64), ("queue", 0, 100_000)):
@@ -76,7 +78,7 @@ class Hosted(Closing):
         self.created = int(time.time())
         self.model = Model(path)
         try:
-            self.encoder = PromptEncoder(self.model)
+            self.encoder = PromptEncoder(self.model, options.template)
             self._turn = turn
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
