@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -90,19 +90,17 @@ class Server:
         self._models = {hosted.name: hosted for hosted in models}
         self._options = options
         self._metrics = Metrics()
-        self._chat = wire.decoder(wire.ChatRequest)
-        self._completion = wire.decoder(wire.CompletionRequest)
         self._embedding = wire.decoder(wire.EmbeddingRequest)
         self._document = msgspec.json.encode(openapi.document(list(self._models)))
 
     def app(self) -> Starlette:
         """For an ASGI server."""
-        posts = {
-            "/v1/chat/completions": self._chat_completions,
-            "/v1/completions": self._completions,
+        posts: dict[str, Handler] = {
+            "/v1/chat/completions": partial(self._generate, _CHAT),
+            "/v1/completions": partial(self._generate, _COMPLETION),
             "/v1/embeddings": self._embeddings,
         }
-        gets = {
+        gets: dict[str, Handler] = {
             "/v1/models": self._list_models,
             "/v1/models/{name:path}": self._show_model,
             "/health": self._health,
@@ -130,25 +128,16 @@ class Server:
         problems: Any = {404: _no_route, 405: _no_method}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=problems)
 
-    async def _chat_completions(self, request: Request) -> Response:
-        body: wire.ChatRequest = await self._body(request, self._chat)
+    async def _generate(self, kind: _Kind, request: Request) -> Response:
+        """Answers, of whatever kind."""
+        body = await self._body(request, kind.decoder)
         hosted = self._model(body.model)
-        asked, answers = await self._ask(hosted, lambda: read_chat(hosted, body))
+        asked, answers = await self._ask(hosted, lambda: kind.read(hosted, body))
         if body.stream:
-            events = chat_events(hosted, asked, answers, with_usage=_with_usage(body))
+            events = kind.events(hosted, asked, answers, with_usage=_with_usage(body))
             return EventStream(events, answers.cancel)
         pieces = await self._collect(request, answers)
-        return _json(_chat(hosted, asked, pieces)) if pieces else _gone()
-
-    async def _completions(self, request: Request) -> Response:
-        body: wire.CompletionRequest = await self._body(request, self._completion)
-        hosted = self._model(body.model)
-        asked, answers = await self._ask(hosted, lambda: read_completion(hosted, body))
-        if body.stream:
-            events = text_events(hosted, asked, answers, with_usage=_with_usage(body))
-            return EventStream(events, answers.cancel)
-        pieces = await self._collect(request, answers)
-        return _json(_completion(hosted, asked, answers, pieces)) if pieces else _gone()
+        return _json(kind.whole(hosted, asked, answers, pieces)) if pieces else _gone()
 
     async def _embeddings(self, request: Request) -> Response:
         body: wire.EmbeddingRequest = await self._body(request, self._embedding)
@@ -246,7 +235,9 @@ class Server:
             answers.cancel()
 
 
-def _chat(hosted: Hosted, asked: Asked, pieces: list[list[Piece]]) -> bodies.Chat:
+def _chat(
+    hosted: Hosted, asked: Asked, _answers: Answers, pieces: list[list[Piece]]
+) -> bodies.Chat:
     heading = writing.Heading(hosted.name)
     ends = [_end(each) for each in pieces]
     choices = []
@@ -289,6 +280,20 @@ def _completion(
         usage=writing.usage(ends, asked.choices),
         timings=writing.timings(ends[0]),
     )
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the ways to ask for answers: how it is read, streamed, and written as a whole."""
+
+    decoder: msgspec.json.Decoder[Any]
+    read: Callable[[Hosted, Any], Asked]
+    events: Callable[..., AsyncIterator[msgspec.Struct]]
+    whole: Callable[[Hosted, Asked, Answers, list[list[Piece]]], msgspec.Struct]
+
+
+_CHAT = _Kind(wire.decoder(wire.ChatRequest), read_chat, chat_events, _chat)
+_COMPLETION = _Kind(wire.decoder(wire.CompletionRequest), read_completion, text_events, _completion)
 
 
 def _end(pieces: Sequence[Piece]) -> Generation:

@@ -91,41 +91,28 @@ def test_bodies_that_cannot_be_answered(client: httpx.Client, body: object, mess
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("path", "body", "message"),
     [
-        ({"prompt": []}, "length >= 1"),
-        ({"prompt": [[]]}, "empty"),
-        ({"prompt": [1, "a"]}, "mixed"),
-        ({"prompt": [-1]}, "prompt"),
-        ({"prompt": [999_999]}, "no token 999999"),
-        ({"prompt": "x", "max_tokens": 0}, "max_tokens is 0"),
-        ({"prompt": "x", "suffix": "y"}, "suffix"),
-        ({"prompt": "x", "best_of": 4}, "best_of"),
-        ({"prompt": ["x"] * 300}, "300"),
-        ({"prompt": ["x"] * 100, "n": 8}, "800"),
+        ("completions", {"prompt": []}, "length >= 1"),
+        ("completions", {"prompt": [[]]}, "empty"),
+        ("completions", {"prompt": [1, "a"]}, "mixed"),
+        ("completions", {"prompt": [-1]}, "prompt"),
+        ("completions", {"prompt": [999_999]}, "no token 999999"),
+        ("completions", {"prompt": "x", "max_tokens": 0}, "max_tokens is 0"),
+        ("completions", {"prompt": "x", "suffix": "y"}, "suffix"),
+        ("completions", {"prompt": "x", "best_of": 4}, "best_of"),
+        ("completions", {"prompt": ["x"] * 300}, "300"),
+        ("completions", {"prompt": ["x"] * 100, "n": 8}, "800"),
+        ("embeddings", {"input": [""] * 300}, "300"),
+        ("embeddings", {"input": [[]]}, "0 tokens"),
+        ("embeddings", {"input": "x", "dimensions": 7}, "dimensions"),
+        ("embeddings", {"input": "the " * 3000}, "cannot be embedded"),
     ],
 )
-def test_texts_that_cannot_be_continued(
-    client: httpx.Client, body: dict[str, Any], message: str
+def test_texts_that_cannot_be_read(
+    client: httpx.Client, path: str, body: dict[str, Any], message: str
 ) -> None:
-    answer = client.post("/v1/completions", json=body)
-    assert answer.status_code == 400, answer.text
-    assert message in answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ({"input": [""] * 300}, "300"),
-        ({"input": [[]]}, "0 tokens"),
-        ({"input": "x", "dimensions": 7}, "dimensions"),
-        ({"input": "the " * 3000}, "cannot be embedded"),
-    ],
-)
-def test_texts_that_cannot_be_embedded(
-    client: httpx.Client, body: dict[str, Any], message: str
-) -> None:
-    answer = client.post("/v1/embeddings", json=body)
+    answer = client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["error"]["message"]
 
