@@ -70,6 +70,13 @@ def serve(
             "--cors", metavar="ORIGIN", help="Web pages from there may ask; '*' allows all."
         ),
     ] = None,
+    allow_grammars: Annotated[
+        bool,
+        typer.Option(
+            "--allow-grammars",
+            help="Requests may give grammars; a bad one can occupy the server for good.",
+        ),
+    ] = False,
     most_body: Annotated[
         int,
         typer.Option(
@@ -107,6 +114,8 @@ def serve(
         ) from error
     from edgeslm.runtime.governor import default_threads
 
+    if not all(key.strip() for key in api_key or ()):
+        raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
     names = _names(models, name or [])
     host_options = HostOptions(
         slots=slots,
@@ -114,6 +123,7 @@ def serve(
         queue=queue,
         kv_type=kv_type.upper(),
         threads=default_threads() if threads is None else threads,
+        grammars=allow_grammars,
         template=None if template is None else read_text(template),
     )
     with serving.listen(host, port) as listening, ExitStack() as stack:

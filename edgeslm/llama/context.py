@@ -23,6 +23,7 @@ from edgeslm.llama.model import Model
 
 _OK, _NO_SLOT, _ABORTED = 0, 1, 2
 _CONTEXT_STEP = 256
+_MOST_LOGIT_BYTES = 16 << 20
 _LIMITS = {"length": 2**31 - _CONTEXT_STEP, "threads": 512, "prefill_threads": 512}
 
 
@@ -294,6 +295,11 @@ class Context(Closing):
     def handle(self) -> Any:
         """The native context, for the other modules of this room."""
         return self._handle
+
+
+def rows_of_logits(model: Model) -> int:
+    """How many rows of logits one decode may give where memory is short: 1 to 512."""
+    return max(1, min(512, _MOST_LOGIT_BYTES // (4 * model.vocabulary_size)))
 
 
 def _never() -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import UserError
+from edgeslm.errors import Unsupported, UserError
 from edgeslm.llama.closing import Closing
-from edgeslm.llama.context import Batch, Context, ContextOptions
+from edgeslm.llama.context import Batch, Context, ContextOptions, rows_of_logits
 from edgeslm.llama.model import Model
 
-_MOST_LOGIT_BYTES = 16 << 20
+_RANK = 4
+"""llama.cpp's number for models whose output is a score."""
 
 
 class Embedder(Closing):
@@ -25,15 +26,23 @@ class Embedder(Closing):
         model: Stays open, and is not closed, by the embedder.
         length: Most tokens of a text.
         threads: Threads to compute with.
+
+    Raises:
+        Unsupported: the model makes no vectors.
     """
 
     def __init__(self, model: Model, length: int, threads: int) -> None:
+        if model.header.hyper("pooling_type") == _RANK:
+            raise Unsupported(
+                "this model ranks texts, it makes no vectors of them",
+                hint="Choose an embedding model.",
+            )
         self.length = min(length, model.trained_context_length)
         self._pooled = not model.can_generate
         most = self.length
         if not self._pooled:
             # llama.cpp computes the logits of each token too, whether they are wanted or not.
-            most = max(1, min(512, length, _MOST_LOGIT_BYTES // (4 * model.vocabulary_size)))
+            most = min(length, rows_of_logits(model))
         options = ContextOptions(
             length=self.length,
             batch=most,

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import codecs
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
 
 _MOST_BYTES, _MOST_RULES, _DEEPEST, _MOST_GROUPS = 256 * 1024, 4000, 500, 4000
+_MOST_SECONDS = 2.0
 _LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
 _PARSE_ERROR = re.compile(r"error parsing grammar: (.{1,200})")
 
@@ -77,12 +81,30 @@ class Grammar(Closing):
 
     def restrict(self, candidates: Candidates) -> None:
         """Rule out candidates that may not come next; those that misspell are left."""
-        native.library().llama_sampler_apply(self._handle, candidates.pointer)
+        with _in_time():
+            native.library().llama_sampler_apply(self._handle, candidates.pointer)
 
     def accept(self, token: int) -> None:
         """`token`, which is allowed, comes next."""
         self._unfinished = _unfinished(self._unfinished + self._model.token_bytes(token)) or b""
-        native.library().llama_sampler_accept(self._handle, token)
+        with _in_time():
+            native.library().llama_sampler_accept(self._handle, token)
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """Grammars of many meanings take longer with each character: others must not wait for that.
+
+    Raises:
+        NativeFailure: it took too long.
+    """
+    began = time.monotonic()
+    yield
+    if time.monotonic() - began > _MOST_SECONDS:
+        raise NativeFailure(
+            "the grammar has too many ways to read the answer so far",
+            hint="Write it so that what comes next can be told by few characters.",
+        )
 
 
 def _unfinished(data: bytes) -> bytes | None:

@@ -7,11 +7,14 @@ second thread per core nor the small cores of a big.LITTLE board help.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import psutil
 
 _SYSFS_CPU = Path("/sys/devices/system/cpu")
+_OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|acpitz", re.IGNORECASE)
+"""In the names of sensors; others sit in disks and radios."""
 _FAST = 0.8
 """Cores this near the fastest count as fast: clusters of one kind may differ a little."""
 
@@ -53,5 +56,8 @@ def machine_figures() -> dict[str, float]:
 def _temperature() -> float | None:
     """The highest of the processor's sensors."""
     read = getattr(psutil, "sensors_temperatures", None)
-    found = [sensor.current for sensors in (read() if read else {}).values() for sensor in sensors]
-    return max(found, default=None)
+    found = (read() if read else {}).items()
+    return max(
+        (each.current for name, sensors in found if _OF_PROCESSOR.search(name) for each in sensors),
+        default=None,
+    )

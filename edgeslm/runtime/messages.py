@@ -18,6 +18,7 @@ _WORDS = frozenset(
     "number boolean null".split()
 )
 """Of descriptions of tools. Templates look for them, and they spell no control token."""
+_DEEPEST = 50
 _PLAIN_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
@@ -79,11 +80,19 @@ def plain_message(message: Message) -> dict[str, Any]:
 
 
 def parsed_arguments(text: str) -> Any:
-    """Templates write JSON themselves; what is none stays text."""
+    """Templates write JSON themselves; what is none, or nested without reason, stays text."""
     try:
-        return json.loads(text)
+        parsed = json.loads(text)
+        return text if _is_deeper(parsed, _DEEPEST) else parsed
     except (ValueError, RecursionError):
         return text
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 def rewritten(value: Any, change: Callable[[str], str]) -> Any:

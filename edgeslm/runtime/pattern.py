@@ -15,6 +15,8 @@ from edgeslm.runtime.gbnf import MOST_REPEATED, alternatives, literal, one_of, r
 
 _LAST = 0x10FFFF
 _DEEPEST = 50
+_MOST_EMPTY = 20
+"""Each of them may be left out, and llama.cpp follows all ways to do so."""
 _Ranges = list[tuple[int, int]]
 _DIGITS: _Ranges = [(0x30, 0x39)]
 _WORD: _Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
@@ -39,6 +41,10 @@ def grammar_of_pattern(pattern: str) -> str:
 class _Parser:
     pattern: str
     _at: int = field(default=0, init=False)
+    _copies: int = field(default=1, init=False)
+    """How often llama.cpp writes out the innermost part of what was read last."""
+    _empty: bool = field(default=False, init=False)
+    """Whether what was read last matches nothing at all, too."""
 
     def whole(self) -> str:
         """Unless anchored, a match may lie anywhere in the string."""
@@ -57,12 +63,15 @@ class _Parser:
         if depth > _DEEPEST:
             self._fail("nested too deep")
         branches = [self._branch(depth, top=top)]
+        copies, empty = self._copies, self._empty
         while self._take("|"):
             branches.append(self._branch(depth, top=top))
+            copies, empty = max(copies, self._copies), empty or self._empty
+        self._copies, self._empty = copies, empty
         return branches
 
     def _branch(self, depth: int, *, top: bool) -> tuple[bool, str, bool]:
-        begins, ends, items = self._take("^"), False, []
+        begins, ends, items, copies, empty = self._take("^"), False, [], 1, True
         if begins and not top:
             self._fail("^ inside a group")
         while self._at < len(self.pattern) and self.pattern[self._at] not in "|)":
@@ -74,9 +83,12 @@ class _Parser:
                     self._fail("$ inside a group")
                 continue
             items.append(self._quantified(self._atom(depth)))
+            copies, empty = max(copies, self._copies), empty and self._empty
+        self._copies, self._empty = copies, empty
         return begins, " ".join(items), ends
 
     def _atom(self, depth: int) -> str:
+        self._copies, self._empty = 1, False
         character = self._next()
         if character == "(":
             if self._take("?") and not self._take(":"):
@@ -108,7 +120,11 @@ class _Parser:
         elif not self._take("+"):
             return item
         self._take("?")  # lazy matches the same
-        if max(least, most or 0) > MOST_REPEATED:
+        self._copies *= max(least, most or 1)
+        if self._empty and self._copies > _MOST_EMPTY:
+            self._fail(f"a repetition of more than {_MOST_EMPTY}, of what may be nothing")
+        self._empty = self._empty or least == 0
+        if self._copies > MOST_REPEATED:
             self._fail(f"a repetition of more than {MOST_REPEATED}")
         return repeated(item, least, most)
 

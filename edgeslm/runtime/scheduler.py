@@ -56,7 +56,7 @@ class Scheduler:
             UserError: its prompt is empty or does not fit into the context.
         """
         if not job.prompt:
-            raise UserError("the prompt is empty", hint="Say something with -p.")
+            raise UserError("the prompt is empty", hint="Say something.")
         if len(job.prompt) >= self.length:
             raise PromptTooLong(
                 f"the prompt has {len(job.prompt)} tokens and the context holds {self.length}",

@@ -20,6 +20,7 @@ from edgeslm.runtime.whole_numbers import between
 Schema = Mapping[str, Any]
 
 _DEEPEST = 64
+_MOST_BEGINNINGS = 1000
 _NOTES = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly"}
     | {"writeOnly", "$schema", "$id", "$comment", "$defs", "definitions", "strict", "name"}
@@ -95,6 +96,7 @@ class _Converter:
         self._rules: dict[str, str] = {}
         self._references: dict[str, str] = {}
         self._following: list[str] = []
+        self._ways: dict[str, int] = {}
 
     def grammar(self) -> str:
         """All rules, `root` first."""
@@ -152,8 +154,25 @@ class _Converter:
     def _any_of(self, schemas: object, place: str, depth: int) -> str:
         if not isinstance(schemas, list) or not schemas:
             _refuse(place, "is no list of schemas")
-        parts = (self._any(each, f"{place}/{at}", depth + 1) for at, each in enumerate(schemas))
+        parts = [self._any(each, f"{place}/{at}", depth + 1) for at, each in enumerate(schemas)]
+        if self._beginnings({"anyOf": schemas}, place) > _MOST_BEGINNINGS:
+            _refuse(place, f"leaves more than {_MOST_BEGINNINGS} ways to begin")
         return alternatives(f"({part})" for part in parts)
+
+    def _beginnings(self, schema: object, place: str) -> int:
+        """Ways in which what fits may begin; llama.cpp follows all of them at once."""
+        if not isinstance(schema, dict):
+            return 1
+        if "$ref" in schema:
+            target = schema["$ref"]
+            if target not in self._ways:
+                self._ways[target] = 1  # as long as it is not known, where it leads back to itself
+                self._ways[target] = self._beginnings(self._find(target, place), place)
+            return self._ways[target]
+        branches = schema.get("anyOf", schema.get("oneOf", schema.get("allOf")))
+        if isinstance(branches, list):
+            return sum(self._beginnings(each, place) for each in branches)
+        return 1
 
     def _all_of(self, schemas: object, place: str, depth: int) -> str:
         if not isinstance(schemas, list) or len(schemas) != 1:

@@ -21,6 +21,9 @@ from edgeslm.runtime.schema import grammar_of_schema
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 _LIST_MARK = "[TOOL_CALLS]"
+_BETWEEN = re.compile(
+    rf"(?:[\s;,]|{re.escape(_LIST_MARK)}|{re.escape(OPENING)}|{re.escape(CLOSING)})*"
+)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ID_LENGTH = 9
 """Some templates accept no other."""
@@ -52,6 +55,10 @@ class Tool:
             raise InvalidOption(
                 f"not a tool's name: {self.name[:80]!r}",
                 hint="1 to 64 letters, digits, underscores, hyphens or dots.",
+            )
+        if self.parameters.get("type", "object") != "object":
+            raise InvalidOption(
+                f"the arguments of {self.name} are no object", hint='Their type is "object".'
             )
 
     def described(self) -> dict[str, Any]:
@@ -151,12 +158,12 @@ def _uncertain(text: str) -> int:
 
 def _calls(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     """The calls that `text` consists of; none if there is anything in it that is no call."""
-    rest = text.replace(_LIST_MARK, " ").replace(OPENING, " ").replace(CLOSING, " ").strip()
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     found: list[ToolCall] = []
-    while rest:
+    at = _between_calls(text, 0)
+    while at < len(text):
         try:
-            value, end = decoder.raw_decode(rest)
+            value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             return ()
         for each in value if isinstance(value, list) else [value]:
@@ -164,8 +171,19 @@ def _calls(text: str, names: set[str]) -> tuple[ToolCall, ...]:
             if call is None:
                 return ()
             found.append(call)
-        rest = rest[end:].lstrip(" \t\r\n;,")
+        at = _between_calls(text, at)
     return tuple(found)
+
+
+def _between_calls(text: str, at: int) -> int:
+    """Where the next call begins."""
+    match = _BETWEEN.match(text, at)
+    return match.end() if match else at
+
+
+def _refuse_constant(name: str) -> None:
+    """Infinity and the like are no JSON, though Python reads them."""
+    raise ValueError(name)
 
 
 def _call(value: object, names: set[str]) -> ToolCall | None:
@@ -176,7 +194,11 @@ def _call(value: object, names: set[str]) -> ToolCall | None:
         return None
     letters = string.ascii_letters + string.digits
     number = "".join(secrets.choice(letters) for _ in range(_ID_LENGTH))
-    return ToolCall(value["name"], json.dumps(arguments, ensure_ascii=False), number)
+    try:
+        written = json.dumps(arguments, allow_nan=False)  # a number may be too large for Python
+    except ValueError:
+        return None
+    return ToolCall(value["name"], written, number)
 
 
 def _places(count: int) -> list[str]:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
@@ -29,12 +29,11 @@ from edgeslm.runtime.server.asking import (
     read_chat,
     read_completion,
     read_texts,
-    require_fitting,
 )
 from edgeslm.runtime.server.guarding import Access, Guard
 from edgeslm.runtime.server.hosted import Hosted
 from edgeslm.runtime.server.metrics import CONTENT_TYPE, Metrics
-from edgeslm.runtime.server.problems import of_error, problem, status_of
+from edgeslm.runtime.server.problems import of_error, problem
 from edgeslm.runtime.server.requests import read_body, while_there
 from edgeslm.runtime.server.streaming import (
     EventStream,
@@ -102,7 +101,7 @@ class Server:
         }
         gets: dict[str, Handler] = {
             "/v1/models": self._list_models,
-            "/v1/models/{name:path}": self._show_model,
+            "/v1/models/{name}": self._show_model,
             "/health": self._health,
             "/metrics": self._figures,
             "/openapi.json": self._describe,
@@ -137,7 +136,9 @@ class Server:
             events = kind.events(hosted, asked, answers, with_usage=_with_usage(body))
             return EventStream(events, answers.cancel)
         pieces = await self._collect(request, answers)
-        return _json(kind.whole(hosted, asked, answers, pieces)) if pieces else _gone()
+        if pieces is None:
+            return _gone()
+        return await run_in_threadpool(lambda: _json(kind.whole(hosted, asked, answers, pieces)))
 
     async def _embeddings(self, request: Request) -> Response:
         body: wire.EmbeddingRequest = await self._body(request, self._embedding)
@@ -149,7 +150,11 @@ class Server:
         async def vectors() -> list[Any]:
             return await asyncio.gather(*futures)
 
-        found = await while_there(request.receive, vectors)
+        try:
+            found = await while_there(request.receive, vectors)
+        finally:
+            for future in futures:
+                future.cancel()
         if found is None:
             return _gone()
         encoded = body.encoding_format == "base64"
@@ -183,9 +188,9 @@ class Server:
         async def handled(request: Request) -> Response:
             try:
                 response = await handler(request)
+            except ClientDisconnect:
+                response = _gone()
             except Exception as error:
-                if status_of(error)[0] == 500:
-                    _log(error)
                 response = of_error(error)
             self._metrics.add("requests", path=path, status=str(response.status_code))
             return response
@@ -209,7 +214,6 @@ class Server:
         engine = hosted.engine
         hosted.refuse_if_busy()
         asked = await run_in_threadpool(read)
-        require_fitting(hosted, asked)
         hosted.refuse_if_busy(len(asked.prompts) * asked.choices)
         each = [(prompt.tokens, options) for prompt, options in asked.each()]
         return asked, Answers(engine, each, partial(self._metrics.answered, hosted.name))
@@ -333,9 +337,3 @@ async def _no_route(request: Request, _error: Exception) -> Response:
 async def _no_method(request: Request, error: Exception) -> Response:
     headers = getattr(error, "headers", None)
     return problem(405, f"{request.method} is not understood here", headers)
-
-
-def _log(error: Exception) -> None:
-    import logging
-
-    logging.getLogger("edgeslm.server").error("a request failed", exc_info=error)

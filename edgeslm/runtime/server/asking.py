@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgeslm.errors import InvalidOption, PromptTooLong
+from edgeslm.errors import InvalidOption
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.generation import GenerationOptions
@@ -234,6 +234,11 @@ def _sampling(hosted: Hosted, request: wire.Request, grammar: str | None) -> Sam
         )
         if (value := getattr(request, name)) is not None
     }
+    if request.grammar is not None and not hosted.options.grammars:
+        raise InvalidOption(
+            "grammars are not accepted here",
+            hint="Give a JSON schema in response_format, or serve with --allow-grammars.",
+        )
     seed = None if request.seed is None else request.seed % 2**32
     biases = tuple(_bias(*item) for item in (request.logit_bias or {}).items())
     return replace(hosted.options.sampling, **given, seed=seed, logit_bias=biases, grammar=grammar)
@@ -254,17 +259,3 @@ def _seeded(sampling: SamplingOptions, choice: int) -> SamplingOptions:
     if sampling.seed is None or not choice:
         return sampling
     return replace(sampling, seed=(sampling.seed + choice) % 2**32)
-
-
-def require_fitting(hosted: Hosted, asked: Asked) -> None:
-    """Return if all prompts fit into the context.
-
-    Raises:
-        UserError: one does not.
-    """
-    for prompt in asked.prompts:
-        if len(prompt.tokens) >= hosted.length:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt.tokens)} tokens and the context holds {hosted.length}",
-                hint="Shorten it, or serve with a longer --context.",
-            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -225,6 +225,3 @@ class Health(Struct):
     """Whether the server answers."""
 
     status: str
-
-
-Body = Any

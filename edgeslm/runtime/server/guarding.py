@@ -69,7 +69,7 @@ class Guard:
             return problem(403, f"pages of {origin[:100]!r} may not ask; --cors allows them")
         if self._access.keys and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
             kind, _, key = headers.get("authorization", "").partition(" ")
-            given = key.strip().encode() if kind.lower() == "bearer" else b""
+            given = key.strip().encode("latin-1") if kind.lower() == "bearer" else b""
             matches = [hmac.compare_digest(given, each.encode()) for each in self._access.keys]
             if not any(matches):
                 return problem(401, "an API key is needed", {"WWW-Authenticate": "Bearer"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from edgeslm.errors import Busy, InvalidOption, UserError
 from edgeslm.llama.closing import Closing
-from edgeslm.llama.context import ContextOptions
+from edgeslm.llama.context import ContextOptions, rows_of_logits
 from edgeslm.llama.embedder import Embedder
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.prompt import PromptEncoder
-
-_MOST_LOGIT_BYTES = 16 << 20
-"""For the scores of prompts: rows of logits that one batch may give."""
 
 _T = TypeVar("_T")
 
@@ -40,6 +37,8 @@ class HostOptions:
         kv_type: Type of cached keys and values.
         threads: Threads to compute with.
         sampling: What is not said in a request.
+        grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
+            long that takes, and cannot be stopped.
         template: A chat template to use instead of the model's own.
     """
 
@@ -49,6 +48,7 @@ class HostOptions:
     kv_type: str = "F16"
     threads: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    grammars: bool = False
     template: str | None = None
 
     def __post_init__(self) -> None:
@@ -79,24 +79,26 @@ class Hosted(Closing):
         self.model = Model(path)
         try:
             self.encoder = PromptEncoder(self.model, options.template)
+            if options.template is not None:
+                self.encoder.require_template()
             self._turn = turn
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
             self.model.close()
             raise
         self._embedder: Embedder | None = None
+        self._vectors: set[Future[NDArray[np.float32]]] = set()
         self._alone = ThreadPoolExecutor(1, thread_name_prefix="edgeslm-embedder")
-        self._closing = threading.Lock()
 
     def close(self) -> None:
         """Cancel what is not answered, and free the model."""
-        with self._closing:
-            if self._engine is not None:
-                self._engine.close()
-            self._alone.shutdown()
-            if self._embedder is not None:
-                self._embedder.close()
-            self.model.close()
+        self.cut_off()
+        if self._engine is not None:
+            self._engine.close()
+        self._alone.shutdown()
+        if self._embedder is not None:
+            self._embedder.close()
+        self.model.close()
 
     @property
     def engine(self) -> Engine:
@@ -119,26 +121,34 @@ class Hosted(Closing):
 
     @property
     def open_requests(self) -> int:
-        """Answers that are computed or wait."""
-        return self._engine.open_requests if self._engine is not None else 0
+        """Answers and vectors that are computed or wait."""
+        answers = self._engine.open_requests if self._engine is not None else 0
+        return answers + len(self._vectors)
 
     def cut_off(self) -> None:
         """End all answers where they are."""
+        for future in tuple(self._vectors):
+            future.cancel()
         if self._engine is not None:
             self._engine.cancel_all()
 
     def refuse_if_busy(self, requests: int = 1) -> None:
-        """Return if so many more requests may wait.
+        """Return if so many more answers may wait; if none does, as many as one request may want.
 
         Raises:
             Busy: the queue is full.
         """
-        if self.open_requests + requests > self.options.slots + self.options.queue:
+        waiting = self.open_requests
+        if waiting and waiting + requests > self.options.slots + self.options.queue:
             raise Busy("too many requests are waiting", hint="Try again later.")
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[Future[NDArray[np.float32]]]:
         """Vectors of token ids, one after the other between the steps of answers."""
-        return [self._between(lambda tokens=tokens: self._embed(tokens)) for tokens in texts]  # type: ignore[misc]
+        futures = [self._between(partial(self._embed, tokens)) for tokens in texts]
+        for future in futures:
+            self._vectors.add(future)
+            future.add_done_callback(self._vectors.discard)
+        return futures
 
     def _embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         if self._embedder is None:
@@ -157,12 +167,11 @@ class Hosted(Closing):
 
     def _start(self) -> Engine:
         options = self.options
-        rows = _MOST_LOGIT_BYTES // (4 * self.model.vocabulary_size)
         context = ContextOptions(
             length=options.context * options.slots,
             sequences=options.slots,
             unified=options.slots > 1,
-            outputs=max(options.slots, min(rows, 512)),
+            outputs=max(options.slots, rows_of_logits(self.model)),
             kv_type=options.kv_type,
             threads=options.threads,
         )

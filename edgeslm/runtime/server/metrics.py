@@ -40,7 +40,8 @@ class Metrics:
     def answered(self, model: str, answer: Generation) -> None:
         """Count an answer and what it took."""
         self.add("answers", model=model, reason=answer.finish_reason.value)
-        self.add("prompt_tokens", answer.prompt_tokens - answer.reused_tokens, model=model)
+        if answer.prefill_seconds:  # else it was given up before any of its prompt was computed
+            self.add("prompt_tokens", answer.prompt_tokens - answer.reused_tokens, model=model)
         self.add("reused_tokens", answer.reused_tokens, model=model)
         self.add("generated_tokens", len(answer.tokens), model=model)
         self.add("prefill_seconds", answer.prefill_seconds, model=model)

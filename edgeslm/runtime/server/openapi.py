@@ -20,7 +20,6 @@ _PROBLEMS = {
     "415": "The body is not said to be JSON.",
     "429": "Too many requests are waiting.",
     "500": "Something went wrong in the server.",
-    "503": "The server is about to stop.",
 }
 _POSTS = {
     "/v1/chat/completions": (wire.ChatRequest, bodies.Chat, "Answer a conversation", True),

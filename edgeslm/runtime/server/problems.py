@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import msgspec
@@ -16,11 +17,10 @@ RETRY_AFTER = "2"
 class Refused(Exception):
     """A request that is answered with a status and a reason."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -34,17 +34,29 @@ def problem(
     code: str | None = None,
 ) -> Response:
     """The answer for a problem."""
-    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    body = bodies.ProblemBody(bodies.Problem(message, kind, code))
-    return Response(
-        msgspec.json.encode(body), status, headers=headers, media_type="application/json"
-    )
+    body = msgspec.json.encode(_body(status, message, code))
+    return Response(body, status, headers=headers, media_type="application/json")
 
 
 def of_error(error: Exception) -> Response:
     """The answer for an exception; one that is nobody's intention says nothing of itself."""
-    status, headers = status_of(error)
-    return problem(status, message_of(error), headers, code=_code_of(error))
+    status = _status_of(error)
+    headers = {"Retry-After": RETRY_AFTER} if status == 429 else None
+    body = msgspec.json.encode(body_of(error))
+    return Response(body, status, headers=headers, media_type="application/json")
+
+
+def body_of(error: Exception) -> bodies.ProblemBody:
+    """The body for an exception; one that nobody intended is logged."""
+    status = _status_of(error)
+    if status == 500:
+        logging.getLogger("edgeslm.server").error("a request failed", exc_info=error)
+    return _body(status, _message_of(error), _code_of(error))
+
+
+def _body(status: int, message: str, code: str | None) -> bodies.ProblemBody:
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return bodies.ProblemBody(bodies.Problem(message, kind, code))
 
 
 def _code_of(error: Exception) -> str | None:
@@ -54,19 +66,17 @@ def _code_of(error: Exception) -> str | None:
     return "model_not_found" if isinstance(error, NotFound) else None
 
 
-def status_of(error: Exception) -> tuple[int, dict[str, str]]:
-    """The status, and headers that go with it."""
+def _status_of(error: Exception) -> int:
     if isinstance(error, Refused):
-        return error.status, error.headers
+        return error.status
     if isinstance(error, Busy):
-        return 429, {"Retry-After": RETRY_AFTER}
+        return 429
     if isinstance(error, NotFound):
-        return 404, {}
-    return (400 if isinstance(error, UserError | msgspec.DecodeError) else 500), {}
+        return 404
+    return 400 if isinstance(error, UserError | msgspec.DecodeError) else 500
 
 
-def message_of(error: BaseException) -> str:
-    """What the client is told."""
+def _message_of(error: Exception) -> str:
     if isinstance(error, EdgeslmError):
         return f"{error.message}. {error.hint}" if error.hint else error.message
     if isinstance(error, Refused):

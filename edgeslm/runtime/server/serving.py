@@ -19,6 +19,8 @@ from edgeslm.errors import InvalidOption, UserError
 
 _KEEP_ALIVE = 30
 _LONGEST_HEAD = 64 << 10
+_MOST_CONNECTIONS = 512
+"""Open at a time; others get 503. The system lets a process have about twice as many."""
 _LAST_WORDS = 10
 """Seconds for what is cut off to be told so."""
 
@@ -49,7 +51,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(
             f"cannot listen at {host}:{port}: {error.strerror}", hint=_hint(error)
         ) from error
-    made.set_inheritable(False)
     return made
 
 
@@ -121,6 +122,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=grace + _LAST_WORDS,
         h11_max_incomplete_event_size=_LONGEST_HEAD,
     )

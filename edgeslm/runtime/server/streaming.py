@@ -14,7 +14,7 @@ from edgeslm.runtime.server import bodies, writing
 from edgeslm.runtime.server.answers import Answers, Piece
 from edgeslm.runtime.server.asking import Asked
 from edgeslm.runtime.server.hosted import Hosted
-from edgeslm.runtime.server.problems import message_of
+from edgeslm.runtime.server.problems import body_of
 from edgeslm.runtime.server.requests import while_there
 from edgeslm.runtime.token_scores import TokenScore
 from edgeslm.runtime.tools import CallFinder
@@ -53,8 +53,7 @@ class EventStream(Response):
             async for event in self._events:
                 await _more(send, b"data: " + encoder.encode(event) + b"\n\n")
         except Exception as error:
-            body = bodies.ProblemBody(bodies.Problem(message_of(error), "server_error"))
-            await _more(send, b"data: " + encoder.encode(body) + b"\n\n")
+            await _more(send, b"data: " + encoder.encode(body_of(error)) + b"\n\n")
         await send({"type": "http.response.body", "body": _END, "more_body": False})
 
 

@@ -62,7 +62,7 @@ class CompletionRequest(Request, kw_only=True):
 
     prompt: Text | Annotated[list[Text | Token | list[Token]], Meta(min_length=1)]
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: Text | None = None
     best_of: int | None = None

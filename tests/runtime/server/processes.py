@@ -43,7 +43,7 @@ def served(*models: Path, options: tuple[str, ...] = ()) -> Iterator[Served]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "edgeslm", "serve", *map(str, models)),
-            *("--port", "0", "--json", "--threads", "1", *options),
+            *("--port", "0", "--json", "--allow-grammars", "--threads", "1", *options),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,6 +14,7 @@ const store = {
 
 let conversations = store.read("conversations", []);
 let settings = { system: "", temperature: 0.7, longest: null, key: "", ...store.read("settings", {}) };
+const deleted = new Set();
 let current = null;
 let running = null;
 
@@ -92,9 +93,19 @@ async function showMachine() {
 function save() {
   if (current && !conversations.includes(current)) conversations.unshift(current);
   if (current) current.changed = Date.now();
+  keep();
+  showConversations();
+}
+
+function keep() {
+  // Another tab may have written its own since this one read them.
+  const own = new Map(conversations.map((each) => [each.id, each]));
+  for (const each of store.read("conversations", [])) {
+    if (!own.has(each.id) && !deleted.has(each.id)) conversations.push(each);
+    else if (own.has(each.id) && each !== current && each.changed > own.get(each.id).changed) Object.assign(own.get(each.id), each);
+  }
   conversations.sort((one, other) => other.changed - one.changed);
   while (!store.write("conversations", conversations) && conversations.length > 1) conversations.pop();
-  showConversations();
 }
 
 function open(conversation) {
@@ -109,8 +120,9 @@ function open(conversation) {
 
 function remove(conversation) {
   if (!confirm(`Delete “${conversation.title}”?`)) return;
+  deleted.add(conversation.id);
   conversations = conversations.filter((each) => each !== conversation);
-  store.write("conversations", conversations);
+  keep();
   if (conversation === current) open(null); else showConversations();
 }
 
@@ -152,7 +164,7 @@ function messageItem(message, index) {
 }
 
 function edit(index) {
-  running?.abort();
+  if (running) return;
   $("input").value = current.messages[index].content;
   current.messages.length = index;
   save();
@@ -180,12 +192,12 @@ async function send(text) {
 
 async function regenerate() {
   if (running) return;
-  if (current.messages.at(-1)?.role === "assistant") current.messages.pop();
+  const former = current.messages.at(-1)?.role === "assistant" ? current.messages.pop() : null;
   showMessages();
-  await answer();
+  await answer(former);
 }
 
-async function answer() {
+async function answer(former = null) {
   const conversation = current;
   const message = { role: "assistant", content: "" };
   const item = messageItem(message, -1);
@@ -203,13 +215,14 @@ async function answer() {
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
   }
-  if (message.content) conversation.messages.push(message);
+  const kept = message.content ? message : former;
+  if (kept) conversation.messages.push(kept);
   busy(null);
   if (conversation === current) {
     save();
     showMessages();
   } else {
-    store.write("conversations", conversations);
+    keep();
   }
 }
 
@@ -260,7 +273,7 @@ function figures(timings) {
 function fail(error) {
   const offline = error instanceof TypeError;
   notice(offline ? "The device does not answer. Is it still running?" : error.message);
-  if (error.status === 401) $("settings").showModal();
+  if (error.status === 401) showSettings();
 }
 
 function notice(text) {

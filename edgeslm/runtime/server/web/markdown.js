@@ -1,6 +1,7 @@
 // Markdown to DOM nodes. Text only ever becomes text nodes: nothing a model says is run as HTML.
 
 const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]+?)\*\*|(?<![\w*])\*(?=\S)([^*\n]+?)\*(?![\w*])|(?<![\w_])_(?=\S)([^_\n]+?)_(?![\w_])|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)|(https?:\/\/[^\s<>()]+[^\s<>().,;:!?'"])/g;
+const DEEPEST = 20; // of quotes and lists; what a model repeats without end stays text
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+-]*)[^`]*$/;
 const ITEM = /^(\s*)(?:([-*+])|(\d{1,9})[.)])\s+(.*)$/;
 const HEADING = /^(#{1,6})\s+(.*?)\s*#*$/;
@@ -21,7 +22,8 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function blocks(lines) {
+function blocks(lines, depth = 0) {
+  if (depth > DEEPEST) return [lines.join("\n")];
   const made = [];
   let at = 0;
   while (at < lines.length) {
@@ -43,11 +45,11 @@ function blocks(lines) {
       at += 1;
     } else if (line.startsWith(">")) {
       const end = endOf(lines, at, (each) => each.startsWith(">"));
-      made.push(element("blockquote", {}, ...blocks(lines.slice(at, end).map((each) => each.replace(/^> ?/, "")))));
+      made.push(element("blockquote", {}, ...blocks(lines.slice(at, end).map((each) => each.replace(/^> ?/, "")), depth + 1)));
       at = end;
     } else if (ITEM.test(line)) {
       let list;
-      [list, at] = listBlock(lines, at);
+      [list, at] = listBlock(lines, at, depth + 1);
       made.push(list);
     } else if (isTable(lines, at)) {
       const end = endOf(lines, at, (each) => each.includes("|"));
@@ -72,7 +74,7 @@ function endOf(lines, from, belongs) {
   return end;
 }
 
-function listBlock(lines, start) {
+function listBlock(lines, start, depth) {
   const [, indent, bullet, number] = ITEM.exec(lines[start]);
   const list = element(bullet ? "ul" : "ol", number && number !== "1" ? { start: number } : {});
   let at = start;
@@ -94,7 +96,7 @@ function listBlock(lines, start) {
       own.push(line.slice(Math.min(depth, width)));
       at += 1;
     }
-    const inner = blocks(own);
+    const inner = blocks(own, depth);
     const only = inner.length && inner[0].tagName === "P" ? [...inner.shift().childNodes, ...inner] : inner;
     list.append(element("li", {}, ...only));
   }
@@ -141,7 +143,8 @@ function withBreaks(text) {
   return text.split(/(?: {2,}|\\)\n/).flatMap((part, index) => index ? [element("br"), ...inline(part)] : inline(part));
 }
 
-function inline(text) {
+function inline(text, depth = 0) {
+  if (depth > DEEPEST) return [text];
   const made = [];
   let from = 0;
   for (const match of text.matchAll(INLINE)) {
@@ -149,8 +152,8 @@ function inline(text) {
     if (match.index > from) made.push(text.slice(from, match.index));
     from = match.index + whole.length;
     if (code !== undefined) made.push(element("code", {}, code));
-    else if (strong !== undefined) made.push(element("strong", {}, ...inline(strong)));
-    else if (emphasis ?? underlined) made.push(element("em", {}, ...inline(emphasis ?? underlined)));
+    else if (strong !== undefined) made.push(element("strong", {}, ...inline(strong, depth + 1)));
+    else if (emphasis ?? underlined) made.push(element("em", {}, ...inline(emphasis ?? underlined, depth + 1)));
     else made.push(element("a", { href: target ?? bare, target: "_blank", rel: "noopener noreferrer" }, label ?? bare));
   }
   if (from < text.length) made.push(text.slice(from));
