@@ -144,6 +144,14 @@ def test_grammars_that_cannot_be_used(
     assert capfd.readouterr().err == ""
 
 
+def test_a_grammar_that_takes_too_long(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeslm.llama.grammar._MOST_SECONDS", 0.0)
+    with pytest.raises(NativeFailure, match="too many ways"):
+        _answer(session, 'root ::= "a" root "b" | "a" root "c" | "a"')
+    monkeypatch.undo()
+    assert _answer(session, 'root ::= "a"').text == "a"
+
+
 def test_parentheses_that_are_text_do_not_nest(session: Session) -> None:
     answer = _answer(session, 'root ::= "' + "(" * 600 + '"', tokens=510)
     assert answer.text == "(" * len(answer.text)

@@ -224,6 +224,14 @@ def test_many_optional_properties_stay_small(session: Session) -> None:
     assert not accepts(session.model, grammar, '{"property198": true, "property3": false}')
 
 
+def _doubling(levels: int) -> str:
+    """Each level is one of two of the next: a short text of many meanings."""
+    parts: dict[str, object] = {
+        f"r{level}": {"anyOf": [{"$ref": f"#/$defs/r{level + 1}"}] * 2} for level in range(levels)
+    }
+    return json.dumps({"$ref": "#/$defs/r0", "$defs": {**parts, f"r{levels}": {"type": "null"}}})
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
@@ -235,6 +243,7 @@ def test_many_optional_properties_stay_small(session: Session) -> None:
         ('{"type": "string", "maxLength": 1e300}', "maxLength that is no count"),
         ('{"type": "string", "minLength": 3, "maxLength": 2}', "maxLength below its minLength"),
         ('{"anyOf": [{"type": "string", "pattern": "^a{9999999999}$"}]}', "cannot be followed"),
+        (_doubling(28), "leaves more than 1000 ways to begin"),
         ('{"$ref": "https://example.com/schema.json"}', "only what begins with #"),
         ('{"$ref": "#/nowhere"}', "#/nowhere, which is not there"),
         ('{"$ref": "#"}', "refers to itself and nothing else"),

@@ -67,6 +67,8 @@ def _found(text: str, sizes: list[int] | None = None) -> tuple[str, list[tuple[s
         ('{"name": "bomb", "arguments": {}}', '{"name": "bomb", "arguments": {}}', []),
         ('{"name": "time", "arguments": 5}', '{"name": "time", "arguments": 5}', []),
         ("{}", "{}", []),
+        ('{"name": "time", "arguments": {"x": 1e999}}',) * 2 + ([],),
+        ('{"name": "time", "arguments": {"x": NaN}}',) * 2 + ([],),
         ("[" * 99_999, "[" * 99_999, []),
         ("", "", []),
     ],
@@ -86,6 +88,26 @@ def test_what_is_a_call(text: str, shown: str, names: list[str]) -> None:
 def test_pieces_of_any_size_tell_the_same(text: str, sizes: list[int], ends: bool) -> None:
     text += f"<tool_call>{CALL}</tool_call>" if ends else ""
     assert _found(text, sizes) == _found(text)
+
+
+@pytest.mark.parametrize("text", ["<tool_call> [TOOL_CALLS] </tool_call>", "\\ud800", "ü; ,"])
+def test_arguments_stay_as_they_were_said(text: str) -> None:
+    said = f'<tool_call>{{"name": "time", "arguments": {{"x": "{text}"}}}}</tool_call>'
+    ((_, arguments),) = _found(said)[1]
+    assert json.loads(arguments) == json.loads(f'{{"x": "{text}"}}')
+    assert arguments.isascii()
+
+
+def test_arguments_that_are_no_object() -> None:
+    with pytest.raises(InvalidOption, match="are no object"):
+        Tool("t", "", {"type": "string"})
+
+
+@pytest.mark.parametrize("arguments", ["{", "[" * 99_999, '{"a":' * 600 + "1" + "}" * 600])
+def test_arguments_that_no_template_can_write(tiny_model: Path, arguments: str) -> None:
+    with Model(tiny_model) as model:
+        said = [Message("assistant", "", (ToolCall("t", arguments, "123456789"),))]
+        assert PromptEncoder(model, TEMPLATE).encode_messages(said)
 
 
 def test_without_tools_everything_is_text() -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import httpx
 
-OPTIONS = ("--name", "tiny", "--context", "1024", "--slots", "3", "--queue", "4")
+OPTIONS = (
+    *("--name", "tiny", "--context", "1024", "--slots", "3", "--queue", "4"),
+    "--allow-grammars",
+)
 
 
 class Served:
@@ -43,7 +46,7 @@ def served(*models: Path, options: tuple[str, ...] = ()) -> Iterator[Served]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "edgeslm", "serve", *map(str, models)),
-            *("--port", "0", "--json", "--allow-grammars", "--threads", "1", *options),
+            *("--port", "0", "--json", "--threads", "1", *options),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

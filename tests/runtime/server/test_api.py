@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -119,6 +120,7 @@ def test_texts_that_cannot_be_read(
 
 def test_requests_that_are_none(client: httpx.Client) -> None:
     assert client.get("/nothing").status_code == 404
+    assert client.get("/v1/models/").headers["location"].endswith("/v1/models")
     assert client.get(CHAT).status_code == 405
     assert client.get(CHAT).headers["allow"] == "POST"
     assert client.post(CHAT, content=b"{}").status_code == 415
@@ -161,11 +163,18 @@ def test_control_tokens_in_any_field_stay_text(client: httpx.Client) -> None:
 
 def test_health_and_figures(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "ok"}
-    before = client.get("/metrics")
-    assert before.headers["content-type"].startswith("text/plain")
-    client.post(CHAT, json=HELLO)
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain")
+
+    def count(name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    names = (f'edgeslm_requests_total{{path="{CHAT}",status="200"}}',)
+    names += ('edgeslm_generated_tokens_total{model="tiny"}',)
+    before = [count(name) for name in names]
+    used = client.post(CHAT, json=HELLO).json()["usage"]["completion_tokens"]
+    assert [count(name) for name in names] == [before[0] + 1, before[1] + used]
     text = client.get("/metrics").text
-    assert 'edgeslm_requests_total{path="/v1/chat/completions",status="200"}' in text
     assert 'edgeslm_slots{model="tiny"} 3' in text
     assert "# TYPE edgeslm_generated_tokens_total counter" in text
 
@@ -287,7 +296,7 @@ def test_the_end_waits_for_answers(slow_model: Path) -> None:
 def test_the_end_comes_at_last(slow_model: Path, again: bool) -> None:
     """Even if an answer would take longer than there is patience, or someone insists."""
     grace = "30" if again else "1"
-    options = ("--context", "30000", "--slots", "1", "--grace", grace)
+    options = ("--context", "30000", "--slots", "1", "--grace", grace, "--allow-grammars")
     body = {**LONG, "max_tokens": 29000}
     with (
         served(slow_model, options=options) as running,
@@ -308,9 +317,56 @@ def test_the_end_comes_at_last(slow_model: Path, again: bool) -> None:
         assert (0.2 if again else 0.9) < time.monotonic() - began < 20
 
 
+def test_grammars_only_where_they_are_allowed(tiny_model: Path) -> None:
+    with served(tiny_model) as running, running.client() as client:
+        answer = client.post(CHAT, json={**HELLO, "grammar": 'root ::= "a"'})
+        assert answer.status_code == 400
+        assert "--allow-grammars" in answer.json()["error"]["message"]
+        tool = {"name": "t", "parameters": {"type": "object", "properties": {}}}
+        body = {**HELLO, "tools": [{"function": tool}], "tool_choice": "required"}
+        assert client.post(CHAT, json={**body, "max_tokens": 60}).status_code == 200
+
+
+def test_vectors_wait_like_answers(slow_model: Path) -> None:
+    options = ("--slots", "1", "--queue", "1", "--context", "512")
+    with served(slow_model, options=options) as running, running.client() as client:
+        many = {"input": ["hello there " * 8] * 200}
+        assert client.post("/v1/embeddings", json=many).status_code == 200  # nobody else waits
+        with ThreadPoolExecutor(4) as pool:
+            waiting = [pool.submit(client.post, "/v1/embeddings", json=many) for _ in range(4)]
+            statuses = sorted(each.result().status_code for each in waiting)
+        assert statuses[0] == 200
+        assert statuses[-1] == 429
+        assert client.post("/v1/embeddings", json={"input": ["a"] * 99 + [""]}).status_code in (
+            200,
+            400,
+        )
+        _until(lambda: running.open_requests() == 0)
+
+
+def test_a_client_that_leaves_before_its_request_is_whole(server: Served) -> None:
+    port = int(server.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        time.sleep(0.2)
+    with server.client() as client:
+        _until(lambda: 'status="499"' in client.get("/metrics").text)
+        assert f'edgeslm_requests_total{{path="{CHAT}",status="500"}}' not in (
+            client.get("/metrics").text
+        )
+
+
+def test_an_error_within_a_stream(client: httpx.Client) -> None:
+    body = {**HELLO, "grammar": "root ::= (", "stream": True}
+    lines = [line for line in client.post(CHAT, json=body).text.splitlines() if line]
+    error = json.loads(lines[-2].removeprefix("data: "))["error"]
+    assert error["type"] == "invalid_request_error"
+    assert lines[-1] == "data: [DONE]"
+
+
 def test_two_models(tiny_model: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.gguf"
-    other.write_bytes(tiny_model.read_bytes())
+    other = tiny_gguf(tmp_path / "other.gguf", context_length=512, seed=9)
     with (
         served(tiny_model, other, options=("--slots", "1")) as running,
         running.client() as client,
@@ -325,7 +381,7 @@ def test_two_models(tiny_model: Path, tmp_path: Path) -> None:
             answers = dict(zip(names, pool.map(ask, names), strict=True))
     assert {answer["model"] for answer in answers.values()} == {"tiny", "other"}
     texts = {answer["choices"][0]["message"]["content"] for answer in answers.values()}
-    assert len(texts) == 1
+    assert len(texts) == 2
 
 
 def _refused(*arguments: str) -> str:
@@ -342,13 +398,17 @@ def _refused(*arguments: str) -> str:
     return done.stderr
 
 
-def test_what_cannot_be_served(tiny_model: Path) -> None:
+def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path) -> None:
     model = str(tiny_model)
     assert "no such file" in _refused("nothing.gguf")
     assert "2 names for 1 models" in _refused(model, "--name", "a", "--name", "b")
     assert "names must differ" in _refused(model, model)
     assert "slots must be" in _refused(model, "--slots", "0")
     assert "queue must be" in _refused(model, "--queue", "-1")
+    assert "API key is empty" in _refused(model, "--api-key", "")
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("{% for %}")
+    assert "not valid Jinja" in _refused(model, "--template", str(broken))
     assert "no port" in _refused(model, "--port", "70000")
     assert "no address" in _refused(model, "--host", "no.such.host.invalid")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -258,6 +258,7 @@ def test_vectors(sdk: openai.OpenAI, model: Model) -> None:
     for each in answer.data:
         assert len(each.embedding) == model.hidden_size
         assert math.fsum(value**2 for value in each.embedding) == pytest.approx(1, abs=1e-5)
+    assert answer.data[0].embedding != pytest.approx(answer.data[1].embedding, abs=0.01)
     ids = sdk.embeddings.create(model="tiny", input=model.tokenize(texts[0], add_special=True))
     assert ids.data[0].embedding == pytest.approx(answer.data[0].embedding, abs=1e-6)
     raw = sdk.embeddings.with_raw_response.create(

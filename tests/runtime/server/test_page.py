@@ -13,6 +13,7 @@ from processes import Served, served
 
 from edgeslm.testing import tiny_gguf
 
+OPTIONS = ("--name", "tiny", "--context", "4096", "--slots", "2", "--allow-grammars")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
@@ -36,7 +37,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Slow enough for someone to stop it."""
     path = tmp_path_factory.mktemp("model") / "slow.gguf"
     tiny_gguf(path, layers=6, width=256, heads=4, kv_heads=2, feed_forward=1024)
-    with served(path, options=("--name", "tiny", "--context", "4096", "--slots", "2")) as running:
+    with served(path, options=OPTIONS) as running:
         yield running
 
 
@@ -108,6 +109,8 @@ def test_stop_keeps_what_was_said(page: Page, talkative: Served) -> None:
         page.wait_for_timeout(50)
     assert talkative.open_requests() == 0
     _ask(page, "And now?")
+    page.locator(".user").first.get_by_role("button", name="Edit").click()  # not while it answers
+    expect(page.locator(".user")).to_have_count(2)
     expect(page.locator("#stop")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#send")).to_be_visible()
@@ -144,10 +147,13 @@ def test_a_key_is_asked_for(browser: Browser, tiny_model: Path) -> None:
         page = browser.new_page()
         page.goto(running.address)
         expect(page.locator("#settings")).to_be_visible()
+        expect(page.locator("#temperature")).to_have_value("0.7")
         page.fill("#key", "secret")
         page.click("#settings .primary")
         expect(page.locator("#model")).to_have_value("tiny")
         expect(page.locator("#machine")).to_contain_text("MB RAM")
+        stored = json.loads(page.evaluate("localStorage.getItem('edgeslm.settings')"))
+        assert (stored["temperature"], stored["longest"]) == (0.7, None)
         page.close()
 
 
@@ -189,6 +195,44 @@ print("**not bold**")
 
 [safe](https://example.org) [bad](javascript:alert(1)) https://example.org/x.
 """
+
+
+def test_what_is_repeated_without_end_is_shown(page: Page) -> None:
+    for part in (">", "- ", "**", "*_", "`", "|-", "[("):
+        length = page.evaluate(
+            """async (text) => {
+                const { render } = await import("/markdown.js");
+                const target = document.createElement("div");
+                render(text, target);
+                return target.textContent.length;
+            }""",
+            part * 5000,
+        )
+        assert length > 1000 or part == "- "
+
+
+def test_two_tabs_keep_both_conversations(page: Page) -> None:
+    _shorten(page, 5)
+    other = page.context.new_page()
+    other.route("**/v1/chat/completions", _never_ending)
+    other.goto(page.url)
+    for tab, text in ((page, "one"), (other, "two"), (page, "three")):
+        tab.click("#new")
+        _ask(tab, text)
+        expect(tab.locator(".figures")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".conversations .open")).to_have_text(["three", "two", "one"])
+
+
+def test_an_answer_that_cannot_be_had_again_stays(page: Page) -> None:
+    _shorten(page, 5)
+    _ask(page, "One")
+    expect(page.locator(".figures")).to_have_count(1)
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator("#notice")).to_contain_text("does not answer")
+    expect(page.locator(".assistant .figures")).to_have_count(1)
 
 
 def test_markdown_is_shown_and_nothing_is_run(page: Page) -> None:
