@@ -6,13 +6,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeslm.errors import OutputFailure, UserError, reading, writing
+from edgeslm.errors import EdgeslmError, OutputFailure, UserError, reading, writing
 
 _PIECE_BYTES = 1 << 20
 _PREFIX, _SUFFIX = ".edgeslm-", ".tmp"
@@ -206,6 +207,40 @@ def sha256(path: Path) -> str:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def identity(path: Path) -> str:
+    """A name for a file as it is now: another file, or the same one changed, has another.
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    with reading(path):
+        status = path.stat()
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return "-".join(map(str, parts))
+
+
+def remembered_sha256(path: Path) -> str:
+    """The same as `sha256`, remembered for as long as the file is not touched.
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    folder = cache_folder("hashes")
+    note = folder / identity(path) if folder else None
+    if note is not None:
+        with suppress(OSError, UnicodeDecodeError):
+            known = note.read_text(encoding="ascii")
+            if re.fullmatch("[0-9a-f]{64}", known):
+                return known
+    digest = sha256(path)
+    if note is not None:
+        with suppress(OSError, EdgeslmError):  # it only costs the next start a little time
+            note.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(note) as temporary:
+                temporary.write_text(digest, encoding="ascii")
+    return digest
 
 
 def cache_folder(name: str) -> Path | None:

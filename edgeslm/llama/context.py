@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
 from edgeslm.llama import native
+from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
@@ -128,6 +129,7 @@ class Context(Closing):
         self.most_tokens = min(options.batch, int(lib.llama_n_batch(self._handle)))
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
         self._batch = Batch(self.most_tokens)
+        self._adapter: Adapter | None = None
         self._cancelled: Callable[[], bool] = _never
         self._signals: list[int] = []
         self._abort_callback = lib.ggml_abort_callback(self._must_stop)
@@ -205,6 +207,23 @@ class Context(Closing):
     def _must_stop(self, _data: object) -> bool:
         return bool(self._signals) or self._cancelled()
 
+    def use_adapter(self, adapter: Adapter | None) -> None:
+        """Have what is decoded from now on changed by an adapter, or by none.
+
+        What is cached stays as it was computed.
+        """
+        if adapter is self._adapter:
+            return
+        lib = native.library()
+        if adapter is None:
+            lib.llama_set_adapters_lora(self._handle, None, 0, None)
+        else:
+            handles = (lib.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+            lib.llama_set_adapters_lora(
+                self._handle, handles, 1, (ctypes.c_float * 1)(adapter.strength)
+            )
+        self._adapter = adapter
+
     def synchronize(self) -> None:
         """Wait until everything submitted has been computed."""
         native.library().llama_synchronize(self._handle)
@@ -271,6 +290,28 @@ class Context(Closing):
         if window and oldest > max(0, start - window):
             return False
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether `shift` can do anything with this model."""
+        lib = native.library()
+        return not self.model.recurrent and bool(lib.llama_memory_can_shift(self._memory))
+
+    def shift(self, start: int, count: int, *, sequence: int = 0) -> bool:
+        """Drop `count` tokens of a sequence from position `start` on; those after them move up.
+
+        They keep what they took from the dropped ones, so it is not as if these had never been.
+
+        Returns:
+            False where the model's positions cannot be changed; then nothing was dropped.
+        """
+        lib = native.library()
+        if not self.can_shift:
+            return False
+        if not lib.llama_memory_seq_rm(self._memory, sequence, start, start + count):
+            return False
+        lib.llama_memory_seq_add(self._memory, sequence, start + count, -1, -count)
+        return True
 
     def share(self, source: int, target: int, count: int) -> bool:
         """Have the empty sequence `target` begin with the first `count` tokens of `source`.

@@ -17,8 +17,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from edgeslm.errors import NativeFailure, reading
-from edgeslm.files import cache_folder
+from edgeslm.errors import NativeFailure
+from edgeslm.files import cache_folder, identity
 from edgeslm.llama import native
 
 _PROBE = "edgeslm.llama.probe"
@@ -73,20 +73,10 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
 
 def _mark(path: Path) -> Path | None:
     """Where the mark of a file that passed lies; None without a usable cache folder."""
-    with reading(path):
-        status = path.stat()
-    identity = json.dumps(
-        [
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            native.build_info().binding,
-            native.build_info().features,
-        ]
-    )
+    build = native.build_info()
+    name = json.dumps([identity(path), build.binding, build.features])
     folder = cache_folder("loadable")
-    return folder / hashlib.sha256(identity.encode()).hexdigest()[:32] if folder else None
+    return folder / hashlib.sha256(name.encode()).hexdigest()[:32] if folder else None
 
 
 def _remember(mark: Path | None) -> None:

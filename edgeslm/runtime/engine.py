@@ -15,6 +15,7 @@ from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
+from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.scheduler import Scheduler
 from edgeslm.runtime.session import require_generating
 
@@ -70,6 +71,8 @@ class Engine(Closing):
         model: Stays open, and is not closed, by the engine.
         options: Size and shape of the context; `sequences` answers are computed at a time.
         turn: Held while something is computed: engines that share one take turns.
+        states: Where beginnings of prompts are kept on disk; closed by whoever opened it. What
+            was used last is there again from the start.
     """
 
     def __init__(
@@ -78,16 +81,17 @@ class Engine(Closing):
         options: ContextOptions,
         *,
         turn: AbstractContextManager[object] | None = None,
+        states: PromptStates | None = None,
     ) -> None:
         require_generating(model)
         self.model = model
         self.context = Context(model, options)
-        self._scheduler = Scheduler(self.context)
+        self._scheduler = Scheduler(self.context, states)
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
-        self._tasks: deque[Callable[[], None]] = deque()
+        self._tasks: deque[Callable[[], None]] = deque([self._scheduler.preload])
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
         self._thread.start()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from edgeslm.errors import InvalidOption
+from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.sampler import SamplingOptions
 
 OnText = Callable[[str], None]
@@ -35,6 +36,11 @@ class GenerationOptions:
         sampling: How each token is chosen.
         scores: Score the answer's tokens, with so many alternatives each; None scores nothing.
         score_prompt: Score the prompt's tokens too. Nothing of it is then taken from the cache.
+        keep: With how many tokens of the prompt other prompts begin as well. Their state may be
+            kept on disk, and they stay where the context is full.
+        shift: When the context is full, drop the older half of what follows those, and go on.
+            Without `max_tokens` an answer ends after as many tokens as the context has.
+        adapter: What changes the model for this answer.
     """
 
     max_tokens: int | None = None
@@ -42,6 +48,9 @@ class GenerationOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     scores: int | None = None
     score_prompt: bool = False
+    keep: int = 0
+    shift: bool = False
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and not 0 <= self.scores <= MOST_ALTERNATIVES:

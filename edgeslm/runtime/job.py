@@ -48,7 +48,9 @@ class Job:
         self.reused_tokens = 0
         """Of the prompt, that were in the cache."""
         self.room = 0
-        """Tokens that its slot has left for the answer."""
+        """Tokens that the answer may have."""
+        self.boundary = 0
+        """After so many tokens of the prompt its state is kept; 0 for never."""
         self.scores: list[TokenScore] = []
         """Of the answer's tokens, as they come; empty unless asked for."""
         self.prompt_scores: list[TokenScore] = []
@@ -70,6 +72,10 @@ class Job:
     def last_token(self) -> int:
         """The token that is to be decoded next."""
         return self._tokens[-1]
+
+    def next_tokens(self, done: int) -> tuple[int, ...]:
+        """What may be computed at once of the prompt when so many of its tokens are."""
+        return self.prompt[done : self.boundary if done < self.boundary else None]
 
     def start(self, sampler: Sampler) -> None:
         """A slot is free: computing begins."""
@@ -99,6 +105,13 @@ class Job:
             self._first = self._last = time.perf_counter()
         try:
             self._finish(FinishReason.CANCELLED)
+        except Exception as error:  # the reader is gone
+            self.fail(error)
+
+    def end_at_limit(self) -> None:
+        """There is no more room: the answer ends where it is."""
+        try:
+            self._finish(FinishReason.LENGTH)
         except Exception as error:  # the reader is gone
             self.fail(error)
 

@@ -1,6 +1,7 @@
 """Several answers at once on one context: in each step every one of them goes on a little.
 
 Prompts and answers share the batches ("continuous batching"): the weights are read once for all.
+Only jobs with the same adapter can: those with different ones take turns.
 A slot keeps what it computed when its answer ends; a prompt that begins like what it, or another
 slot, holds is not computed again. Nothing here is a thread: `step` is called until there is nothing
 to do.
@@ -14,8 +15,14 @@ from collections.abc import Sequence
 from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
+from edgeslm.runtime.beginnings import Beginnings
 from edgeslm.runtime.job import Job
-from edgeslm.runtime.slots import Share, Slot, next_shares
+from edgeslm.runtime.prompt_states import PromptStates
+from edgeslm.runtime.slots import Share, Slot, common, next_shares
+from edgeslm.runtime.turns import Turns
+
+_SINKS = 4
+"""Tokens at the very beginning that stay in any case: models lean on them."""
 
 
 class Scheduler:
@@ -24,14 +31,17 @@ class Scheduler:
     Args:
         context: Used by nobody else; its batches hold at least as many tokens, and give as many
             rows of logits, as it has sequences.
+        states: Where beginnings of prompts are kept on disk.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, states: PromptStates | None = None) -> None:
         options = context.options
         self.context = context
         self.slots = [Slot(number) for number in range(options.sequences)]
         self.length = context.length // options.sequences
         """Tokens that one prompt and its answer may have together."""
+        self._beginnings = Beginnings(context, states) if states is not None else None
+        self._turns = Turns()
         self._rows = min(options.outputs, context.most_tokens)
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
@@ -63,6 +73,11 @@ class Scheduler:
                 hint="Shorten it, or give a longer --context.",
             )
 
+    def preload(self) -> None:
+        """Have a slot hold the beginning that prompts had last time, if nothing else is done."""
+        if self._beginnings is not None and self.slots[0].job is None and not self.slots[0].cached:
+            self._beginnings.preload(self.slots[0], self.length - 1)
+
     def step(self) -> bool:
         """Compute one batch; False if there is nothing to do.
 
@@ -73,7 +88,11 @@ class Scheduler:
         """
         self._drop_cancelled()
         self._admit()
-        shares = next_shares(self.slots, self._batch.capacity, self._rows)
+        for slot in self.slots:
+            if len(slot.cached) >= self.length:
+                self._shift(slot)
+        turn = self._turns.next(self.slots)
+        shares = next_shares(turn, self._batch.capacity, self._rows)
         if not shares:
             return bool(self._waiting)
         try:
@@ -108,27 +127,65 @@ class Scheduler:
             except Exception as error:  # its own: a grammar that is none, among others
                 job.fail(error)
                 continue
-            slot = max(free, key=lambda slot: (slot.overlap(job.prompt), -len(slot.cached)))
+            adapter = job.options.adapter
+            slot = max(
+                free, key=lambda slot: (slot.overlap(job.prompt, adapter), -len(slot.cached))
+            )
             slot.job = job
             job.start(sampler)
-            if job.options.score_prompt:
+            if adapter is not slot.adapter or job.options.score_prompt:
                 self._cut(slot, 0)
-            else:
-                job.reused_tokens = self._reuse(slot, job.prompt)
-            job.room = self.length - len(job.prompt)
+                slot.adapter = adapter
+            if not job.options.score_prompt:
+                job.reused_tokens = self._reuse(slot, job)
+            can_go_on = job.options.shift and self.context.can_shift
+            job.room = self.length - (0 if can_go_on else len(job.prompt))
 
-    def _reuse(self, slot: Slot, prompt: Sequence[int]) -> int:
-        """Have `slot` hold nothing but a beginning of `prompt`; how many tokens that is."""
-        best = max(self.slots, key=lambda other: (other.overlap(prompt), other is slot))
-        shared = best.overlap(prompt)
+    def _reuse(self, slot: Slot, job: Job) -> int:
+        """Have `slot` hold nothing but a beginning of the prompt; how many tokens that is."""
+        prompt = job.prompt
+        best = max(
+            self.slots, key=lambda other: (other.overlap(prompt, slot.adapter), other is slot)
+        )
+        shared = best.overlap(prompt, slot.adapter)
+        self._cut(slot, slot.overlap(prompt, slot.adapter))
         if best is not slot and shared:
             self._cut(slot, 0)
             if self.context.share(best.sequence, slot.sequence, shared):
                 slot.cached = list(prompt[:shared])
-                return shared
-        shared = slot.overlap(prompt)
-        self._cut(slot, shared)
+        if self._beginnings is not None:
+            job.boundary = self._beginnings.boundary(len(prompt), job.options.keep)
+            self._beginnings.restore(slot, prompt)
         return len(slot.cached)
+
+    def _shift(self, slot: Slot) -> None:
+        """Make room in a slot that is full, or end its answer there."""
+        job = slot.job
+        if job is None:
+            return
+        kept = max(_SINKS, min(job.options.keep, self.length // 2))
+        dropped = (len(slot.cached) - kept) // 2
+        if self._alone_from(slot, kept) and self.context.shift(
+            kept, dropped, sequence=slot.sequence
+        ):
+            del slot.cached[kept : kept + dropped]
+            slot.exact = kept if slot.exact is None else min(kept, slot.exact)
+        else:
+            job.end_at_limit()
+            slot.job = None
+
+    def _alone_from(self, slot: Slot, start: int) -> bool:
+        """Whether no other slot has the same cells after `start`; idle ones give them up."""
+        others = [
+            other
+            for other in self.slots
+            if other is not slot and common(other.cached, slot.cached) > start
+        ]
+        if any(other.job is not None for other in others):
+            return False
+        for other in others:
+            self._cut(other, start)
+        return True
 
     def _cut(self, slot: Slot, count: int, *, clean: bool = True) -> None:
         """Keep the first `count` tokens of a slot, or none where that is not possible.
@@ -139,9 +196,11 @@ class Scheduler:
             return
         if count and self.context.forget(count, sequence=slot.sequence):
             del slot.cached[count:]
-            return
-        self.context.forget(sequence=slot.sequence)
-        slot.cached.clear()
+        else:
+            self.context.forget(sequence=slot.sequence)
+            slot.cached.clear()
+        if slot.exact is not None and len(slot.cached) <= slot.exact:
+            slot.exact = None
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._waiting if job.cancelled()]:
@@ -164,6 +223,7 @@ class Scheduler:
                 wanted = offset >= silent
                 self._batch.add(token, start + offset, sequence=share.slot.sequence, logits=wanted)
         jobs = [share.slot.job for share in shares if share.slot.job is not None]
+        self.context.use_adapter(shares[0].slot.adapter)
         # llama.cpp asks at every operation: too often for a step that only takes answers on
         long = any(not job.answering for job in jobs)
         self.context.decode(
@@ -171,7 +231,10 @@ class Scheduler:
             cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
         )
         for share in shares:
-            share.slot.cached += share.tokens
+            slot = share.slot
+            slot.cached += share.tokens
+            if self._beginnings and slot.job and len(slot.cached) == slot.job.boundary:
+                self._beginnings.keep(slot)
         return outputs
 
     def _take_outputs(self, share: Share, first: int) -> None:

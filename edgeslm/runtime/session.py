@@ -14,6 +14,7 @@ from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.generation import Cancelled, Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
+from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.scheduler import Scheduler
 
 
@@ -23,13 +24,16 @@ class Session(Closing):
     Args:
         model: Stays open, and is not closed, by the session.
         options: Size and shape of the context.
+        states: Where beginnings of prompts are kept on disk; closed by whoever opened it.
     """
 
-    def __init__(self, model: Model, options: ContextOptions) -> None:
+    def __init__(
+        self, model: Model, options: ContextOptions, states: PromptStates | None = None
+    ) -> None:
         require_generating(model)
         self.model = model
         self.context = Context(model, options)
-        self._scheduler = Scheduler(self.context)
+        self._scheduler = Scheduler(self.context, states)
 
     def close(self) -> None:
         """Free the context."""

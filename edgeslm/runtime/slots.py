@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from edgeslm.llama.adapter import Adapter
 from edgeslm.runtime.job import Job
 
 
@@ -15,24 +16,36 @@ class Slot:
     Attributes:
         sequence: Its number there.
         cached: The tokens that the cache holds of it, in their positions.
+        adapter: What changed the model while it computed them.
+        exact: How many of them were computed with nothing but those before them; None for all.
         job: What is answered there; None while it waits with what it holds.
     """
 
     sequence: int
     cached: list[int] = field(default_factory=list)
+    adapter: Adapter | None = None
+    exact: int | None = None
     job: Job | None = None
 
-    def overlap(self, prompt: Sequence[int]) -> int:
-        """How many of the cached tokens `prompt` begins with.
+    def overlap(self, prompt: Sequence[int], adapter: Adapter | None = None) -> int:
+        """How many of the cached tokens `prompt` begins with, of use to those with `adapter`.
 
         At least one token of it is left to compute, since its logits are needed.
         """
-        shared = 0
-        for cached, wanted in zip(self.cached, prompt[:-1], strict=False):
-            if cached != wanted:
-                break
-            shared += 1
-        return shared
+        if adapter is not self.adapter:
+            return 0
+        shared = common(self.cached, prompt[:-1])
+        return shared if self.exact is None else min(shared, self.exact)
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """With how many equal tokens both begin."""
+    shared = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        shared += 1
+    return shared
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
     ]
     left = capacity - len(shares)
     rests = [
-        (slot, slot.job.prompt[len(slot.cached) :])
+        (slot, slot.job.next_tokens(len(slot.cached)))
         for slot in busy
         if slot.job is not None and not slot.job.answering
     ]
@@ -81,7 +94,7 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
         scored = slot.job is not None and slot.job.options.score_prompt
         most = left // (len(rests) - index)
         part = rest[: min(most, rows + 1) if scored else most]
-        ends = len(part) == len(rest)
+        ends = slot.job is not None and len(slot.cached) + len(part) == len(slot.job.prompt)
         left -= len(part)
         if scored:
             rows -= len(part) - 1

@@ -13,8 +13,10 @@ from edgeslm.runtime.slots import Slot, next_shares
 
 def _slot(number: int, prompt: int, cached: int, answer: int, scored: bool = False) -> Slot:
     """One with a prompt of so many tokens, of which the cache holds some, or an answer."""
+    tokens = tuple(range(prompt))
     job: Any = SimpleNamespace(
-        prompt=tuple(range(prompt)),
+        prompt=tokens,
+        next_tokens=lambda done: tokens[done:],
         answering=bool(answer),
         last_token=1000 + number,
         options=SimpleNamespace(score_prompt=scored),

@@ -1,0 +1,96 @@
+"""Beginnings of prompts: taken from disk where they were computed before, kept there where not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from edgeslm.errors import EdgeslmError
+from edgeslm.files import remembered_sha256
+from edgeslm.llama import native
+from edgeslm.llama.context import Context
+from edgeslm.llama.state import copy_state, restore_state, state_bytes
+from edgeslm.runtime.prompt_states import LEAST_TOKENS, PromptStates
+from edgeslm.runtime.slots import Slot
+from edgeslm.runtime.state_file import Origin, StateFile
+
+
+class Beginnings:
+    """What lies between the slots of one context and the states on disk.
+
+    Args:
+        context: Where the slots' tokens are computed.
+        states: Where they are kept.
+    """
+
+    def __init__(self, context: Context, states: PromptStates) -> None:
+        self._context = context
+        self._states = states
+        self._origins: dict[str, Origin] = {}
+
+    def boundary(self, prompt_tokens: int, common: int) -> int:
+        """After how many tokens of a prompt its state is worth keeping; 0 for nowhere.
+
+        Args:
+            prompt_tokens: All of it.
+            common: With how many of them other prompts begin, too.
+        """
+        return common if LEAST_TOKENS <= common < prompt_tokens else 0
+
+    def restore(self, slot: Slot, prompt: tuple[int, ...]) -> bool:
+        """Have `slot` hold more of the beginning of `prompt` than it does, if that is known."""
+        beyond = len(slot.cached) + LEAST_TOKENS - 1
+        if beyond >= len(prompt) or self._states.empty:
+            return False
+        origin = self._origin(slot)
+        found = origin and self._states.longest(origin, prompt, beyond)
+        return found is not None and self._put(found, slot)
+
+    def preload(self, slot: Slot, most: int) -> bool:
+        """Have the empty `slot` hold what was used last, at most so many tokens."""
+        if self._states.empty:
+            return False
+        origin = self._origin(slot)
+        found = origin and self._states.latest(origin, most)
+        return found is not None and self._put(found, slot)
+
+    def keep(self, slot: Slot) -> None:
+        """Keep what `slot` holds now."""
+        origin = self._origin(slot)
+        if origin is not None:
+            self._states.keep(
+                origin,
+                slot.cached,
+                state_bytes(self._context, slot.sequence),
+                lambda target: copy_state(self._context, slot.sequence, target),
+            )
+
+    def _put(self, found: StateFile, slot: Slot) -> bool:
+        slot.cached.clear()
+        self._context.forget(sequence=slot.sequence)
+        try:
+            if not restore_state(self._context, slot.sequence, found.state):
+                return False
+        finally:
+            found.close()
+        slot.cached += found.head.tokens
+        self._states.restored += 1
+        return True
+
+    def _origin(self, slot: Slot) -> Origin | None:
+        """What computes in `slot`; None if the model's file is no longer there."""
+        adapter = "" if slot.adapter is None else slot.adapter.digest
+        if adapter not in self._origins:
+            with suppress(EdgeslmError):
+                self._origins[adapter] = origin_of(self._context, adapter)
+        return self._origins.get(adapter)
+
+
+def origin_of(context: Context, adapter: str = "") -> Origin:
+    """What states that are computed in `context` depend on.
+
+    Raises:
+        EdgeslmError: the model's file cannot be read.
+    """
+    options = context.options
+    build = f"{native.build_info().binding}, flash attention {options.flash_attention}"
+    return Origin(remembered_sha256(context.model.path), build, options.kv_type, adapter)
