@@ -42,7 +42,7 @@ class Beginnings:
         if beyond >= len(prompt) or self._states.empty:
             return False
         origin = self._origin(slot)
-        found = origin and self._states.longest(origin, prompt, beyond)
+        found = self._states.longest(origin, prompt, beyond) if origin else None
         return found is not None and self._put(found, slot)
 
     def preload(self, slot: Slot, most: int) -> bool:
@@ -50,7 +50,7 @@ class Beginnings:
         if self._states.empty:
             return False
         origin = self._origin(slot)
-        found = origin and self._states.latest(origin, most)
+        found = self._states.latest(origin, most) if origin else None
         return found is not None and self._put(found, slot)
 
     def keep(self, slot: Slot) -> None:

@@ -16,16 +16,16 @@ class Slot:
     Attributes:
         sequence: Its number there.
         cached: The tokens that the cache holds of it, in their positions.
+        job: What is answered there; None while it waits with what it holds.
         adapter: What changed the model while it computed them.
         exact: How many of them were computed with nothing but those before them; None for all.
-        job: What is answered there; None while it waits with what it holds.
     """
 
     sequence: int
     cached: list[int] = field(default_factory=list)
+    job: Job | None = None
     adapter: Adapter | None = None
     exact: int | None = None
-    job: Job | None = None
 
     def overlap(self, prompt: Sequence[int], adapter: Adapter | None = None) -> int:
         """How many of the cached tokens `prompt` begins with, of use to those with `adapter`.
