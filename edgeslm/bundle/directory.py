@@ -1,7 +1,8 @@
 """A packed model: a directory with the GGUF file and a manifest that says what it is.
 
     OUT/model.gguf        the model
-    OUT/manifest.json     its hash and size, its facts, the figures predicted for the target
+    OUT/prompt.state      what its KV cache holds after the system prompt, where there is one
+    OUT/manifest.json     hashes and sizes, its facts, the figures predicted for the target
 
 The same input gives the same bytes: no times, no host names. The directory is built under
 a temporary name beside its place and renamed when it is complete.
@@ -30,6 +31,7 @@ from edgeslm.records import MANIFEST_SCHEMA, Prediction, document, to_json
 
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.gguf"
+STATE_NAME = "prompt.state"
 
 _MAX_MANIFEST_BYTES = 2**20
 _CHUNK_BYTES = 2**20
@@ -51,6 +53,36 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class StateEntry:
+    """The file of a prompt's state."""
+
+    file: str
+    sha256: str
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class PromptEntry:
+    """What the model is told about its task, and what came of reading it.
+
+    `kv_type` is the type of the cache that the state is of.
+    """
+
+    system: str
+    kv_type: str
+    state: StateEntry | None
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A system prompt to be packed, and the file of its state, which is moved."""
+
+    system: str
+    kv_type: str
+    state: Path | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a packed directory holds."""
 
@@ -58,10 +90,16 @@ class Manifest:
     model: ModelEntry
     prediction: Mapping[str, Any]
     """A `records.Prediction` as JSON: the target and what to expect of the model there."""
+    prompt: PromptEntry | None = None
 
 
 def write_bundle(
-    directory: Path, model: Path, prediction: Prediction, *, move: bool = False
+    directory: Path,
+    model: Path,
+    prediction: Prediction,
+    *,
+    move: bool = False,
+    prompt: PromptFile | None = None,
 ) -> Manifest:
     """Write a packed directory; one that stood there before is replaced.
 
@@ -70,6 +108,7 @@ def write_bundle(
         model: The GGUF file.
         prediction: What to expect on the target.
         move: Take the file instead of a copy; it has to lie on the same disk.
+        prompt: What the model is told there; its file lies on the same disk.
 
     Raises:
         OutputFailure: it cannot be written, or something else than a bundle is there.
@@ -89,7 +128,12 @@ def write_bundle(
             parameters=inspection.parameters,
             bits_per_weight=inspection.bits_per_weight,
         )
-        manifest = Manifest(f"edgeslm {edgeslm.__version__}", entry, to_json(prediction))
+        manifest = Manifest(
+            f"edgeslm {edgeslm.__version__}",
+            entry,
+            to_json(prediction),
+            prompt=None if prompt is None else _put_prompt(prompt, folder, directory),
+        )
         text = json.dumps(document(MANIFEST_SCHEMA, manifest), indent=2, ensure_ascii=False) + "\n"
         with writing(directory):
             (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
@@ -112,7 +156,7 @@ def ensure_replaceable(directory: Path) -> None:
     if not names:
         return
     try:
-        expected = {MANIFEST_NAME, read_manifest(directory).model.file}
+        expected = _files(read_manifest(directory))
     except InvalidBundle as error:
         raise OutputFailure(
             f"cannot write {directory}: it is there and no packed directory", hint=hint
@@ -159,18 +203,22 @@ def verify_bundle(directory: Path) -> Manifest:
     manifest = read_manifest(directory)
     with reading(directory):
         found = {path.name for path in directory.iterdir()}
-    for name in sorted(found - {MANIFEST_NAME, manifest.model.file}):
+    for name in sorted(found - _files(manifest)):
         raise InvalidBundle(
             f"{directory}: {name} is not in the manifest", hint="Remove it, or pack again."
         )
-    model = model_file(directory, manifest)
-    with (
-        progress.bar("verifying", manifest.model.file_bytes, unit="bytes") as advance,
-        reading(model),
-        model.open("rb") as stream,
-    ):
-        if _hash(stream, advance) != manifest.model.sha256:
-            raise InvalidBundle(f"{model}: changed: its hash is not the manifest's", hint=_DAMAGED)
+    state = manifest.prompt.state if manifest.prompt else None
+    for entry in (manifest.model, *([] if state is None else [state])):
+        path = _present(directory, entry)
+        with (
+            progress.bar("verifying", entry.file_bytes, unit="bytes") as advance,
+            reading(path),
+            path.open("rb") as stream,
+        ):
+            if _hash(stream, advance) != entry.sha256:
+                raise InvalidBundle(
+                    f"{path}: changed: its hash is not the manifest's", hint=_DAMAGED
+                )
     return manifest
 
 
@@ -180,16 +228,44 @@ def model_file(directory: Path, manifest: Manifest) -> Path:
     Raises:
         InvalidBundle: it is not.
     """
-    path = directory / manifest.model.file
+    return _present(directory, manifest.model)
+
+
+def state_files(directory: Path, manifest: Manifest) -> tuple[Path, ...]:
+    """The states of a packed directory that are there; without them it only takes longer."""
+    entry = manifest.prompt.state if manifest.prompt else None
+    return () if entry is None else (directory / entry.file,)
+
+
+def _files(manifest: Manifest) -> set[str]:
+    """The names of all that a packed directory holds."""
+    state = manifest.prompt.state if manifest.prompt else None
+    return {MANIFEST_NAME, manifest.model.file, *([state.file] if state else [])}
+
+
+def _present(directory: Path, entry: ModelEntry | StateEntry) -> Path:
+    path = directory / entry.file
     with reading(path):
         if path.is_symlink() or not path.is_file():
             raise InvalidBundle(f"{path}: missing, or not a regular file", hint=_DAMAGED)
         size = path.stat().st_size
-    if size != manifest.model.file_bytes:
+    if size != entry.file_bytes:
         raise InvalidBundle(
-            f"{path}: {size} bytes, the manifest says {manifest.model.file_bytes}", hint=_DAMAGED
+            f"{path}: {size} bytes, the manifest says {entry.file_bytes}", hint=_DAMAGED
         )
     return path
+
+
+def _put_prompt(prompt: PromptFile, folder: Path, directory: Path) -> PromptEntry:
+    if prompt.state is None:
+        return PromptEntry(prompt.system, prompt.kv_type, None)
+    size = prompt.state.stat().st_size
+    sha256 = _put(prompt.state, folder / STATE_NAME, directory, _ignore, move=True)
+    return PromptEntry(prompt.system, prompt.kv_type, StateEntry(STATE_NAME, sha256, size))
+
+
+def _ignore(_done: int) -> None:
+    """Progress that nobody watches."""
 
 
 def _put(
@@ -288,11 +364,36 @@ def _parse(path: Path, data: object) -> Manifest:
         parameters=model.take("parameters", int),
         bits_per_weight=model.take("bits_per_weight", float, int, None),
     )
+    _check_entry(path, entry)
+    prompt = _parse_prompt(path, fields.optional("prompt"))
+    if prompt is not None and prompt.state is not None and prompt.state.file == entry.file:
+        raise InvalidBundle(f"{path}: {entry.file} is named twice", hint=_DAMAGED)
+    return Manifest(fields.take("created_by", str), entry, fields.take("prediction", dict), prompt)
+
+
+def _parse_prompt(path: Path, data: object) -> PromptEntry | None:
+    if data is None:
+        return None
+    fields = _Fields(path, data)
+    system, kv_type = fields.take("system", str), fields.take("kv_type", str)
+    state = fields.take("state", dict, None)
+    if state is None:
+        return PromptEntry(system, kv_type, None)
+    of_state = _Fields(path, state)
+    entry = StateEntry(
+        file=of_state.take("file", str),
+        sha256=of_state.take("sha256", str),
+        file_bytes=of_state.take("file_bytes", int),
+    )
+    _check_entry(path, entry)
+    return PromptEntry(system, kv_type, entry)
+
+
+def _check_entry(path: Path, entry: ModelEntry | StateEntry) -> None:
     if not re.fullmatch(r"[\w][\w.-]*", entry.file) or entry.file == MANIFEST_NAME:
         raise InvalidBundle(f"{path}: not a plain file name: {entry.file!r}", hint=_DAMAGED)
     if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
         raise InvalidBundle(f"{path}: not a SHA-256: {entry.sha256!r}", hint=_DAMAGED)
-    return Manifest(fields.take("created_by", str), entry, fields.take("prediction", dict))
 
 
 class _Fields:
@@ -303,6 +404,10 @@ class _Fields:
             raise InvalidBundle(f"{path}: not a JSON object", hint=_DAMAGED)
         self._path = path
         self._data = data
+
+    def optional(self, key: str) -> object:
+        """The entry `key`, whatever it is; None if there is none."""
+        return self._data.get(key)
 
     def take(self, key: str, *kinds: type | None) -> Any:
         """The entry `key`, which has one of the types; None stands for null."""

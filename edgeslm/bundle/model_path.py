@@ -1,11 +1,35 @@
-"""Find the model in whatever a user named."""
+"""Find the model in whatever a user named, and what came with it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest
+from edgeslm.bundle.directory import (
+    MANIFEST_NAME,
+    Manifest,
+    model_file,
+    read_manifest,
+    state_files,
+)
 from edgeslm.errors import NotFound, UserError, reading
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model and what came with it.
+
+    Attributes:
+        model: The GGUF file.
+        system: What the model is told about its task if nothing else is said.
+        kv_type: The type of cache if nothing else is said.
+        states: Files of prompts' states.
+    """
+
+    model: Path
+    system: str | None = None
+    kv_type: str | None = None
+    states: tuple[Path, ...] = ()
 
 
 def find_model(path: Path) -> Path:
@@ -18,21 +42,36 @@ def find_model(path: Path) -> Path:
         InvalidBundle: a packed directory that is damaged.
         UserError: a directory of another kind.
     """
+    return find_package(path).model
+
+
+def find_package(path: Path) -> Package:
+    """The same, with what came with the model.
+
+    Raises:
+        EdgeslmError: as from `find_model`.
+    """
     with reading(path):
         if path.is_dir():
-            return _in_directory(path)
+            manifest = _manifest(path)
+            return Package(
+                model_file(path, manifest),
+                manifest.prompt.system if manifest.prompt else None,
+                manifest.prompt.kv_type if manifest.prompt else None,
+                state_files(path, manifest),
+            )
         exists = path.exists()
     if not exists:
         raise NotFound(
             f"{path}: no such file or directory",
             hint="Name a GGUF file, or a directory that edgeslm pack wrote.",
         )
-    return path
+    return Package(path)
 
 
-def _in_directory(path: Path) -> Path:
+def _manifest(path: Path) -> Manifest:
     if (path / MANIFEST_NAME).exists():
-        return model_file(path, read_manifest(path))
+        return read_manifest(path)
     if (path / "config.json").exists():
         raise UserError(
             f"{path}: a Hugging Face checkpoint, not yet a GGUF file",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
@@ -13,12 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.cli.hosting import (
+    names_of,
+    open_models,
+    open_specialists,
+    read_adapter,
+    refuse_equal,
+)
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
 
 if TYPE_CHECKING:
-    from edgeslm.runtime.server.hosted import Hosted, HostOptions
+    pass
 
 _KEY_VARIABLE = "EDGESLM_API_KEY"
 
@@ -50,7 +56,17 @@ def serve(
         typer.Option("--context", metavar="N", help="Tokens of one prompt and its answer."),
     ] = 2048,
     template: options.Template = None,
-    kv_type: options.KvType = "F16",
+    kv_type: options.KvType = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME=FILE",
+            help="A LoRA adapter of the model, as a model of that name; may be repeated. With "
+            "several models: NAME=FILE@MODEL.",
+        ),
+    ] = None,
+    prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
@@ -101,6 +117,7 @@ def serve(
         edgeslm serve model.gguf
         edgeslm serve packed/ --name helper --host 0.0.0.0 --api-key SECRET
         edgeslm serve writer.gguf coder.gguf --slots 2 --context 4096
+        edgeslm serve model.gguf --adapter poet=poet.gguf --adapter clerk=clerk.gguf
     """
     try:
         from edgeslm.runtime.server import serving
@@ -116,31 +133,39 @@ def serve(
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
-    names = _names(models, name or [])
+    names = names_of(models, name or [])
     host_options = HostOptions(
         slots=slots,
         context=context,
         queue=queue,
-        kv_type=kv_type.upper(),
+        kv_type=(kv_type or "").upper(),
         threads=default_threads() if threads is None else threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
+        state_bytes=prompt_cache,
     )
+    specialists = [read_adapter(given, names) for given in adapter or ()]
+    refuse_equal([*names, *(each.name for each in specialists)])
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)
         if not local and not api_key:
             output.warn("everybody who reaches this machine can ask; --api-key asks for a key")
-        hosted = _open(stack, names, models, host_options)
+        served = open_models(stack, dict(zip(names, models, strict=True)), host_options)
+        served += open_specialists(served, specialists)
         access = Access(tuple(api_key or ()), tuple(cors or ()), local)
-        server = Server(hosted, ServerOptions(access, most_body))
+        server = Server(served, ServerOptions(access, most_body))
         address = serving.address(listening)
 
         def on_start() -> None:
             if json:
-                said = {"address": address, "models": names, "process": os.getpid()}
+                said = {
+                    "address": address,
+                    "models": [each.name for each in served],
+                    "process": os.getpid(),
+                }
                 print(dumps(said), flush=True)
             else:
-                print(f"{', '.join(names)}: {address}", flush=True)
+                print(f"{', '.join(each.name for each in served)}: {address}", flush=True)
                 print("The page to chat with is there too. Ctrl-C ends it.", file=sys.stderr)
 
         serving.serve(
@@ -149,29 +174,3 @@ def serve(
 
 
 COMMANDS = (serve,)
-
-
-def _names(models: list[Path], given: list[str]) -> list[str]:
-    if given and len(given) != len(models):
-        raise InvalidOption(
-            f"{len(given)} names for {len(models)} models", hint="Give --name once for each."
-        )
-    names = given or [model.resolve().stem for model in models]
-    if len(set(names)) < len(names) or not all(names):
-        raise InvalidOption(
-            f"the models' names must differ: {', '.join(names)}", hint="Give each a --name."
-        )
-    return names
-
-
-def _open(
-    stack: ExitStack, names: list[str], models: list[Path], host_options: HostOptions
-) -> list[Hosted]:
-    from edgeslm.bundle.model_path import find_model
-    from edgeslm.runtime.server.hosted import Hosted
-
-    turn = threading.Lock()
-    return [
-        stack.enter_context(Hosted(name, find_model(path), host_options, turn))
-        for name, path in zip(names, models, strict=True)
-    ]

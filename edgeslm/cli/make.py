@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from edgeslm.cli import options, output
 from edgeslm.cli.measure import print_prediction
 from edgeslm.errors import InvalidOption
+from edgeslm.files import read_text
 from edgeslm.records import LADDER_SCHEMA, document, to_json
 from edgeslm.units import format_bytes, format_seconds, parse_widths, significant
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from edgeslm.packager.quantize import Effort, QuantizeResult, Wishes
     from edgeslm.packager.quantize.explain import Explanation
     from edgeslm.targets.target import Target
+
+_LONGEST_SYSTEM = 100_000
 
 
 def convert(
@@ -269,6 +273,14 @@ def pack(
             help="With --ladder: a text to compare on; default: one the model says itself.",
         ),
     ] = None,
+    system: Annotated[
+        Path | None,
+        typer.Option(
+            "--system",
+            metavar="FILE",
+            help="What the model is told to be; it is read here, and known there at once.",
+        ),
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -280,10 +292,13 @@ def pack(
     Examples:
         edgeslm pack SmolLM2-135M-Instruct/ -o packed/ --target rpi-zero-2w --bits 5
         edgeslm pack model.gguf -o packed/ --target rpi5-4gb --min-tps 15
+        edgeslm pack model.gguf -o packed/ --target rpi-zero-2w --system helper.txt
         edgeslm pack model.gguf -o ladder/ --target rpi5-4gb --ladder 3.5,4,5,6,8
     """
     from edgeslm.packager.ladder import pack_ladder
     from edgeslm.packager.pipeline import pack as pack_model
+    from edgeslm.runtime.baking import bake_state
+    from edgeslm.runtime.governor import default_threads
     from edgeslm.targets.loading import load_target
 
     wishes = _wishes(bits, size, ram, min_speed, max_energy, context, kv_type)
@@ -294,6 +309,8 @@ def pack(
     board = load_target(target)
     if ladder is not None:
         _refuse_other_ways(file_type, wishes, recipe)
+        if system is not None:
+            raise InvalidOption("--ladder excludes --system", hint="Pack the one you choose.")
         made = pack_ladder(
             model,
             destination,
@@ -318,6 +335,8 @@ def pack(
         context_length=context,
         kv_type=cache_type,
         effort=effort,
+        system=None if system is None else _system_prompt(system),
+        bake=partial(bake_state, threads=threads or default_threads()),
     )
     for warning in result.warnings:
         output.warn(warning)
@@ -325,8 +344,22 @@ def pack(
         output.print_json(to_json(result))
         return
     print(f"wrote {result.path}: {format_bytes(result.manifest.model.file_bytes)}")
+    prompt = result.manifest.prompt
+    if prompt is not None and prompt.state is not None:
+        taken = format_bytes(prompt.state.file_bytes)
+        print(f"with the state of the system prompt: {taken}, {prompt.kv_type}")
     print()
     print_prediction(result.prediction)
+
+
+def _system_prompt(path: Path) -> str:
+    text = read_text(path).strip()
+    if not text or len(text) > _LONGEST_SYSTEM:
+        raise InvalidOption(
+            f"{path}: {len(text)} characters are no system prompt",
+            hint=f"1 to {_LONGEST_SYSTEM}.",
+        )
+    return text
 
 
 def _refuse_other_ways(file_type: str | None, wishes: Wishes | None, recipe: Path | None) -> None:

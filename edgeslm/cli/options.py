@@ -36,7 +36,25 @@ Target = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", metavar="N", help="Context length in tokens.")]
 KvType = Annotated[
-    str, typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache: F16, Q8_0, ...")
+    str | None,
+    typer.Option(
+        "--kv-type",
+        metavar="TYPE",
+        help="Type of the KV cache: F16, Q8_0, ...; default: F16, or as the model was packed.",
+    ),
+]
+PromptCache = Annotated[
+    int,
+    typer.Option(
+        "--prompt-cache",
+        parser=parse_bytes,
+        metavar="S",
+        help="Disk space for the states of long system prompts; 0 keeps none.",
+    ),
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", metavar="FILE", help="A LoRA adapter in GGUF, made for the model."),
 ]
 Threads = Annotated[
     int | None,

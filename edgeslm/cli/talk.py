@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.cli.opening import Wanted, opened
 from edgeslm.cli.streaming import interruptible, show, statistics_line
 from edgeslm.errors import InvalidOption
 from edgeslm.files import read_text
 from edgeslm.records import to_json
 
 if TYPE_CHECKING:
-    from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
@@ -58,7 +59,9 @@ def run(
         typer.Option("--stop", metavar="TEXT", help="End the answer here; may be repeated."),
     ] = None,
     context: options.Context = _CONTEXT,
-    kv_type: options.KvType = "F16",
+    kv_type: options.KvType = None,
+    adapter: options.Adapter = None,
+    prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -74,7 +77,6 @@ def run(
     from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.messages import Message
     from edgeslm.runtime.prompt import PromptEncoder
-    from edgeslm.runtime.session import Session
 
     if raw and (system or template):
         option = "--system" if system else "--template"
@@ -94,21 +96,27 @@ def run(
         xtc_probability=xtc,
         grammar=_grammar(grammar, json_schema),
     )
-    generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling)
-    context_options = _context_options(context, kv_type, threads)
+    generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling, shift=True)
     text = _prompt_text(prompt)
-    with _open(model) as opened:
-        _warn_beyond_training(opened, context)
-        encoder = PromptEncoder(opened, None if template is None else read_text(template))
+    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache)
+    with opened(wanted) as ready:
+        _warn_beyond_training(ready.model, context)
+        encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
         if raw:
-            tokens = encoder.encode_text(text)
+            tokens, keep = encoder.encode_text(text), 0
         else:
-            messages = [Message("system", system)] if system else []
-            tokens = encoder.encode_messages([*messages, Message("user", text)])
-        with Session(opened, context_options) as session, interruptible() as cancelled:
-            answer = session.generate(
-                tokens, generation, on_text=None if json else show, cancelled=cancelled.is_set
+            told = system or ready.system
+            messages = [Message("system", told)] if told else []
+            messages.append(Message("user", text))
+            tokens = encoder.encode_messages(messages)
+            keep = encoder.beginning(tokens, messages)
+        with interruptible() as cancelled:
+            answer = ready.session.generate(
+                tokens,
+                replace(generation, keep=keep, adapter=ready.adapter),
+                on_text=None if json else show,
+                cancelled=cancelled.is_set,
             )
     _print_answer(answer, json=json)
 
@@ -129,7 +137,9 @@ def chat(
     xtc: options.Xtc = 0.0,
     seed: options.Seed = None,
     context: options.Context = _CONTEXT,
-    kv_type: options.KvType = "F16",
+    kv_type: options.KvType = None,
+    adapter: options.Adapter = None,
+    prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
@@ -148,7 +158,6 @@ def chat(
     from edgeslm.runtime.chat import Conversation
     from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.prompt import PromptEncoder
-    from edgeslm.runtime.session import Session
 
     sampling = SamplingOptions(
         temperature,
@@ -162,13 +171,15 @@ def chat(
         dry_multiplier=dry,
         xtc_probability=xtc,
     )
-    generation = GenerationOptions(max_tokens, sampling=sampling)
-    context_options = _context_options(context, kv_type, threads)
-    with _open(model) as opened, Session(opened, context_options) as session:
-        encoder = PromptEncoder(opened, None if template is None else read_text(template))
+    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache)
+    with opened(wanted) as ready:
+        encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
         encoder.require_template()
-        _warn_beyond_training(opened, context)
-        conversation = Conversation(session, encoder, system=system)
+        _warn_beyond_training(ready.model, context)
+        conversation = Conversation(ready.session, encoder, system=system or ready.system)
+        generation = GenerationOptions(
+            max_tokens, sampling=sampling, shift=True, adapter=ready.adapter
+        )
         Terminal(conversation, generation, json_lines=json).loop()
 
 
@@ -188,13 +199,6 @@ def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:
     return None if grammar is None else read_text(grammar)
 
 
-def _open(path: Path) -> Model:
-    from edgeslm.bundle.model_path import find_model
-    from edgeslm.llama.model import Model
-
-    return Model(find_model(path))
-
-
 def _continues_text(encoder: PromptEncoder, system: str | None) -> bool:
     """Whether the model has no chat template, which the user is told."""
     if encoder.has_template:
@@ -211,17 +215,6 @@ def _warn_beyond_training(model: Model, context: int) -> None:
             f"the model was trained for {model.trained_context_length} tokens, "
             f"not for a context of {context}"
         )
-
-
-def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
-    from edgeslm.llama.context import ContextOptions
-    from edgeslm.runtime.governor import default_threads
-
-    return ContextOptions(
-        length=context,
-        kv_type=kv_type.upper(),
-        threads=default_threads() if threads is None else threads,
-    )
 
 
 def _prompt_text(prompt: str | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm.bundle.directory import Manifest, ensure_replaceable, write_bundle
+from edgeslm.bundle.directory import Manifest, PromptFile, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict
@@ -17,6 +18,7 @@ from edgeslm.packager.quantize.result import is_quantized
 from edgeslm.records import Prediction
 from edgeslm.targets.target import Target
 
+Bake = Callable[[Path, str, Path, int, str], Path | None]
 DEFAULT_TYPE = "Q4_K_M"
 """What float weights become when nothing else is asked for: the usual compromise."""
 
@@ -42,6 +44,8 @@ def pack(
     context_length: int | None = None,
     kv_type: str | None = None,
     effort: Effort | None = None,
+    system: str | None = None,
+    bake: Bake | None = None,
 ) -> PackResult:
     """Convert, quantize and predict as needed, and write a directory ready for the board.
 
@@ -58,6 +62,9 @@ def pack(
         context_length: Tokens of context the prediction is for; None for the target's default.
         kv_type: The type of the KV cache the prediction is for; None for the target's default.
         effort: How much to find out before a mix is chosen.
+        system: What the model is told about its task there.
+        bake: Computes the state of that; called with the model, the text, a folder for the file,
+            the length of the context and the cache's type.
 
     Raises:
         UserError: the model or an option is wrong.
@@ -73,14 +80,25 @@ def pack(
     ensure_replaceable(output)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
+        if system is not None and not read_model(source).get("tokenizer.chat_template"):
+            raise InvalidOption(
+                f"{model}: this model has no chat template, so nothing can be told to it",
+                hint="Leave out --system, or choose a model that can chat.",
+            )
         # what cannot be predicted is known before the work
         predict(read_model(source), target, context_length=context_length, kv_type=kv_type)
         packed, warnings = _quantized(source, folder / "quantized.gguf", way, target, effort)
         prediction = predict(
             read_model(packed), target, context_length=context_length, kv_type=kv_type
         )
+        prompt = None
+        if system is not None:
+            cache = kv_type or target.defaults.kv_type
+            baked = folder / "baked"
+            state = bake(packed, system, baked, prediction.context_length, cache) if bake else None
+            prompt = PromptFile(system, cache, state)
         move = packed.parent == folder
-        manifest = write_bundle(output, packed, prediction, move=move)
+        manifest = write_bundle(output, packed, prediction, move=move, prompt=prompt)
     return PackResult(output, manifest, prediction, warnings)
 
 

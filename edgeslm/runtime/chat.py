@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.runtime.generation import (
@@ -69,6 +70,8 @@ class Conversation:
         """
         turns = [*self._turns, Message("user", text)]
         prompt = self._fitting_prompt(turns)
+        messages = (*self._system_messages(), *turns[self._first :])
+        options = replace(options, keep=self._encoder.beginning(prompt, messages))
         answer = self._session.generate(prompt, options, on_text=on_text, cancelled=cancelled)
         if answer.tokens or answer.finish_reason is not FinishReason.CANCELLED:
             self._turns = [*turns, Message("assistant", answer.text)]

@@ -19,16 +19,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import takewhile
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgeslm.errors import UserError
 from edgeslm.llama.model import Model
 from edgeslm.runtime.messages import Message, plain_message, rewritten, texts
+from edgeslm.runtime.slots import common
 
 if TYPE_CHECKING:
     import jinja2
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_PROBES = ("a", "1", "\n(", "Ж")
+"""What users might say; whatever tokenizers make of it differs from the start."""
+_MOST_BEGINNINGS = 16
 _GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks the assistant's part for training; it changes nothing in what is rendered."""
 
@@ -44,6 +50,8 @@ class PromptEncoder:
     def __init__(self, model: Model, template: str | None = None) -> None:
         self._model = model
         self._source = template or model.chat_template
+        self._beginnings: dict[str, tuple[int, ...]] = {}
+        self._remembering = Lock()
 
     @property
     def has_template(self) -> bool:
@@ -93,6 +101,45 @@ class PromptEncoder:
             rewritten(list(tools), disguise.put_on),
         )
         return self._tokenize(rendered, disguise)
+
+    def beginning(
+        self,
+        prompt: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> int:
+        """With how many of its tokens other conversations begin, too.
+
+        Those are conversations with the same system messages and tools.
+
+        Args:
+            prompt: What `encode_messages` gave for
+            messages: a conversation and
+            tools: what may be called in it.
+        """
+        system = tuple(takewhile(lambda message: message.role == "system", messages))
+        key = repr((system, tools))
+        known = self._beginnings.get(key)
+        if known is None or common(known, prompt) < len(known):
+            # never seen, or a template that says what day it is
+            known = self._beginning_after(system, tools)
+            with self._remembering:
+                while len(self._beginnings) >= _MOST_BEGINNINGS:
+                    self._beginnings.pop(next(iter(self._beginnings)))
+                self._beginnings[key] = known
+        return common(known, prompt)
+
+    def _beginning_after(
+        self, system: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, ...]:
+        """What differs in none of a few conversations but for what the user says."""
+        try:
+            first, *others = (
+                self.encode_messages([*system, Message("user", text)], tools) for text in _PROBES
+            )
+        except UserError:  # a template that wants something else first
+            return ()
+        return tuple(first[: min(common(first, other) for other in others)])
 
     def _render(
         self, template: jinja2.Template, messages: list[dict[str, Any]], tools: list[Any]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from edgeslm.errors import EdgeslmError
 from edgeslm.files import atomic_path, cache_folder
+from edgeslm.llama.closing import Closing
 from edgeslm.runtime.state_file import (
     Origin,
     StateFile,
@@ -47,7 +48,7 @@ class _Entry:
     digest: str
 
 
-class PromptStates:
+class PromptStates(Closing):
     """A folder of states. Close it, so that what is being written is complete.
 
     Storage cards wear: after eight states that nobody came back for, a beginning is only kept
@@ -80,7 +81,7 @@ class PromptStates:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to be found, of whatever model."""
-        return not self._given and not self._files()
+        return not self._given and not self.files()
 
     def longest(self, origin: Origin, prompt: Sequence[int], beyond: int) -> StateFile | None:
         """The state of the longest beginning of `prompt` that is known.
@@ -174,19 +175,20 @@ class PromptStates:
             if head.origin == origin:
                 yield _Entry(path, len(head.tokens), _digest(encode_tokens(head.tokens)))
         group = _group(origin)
-        for path in self._files():
+        for path in self.files():
             of, count, digest = path.stem.split("-")
             if of == group:
                 yield _Entry(path, int(count), digest)
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """All states in the folder, of whatever model."""
         if self._folder is None:
             return []
         return [path for path in self._folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name)]
 
     def _make_room(self) -> None:
         """Remove what was not used for longest until the rest fits."""
-        files = sorted(self._files(), key=_used, reverse=True)
+        files = sorted(self.files(), key=_used, reverse=True)
         total = 0
         for path in files:
             with suppress(OSError):  # another process removed it

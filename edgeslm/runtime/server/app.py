@@ -31,7 +31,7 @@ from edgeslm.runtime.server.asking import (
     read_texts,
 )
 from edgeslm.runtime.server.guarding import Access, Guard
-from edgeslm.runtime.server.hosted import Hosted
+from edgeslm.runtime.server.hosted import Hosted, Served
 from edgeslm.runtime.server.metrics import CONTENT_TYPE, Metrics
 from edgeslm.runtime.server.problems import of_error, problem
 from edgeslm.runtime.server.requests import read_body, while_there
@@ -85,7 +85,7 @@ class Server:
         options: What is allowed.
     """
 
-    def __init__(self, models: Sequence[Hosted], options: ServerOptions) -> None:
+    def __init__(self, models: Sequence[Served], options: ServerOptions) -> None:
         self._models = {hosted.name: hosted for hosted in models}
         self._options = options
         self._metrics = Metrics()
@@ -175,7 +175,7 @@ class Server:
         return _json(bodies.Health("ok"))
 
     async def _figures(self, _request: Request) -> Response:
-        text = self._metrics.text(self._models.values(), governor.machine_figures())
+        text = self._metrics.text(self._bases(), governor.machine_figures())
         return Response(text, media_type=CONTENT_TYPE)
 
     async def _describe(self, _request: Request) -> Response:
@@ -200,7 +200,7 @@ class Server:
     async def _body(self, request: Request, decoder: msgspec.json.Decoder[Any]) -> Any:
         return await read_body(request, decoder, self._options.most_body)
 
-    def _model(self, name: str) -> Hosted:
+    def _model(self, name: str) -> Served:
         if not name:
             return next(iter(self._models.values()))
         if name not in self._models:
@@ -209,7 +209,7 @@ class Server:
             )
         return self._models[name]
 
-    async def _ask(self, hosted: Hosted, read: Callable[[], Asked]) -> tuple[Asked, Answers]:
+    async def _ask(self, hosted: Served, read: Callable[[], Asked]) -> tuple[Asked, Answers]:
         """Hand a request in; tokens are counted elsewhere, as long texts take their time."""
         engine = hosted.engine
         hosted.refuse_if_busy()
@@ -220,8 +220,12 @@ class Server:
 
     def cut_off(self) -> None:
         """End all answers where they are; any thread may ask for it."""
-        for hosted in self._models.values():
+        for hosted in self._bases():
             hosted.cut_off()
+
+    def _bases(self) -> list[Hosted]:
+        """The models without those that an adapter makes of them."""
+        return [hosted for hosted in self._models.values() if isinstance(hosted, Hosted)]
 
     async def _collect(self, request: Request, answers: Answers) -> list[list[Piece]] | None:
         """All pieces by answer; None if the client is gone."""
@@ -240,7 +244,7 @@ class Server:
 
 
 def _chat(
-    hosted: Hosted, asked: Asked, _answers: Answers, pieces: list[list[Piece]]
+    hosted: Served, asked: Asked, _answers: Answers, pieces: list[list[Piece]]
 ) -> bodies.Chat:
     heading = writing.Heading(hosted.name)
     ends = [_end(each) for each in pieces]
@@ -267,7 +271,7 @@ def _chat(
 
 
 def _completion(
-    hosted: Hosted, asked: Asked, answers: Answers, pieces: list[list[Piece]]
+    hosted: Served, asked: Asked, answers: Answers, pieces: list[list[Piece]]
 ) -> bodies.Completion:
     heading = writing.Heading(hosted.name)
     ends = [_end(each) for each in pieces]
@@ -291,9 +295,9 @@ class _Kind:
     """One of the ways to ask for answers: how it is read, streamed, and written as a whole."""
 
     decoder: msgspec.json.Decoder[Any]
-    read: Callable[[Hosted, Any], Asked]
+    read: Callable[[Served, Any], Asked]
     events: Callable[..., AsyncIterator[msgspec.Struct]]
-    whole: Callable[[Hosted, Asked, Answers, list[list[Piece]]], msgspec.Struct]
+    whole: Callable[[Served, Asked, Answers, list[list[Piece]]], msgspec.Struct]
 
 
 _CHAT = _Kind(wire.decoder(wire.ChatRequest), read_chat, chat_events, _chat)
@@ -310,7 +314,7 @@ def _with_usage(body: wire.Request) -> bool:
     return body.stream_options is not None and body.stream_options.include_usage
 
 
-def _card(hosted: Hosted) -> bodies.ModelCard:
+def _card(hosted: Served) -> bodies.ModelCard:
     return bodies.ModelCard(hosted.name, hosted.created, hosted.length)
 
 

@@ -14,7 +14,7 @@ from edgeslm.runtime.generation import GenerationOptions
 from edgeslm.runtime.messages import Message, ToolCall
 from edgeslm.runtime.schema import grammar_of_schema
 from edgeslm.runtime.server import wire
-from edgeslm.runtime.server.hosted import Hosted
+from edgeslm.runtime.server.hosted import Served
 from edgeslm.runtime.tools import Tool, grammar_of_calls, spelled_out
 
 _DEFAULT_COMPLETION = 16
@@ -63,7 +63,7 @@ class Asked:
         ]
 
 
-def read_chat(hosted: Hosted, request: wire.ChatRequest) -> Asked:
+def read_chat(hosted: Served, request: wire.ChatRequest) -> Asked:
     """What a conversation asks for.
 
     Raises:
@@ -71,23 +71,29 @@ def read_chat(hosted: Hosted, request: wire.ChatRequest) -> Asked:
     """
     tools, must_call = _tools(request)
     messages = _messages(request.messages)
+    if hosted.options.system and not any(message.role == "system" for message in messages):
+        messages.insert(0, Message("system", hosted.options.system))
     encoder = hosted.encoder
-    if encoder.knows_tools:
-        tokens = encoder.encode_messages(messages, [tool.described() for tool in tools])
-    else:
-        tokens = encoder.encode_messages(spelled_out(messages, tools))
+    described = [tool.described() for tool in tools] if encoder.knows_tools else []
+    if not encoder.knows_tools:
+        messages = spelled_out(messages, tools)
+    tokens = encoder.encode_messages(messages, described)
     if request.top_logprobs and not request.logprobs:
         raise InvalidOption("top_logprobs without logprobs", hint="Set logprobs to true.")
+    most = request.max_completion_tokens or request.max_tokens
     options = GenerationOptions(
-        request.max_completion_tokens or request.max_tokens,
+        most,
         _stops(request),
         _sampling(hosted, request, _chat_grammar(request, tools if must_call else ())),
         scores=(request.top_logprobs or 0) if request.logprobs else None,
+        keep=encoder.beginning(tokens, messages, described),
+        shift=most is not None,
+        adapter=hosted.adapter,
     )
     return Asked((Prompt(tuple(tokens), len(tokens)),), options, request.n or 1, tools)
 
 
-def read_completion(hosted: Hosted, request: wire.CompletionRequest) -> Asked:
+def read_completion(hosted: Served, request: wire.CompletionRequest) -> Asked:
     """What a text, or several, to be continued ask for.
 
     Raises:
@@ -113,11 +119,12 @@ def read_completion(hosted: Hosted, request: wire.CompletionRequest) -> Asked:
         _sampling(hosted, request, request.grammar),
         scores=request.logprobs,
         score_prompt=echo and (request.logprobs is not None or most == 0),
+        adapter=hosted.adapter,
     )
     return Asked(prompts, options, choices, echo=echo)
 
 
-def read_texts(hosted: Hosted, request: wire.EmbeddingRequest) -> list[tuple[int, ...]]:
+def read_texts(hosted: Served, request: wire.EmbeddingRequest) -> list[tuple[int, ...]]:
     """Token ids of the texts that are to become vectors.
 
     Raises:
@@ -225,7 +232,7 @@ def _answer_schema(form: wire.ResponseFormat | None) -> dict[str, Any] | None:
     raise InvalidOption("response_format has no json_schema", hint="Give the schema.")
 
 
-def _sampling(hosted: Hosted, request: wire.Request, grammar: str | None) -> SamplingOptions:
+def _sampling(hosted: Served, request: wire.Request, grammar: str | None) -> SamplingOptions:
     given = {
         name: value
         for name in (

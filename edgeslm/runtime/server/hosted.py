@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import Busy, InvalidOption, UserError
+from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import ContextOptions, rows_of_logits
 from edgeslm.llama.embedder import Embedder
@@ -22,6 +23,7 @@ from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.prompt import PromptEncoder
+from edgeslm.runtime.prompt_states import PromptStates, states_folder
 
 _T = TypeVar("_T")
 
@@ -40,6 +42,9 @@ class HostOptions:
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
             long that takes, and cannot be stopped.
         template: A chat template to use instead of the model's own.
+        system: What the model is told if a conversation begins without a system message.
+        states: Files of prompts' states that came with the model.
+        state_bytes: Disk space for more of them.
     """
 
     slots: int = 4
@@ -50,6 +55,9 @@ class HostOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
     template: str | None = None
+    system: str | None = None
+    states: tuple[Path, ...] = ()
+    state_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name, least, most in (("slots", 1, 64), ("queue", 0, 100_000)):
@@ -70,12 +78,16 @@ class Hosted(Closing):
         turn: Held while something is computed; models that share it take turns.
     """
 
+    adapter: Adapter | None = None
+    """What changes the model: nothing here, something in a `Specialist`."""
+
     def __init__(
         self, name: str, path: Path, options: HostOptions, turn: AbstractContextManager[object]
     ) -> None:
         self.name = name
         self.options = options
         self.created = int(time.time())
+        self.states = PromptStates(states_folder(), options.state_bytes, options.states)
         self.model = Model(path)
         try:
             self.encoder = PromptEncoder(self.model, options.template)
@@ -87,6 +99,7 @@ class Hosted(Closing):
             self.model.close()
             raise
         self._embedder: Embedder | None = None
+        self._adapters: list[Adapter] = []
         self._vectors: set[Future[NDArray[np.float32]]] = set()
         self._alone = ThreadPoolExecutor(1, thread_name_prefix="edgeslm-embedder")
 
@@ -95,10 +108,23 @@ class Hosted(Closing):
         self.cut_off()
         if self._engine is not None:
             self._engine.close()
+        self.states.close()
         self._alone.shutdown()
         if self._embedder is not None:
             self._embedder.close()
+        for adapter in self._adapters:
+            adapter.close()
         self.model.close()
+
+    def specialist(self, name: str, path: Path, strength: float = 1.0) -> Specialist:
+        """The same model, changed by the adapter in a file, under another name.
+
+        Raises:
+            EdgeslmError: it is no adapter for this model.
+        """
+        adapter = Adapter(self.model, path, strength)
+        self._adapters.append(adapter)
+        return Specialist(name, self, adapter)
 
     @property
     def engine(self) -> Engine:
@@ -175,4 +201,51 @@ class Hosted(Closing):
             kv_type=options.kv_type,
             threads=options.threads,
         )
-        return Engine(self.model, context, turn=self._turn)
+        return Engine(self.model, context, turn=self._turn, states=self.states)
+
+
+class Specialist:
+    """A model changed by an adapter; it shares all but that with the model itself.
+
+    Args:
+        name: By which clients ask for it.
+        base: What it shares.
+        adapter: What it does not.
+    """
+
+    def __init__(self, name: str, base: Hosted, adapter: Adapter) -> None:
+        self.name = name
+        self.base = base
+        self.adapter = adapter
+        self.created = base.created
+        self.options = base.options
+        self.model = base.model
+        self.encoder = base.encoder
+        self.length = base.length
+
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        return self.base.engine
+
+    def refuse_if_busy(self, requests: int = 1) -> None:
+        """Return if so many more answers may wait.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        self.base.refuse_if_busy(requests)
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[Future[NDArray[np.float32]]]:
+        """Nothing: an adapter is trained for text.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"{self.name} makes no vectors of {len(texts)} texts", hint=f"Ask {self.base.name}."
+        )
+
+
+Served = Hosted | Specialist
+"""What clients can ask for."""

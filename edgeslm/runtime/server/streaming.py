@@ -13,7 +13,7 @@ from edgeslm.runtime.generation import Generation
 from edgeslm.runtime.server import bodies, writing
 from edgeslm.runtime.server.answers import Answers, Piece
 from edgeslm.runtime.server.asking import Asked
-from edgeslm.runtime.server.hosted import Hosted
+from edgeslm.runtime.server.hosted import Served
 from edgeslm.runtime.server.problems import body_of
 from edgeslm.runtime.server.requests import while_there
 from edgeslm.runtime.token_scores import TokenScore
@@ -63,7 +63,7 @@ async def _more(send: Send, body: bytes) -> None:
 
 
 async def chat_events(
-    hosted: Hosted, asked: Asked, answers: Answers, *, with_usage: bool
+    hosted: Served, asked: Asked, answers: Answers, *, with_usage: bool
 ) -> AsyncIterator[bodies.ChatChunk]:
     """The answers of a conversation, piece by piece."""
     heading = writing.Heading(hosted.name)
@@ -109,7 +109,7 @@ async def chat_events(
 
 
 async def text_events(
-    hosted: Hosted, asked: Asked, answers: Answers, *, with_usage: bool
+    hosted: Served, asked: Asked, answers: Answers, *, with_usage: bool
 ) -> AsyncIterator[bodies.Completion]:
     """The continuations, piece by piece."""
     heading = writing.Heading(hosted.name)
@@ -130,7 +130,7 @@ async def text_events(
 class TextAnswer:
     """Makes the choices of /v1/completions of the pieces of one answer."""
 
-    def __init__(self, hosted: Hosted, asked: Asked, answers: Answers, choice: int) -> None:
+    def __init__(self, hosted: Served, asked: Asked, answers: Answers, choice: int) -> None:
         self._choice = choice
         self._job = answers.tickets[choice].job
         self._prompt = asked.prompts[choice // asked.choices]

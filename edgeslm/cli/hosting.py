@@ -1,0 +1,95 @@
+"""From what the user wants served to models that are ready, under their names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeslm.cli.opening import DEFAULT_KV_TYPE
+from edgeslm.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from edgeslm.runtime.server.hosted import HostOptions, Served
+
+
+@dataclass(frozen=True)
+class Wish:
+    """An adapter that is to be served: the file, and the name of the model it changes."""
+
+    name: str
+    file: Path
+    base: str
+
+
+def names_of(models: Sequence[Path], given: Sequence[str]) -> list[str]:
+    """What clients call the models: what was given, else the files' names.
+
+    Raises:
+        InvalidOption: there are more or fewer names than models.
+    """
+    if given and len(given) != len(models):
+        raise InvalidOption(
+            f"{len(given)} names for {len(models)} models", hint="Give --name once for each."
+        )
+    return list(given) or [model.resolve().stem for model in models]
+
+
+def read_adapter(text: str, models: Sequence[str]) -> Wish:
+    """What NAME=FILE, or NAME=FILE@MODEL, asks for.
+
+    Raises:
+        InvalidOption: it is neither, or there is no such model.
+    """
+    name, _, rest = text.partition("=")
+    file, _, base = rest.rpartition("@") if len(models) > 1 else (rest, "", models[0])
+    if not name.strip() or not file:
+        form = "NAME=FILE@MODEL" if len(models) > 1 else "NAME=FILE"
+        raise InvalidOption(f"--adapter {text}", hint=f"Write {form}.")
+    if base not in models:
+        raise InvalidOption(
+            f"--adapter {text}: there is no model {base}", hint=f"There is: {', '.join(models)}."
+        )
+    return Wish(name.strip(), Path(file), base)
+
+
+def refuse_equal(names: Sequence[str]) -> None:
+    """Return if every name is one model's alone.
+
+    Raises:
+        InvalidOption: it is not.
+    """
+    if len(set(names)) < len(names) or not all(names):
+        raise InvalidOption(
+            f"the models' names must differ: {', '.join(names)}", hint="Give each a --name."
+        )
+
+
+def open_models(stack: ExitStack, models: Mapping[str, Path], options: HostOptions) -> list[Served]:
+    """The models under their names; `stack` closes them."""
+    from edgeslm.bundle.model_path import find_package
+    from edgeslm.runtime.server.hosted import Hosted
+
+    turn = threading.Lock()
+    opened: list[Served] = []
+    for name, path in models.items():
+        package = find_package(path)
+        of_model = replace(
+            options,
+            kv_type=options.kv_type or (package.kv_type or DEFAULT_KV_TYPE).upper(),
+            system=package.system,
+            states=package.states,
+        )
+        opened.append(stack.enter_context(Hosted(name, package.model, of_model, turn)))
+    return opened
+
+
+def open_specialists(served: Sequence[Served], wishes: Sequence[Wish]) -> list[Served]:
+    """The models that adapters make of those that are served; they end with them."""
+    from edgeslm.runtime.server.hosted import Hosted
+
+    bases = {each.name: each for each in served if isinstance(each, Hosted)}
+    return [bases[wish.base].specialist(wish.name, wish.file) for wish in wishes]

@@ -1,0 +1,80 @@
+"""From what the user named to a model that is ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeslm.llama.adapter import Adapter
+    from edgeslm.llama.model import Model
+    from edgeslm.runtime.session import Session
+
+DEFAULT_KV_TYPE = "F16"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for.
+
+    Attributes:
+        model: A GGUF file, or a packed directory.
+        context: Tokens of context.
+        kv_type: The cache's type; None for the packed one, else F16.
+        threads: To compute with; None for as many as help here.
+        adapter: A file that changes the model.
+        prompt_cache: Bytes on disk for states of prompts.
+    """
+
+    model: Path
+    context: int
+    kv_type: str | None = None
+    threads: int | None = None
+    adapter: Path | None = None
+    prompt_cache: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is ready; `system` is what came with the model."""
+
+    model: Model
+    session: Session
+    system: str | None
+    adapter: Adapter | None
+
+
+@contextmanager
+def opened(wanted: Wanted) -> Iterator[Opened]:
+    """A session with all that the user asked for.
+
+    Raises:
+        EdgeslmError: something of it cannot be had.
+    """
+    from edgeslm.bundle.model_path import find_package
+    from edgeslm.llama.adapter import Adapter
+    from edgeslm.llama.context import ContextOptions
+    from edgeslm.llama.model import Model
+    from edgeslm.runtime.governor import default_threads
+    from edgeslm.runtime.prompt_states import PromptStates, states_folder
+    from edgeslm.runtime.session import Session
+
+    package = find_package(wanted.model)
+    options = ContextOptions(
+        length=wanted.context,
+        kv_type=(wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper(),
+        threads=default_threads() if wanted.threads is None else wanted.threads,
+    )
+    with ExitStack() as stack:
+        model = stack.enter_context(Model(package.model))
+        adapter = None
+        if wanted.adapter is not None:
+            adapter = stack.enter_context(Adapter(model, wanted.adapter))
+        states = stack.enter_context(
+            PromptStates(states_folder(), wanted.prompt_cache, package.states)
+        )
+        session = stack.enter_context(Session(model, options, states))
+        yield Opened(model, session, package.system, adapter)

@@ -1,0 +1,57 @@
+"""The state of a system prompt, computed before the model is on its device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeslm.errors import PromptTooLong
+from edgeslm.llama.context import ContextOptions
+from edgeslm.llama.model import Model
+from edgeslm.llama.sampler import SamplingOptions
+from edgeslm.runtime.generation import GenerationOptions
+from edgeslm.runtime.messages import Message
+from edgeslm.runtime.prompt import PromptEncoder
+from edgeslm.runtime.prompt_states import LEAST_TOKENS, PromptStates
+from edgeslm.runtime.session import Session
+
+_ANYTHING = "Hello"
+
+
+def bake_state(
+    model: Path, system: str, folder: Path, context_length: int, kv_type: str, *, threads: int
+) -> Path | None:
+    """Compute a system prompt, and keep the state of the KV cache after it.
+
+    Args:
+        model: A GGUF file.
+        system: What the model is told about its task.
+        folder: Where the file goes; there is no other state in it.
+        context_length: Tokens of context on the device.
+        kv_type: The type of its cache.
+        threads: To compute with.
+
+    Returns:
+        The file; None for a prompt so short that a state of it is no use.
+
+    Raises:
+        UserError: the model has no chat template, or the prompt does not fit into the context.
+    """
+    with Model(model) as opened:
+        encoder = PromptEncoder(opened)
+        messages = [Message("system", system), Message("user", _ANYTHING)]
+        tokens = encoder.encode_messages(messages)
+        if len(tokens) >= context_length:
+            raise PromptTooLong(
+                f"the system prompt takes {len(tokens)} tokens of a context of {context_length}",
+                hint="Shorten it, or give a longer --context.",
+            )
+        keep = encoder.beginning(tokens, messages)
+        if keep < LEAST_TOKENS:
+            return None
+        states = PromptStates(folder, most_bytes=1 << 62)
+        generation = GenerationOptions(1, sampling=SamplingOptions(temperature=0), keep=keep)
+        options = ContextOptions(length=len(tokens) + 1, kv_type=kv_type, threads=threads)
+        with Session(opened, options, states) as session:
+            session.generate(tokens, generation)
+        states.close()
+    return next(iter(states.files()), None)
