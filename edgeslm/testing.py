@@ -120,6 +120,54 @@ def tiny_imatrix(path: Path, model: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def tiny_adapter(
+    path: Path,
+    model: Path,
+    *,
+    tensors: tuple[str, ...] = ("attn_q.weight", "ffn_up.weight"),
+    rank: int = 4,
+    alpha: float = 8.0,
+    seed: int = 0,
+) -> Path:
+    """Write a low-rank adapter with random numbers for the GGUF file `model`; returns `path`.
+
+    Args:
+        path: Where the file goes.
+        model: What it is for.
+        tensors: How the names of the matrices end that it changes.
+        rank: Columns of A.
+        alpha: Its strength is `alpha` / `rank`.
+        seed: Another seed gives another adapter.
+    """
+    import numpy as np
+
+    from edgeslm.gguf.reader import read_header
+
+    header = read_header(model)
+    specs = []
+    for tensor in header.tensors:
+        if tensor.name.endswith(tensors):
+            inner, outer = tensor.shape
+            specs.append(TensorSpec(f"{tensor.name}.lora_a", tensor_type("F32"), (inner, rank)))
+            specs.append(TensorSpec(f"{tensor.name}.lora_b", tensor_type("F32"), (rank, outer)))
+    text = ValueType.STRING
+    fields = (
+        Field("general.type", text, "adapter"),
+        Field("general.architecture", text, header.architecture),
+        Field("adapter.type", text, "lora"),
+        Field("adapter.lora.alpha", ValueType.FLOAT32, alpha),
+    )
+
+    def numbers(index: int) -> NDArray[Any]:
+        shape = specs[index].shape
+        drawn = np.random.default_rng([seed, index]).standard_normal(shape[::-1], np.float32)
+        scaled: NDArray[Any] = drawn * np.float32(shape[0] ** -0.5)
+        return scaled
+
+    write_gguf(path, fields, specs, numbers)
+    return path
+
+
 def byte_vocabulary() -> tuple[str, ...]:
     """Tokens in order of their ids: control tokens, 256 bytes, merged pieces."""
     return (*CONTROL_TOKENS, *_byte_characters(), *(pair.replace(" ", "") for pair in MERGES))

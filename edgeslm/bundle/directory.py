@@ -208,7 +208,8 @@ def verify_bundle(directory: Path) -> Manifest:
             f"{directory}: {name} is not in the manifest", hint="Remove it, or pack again."
         )
     state = manifest.prompt.state if manifest.prompt else None
-    for entry in (manifest.model, *([] if state is None else [state])):
+    entries: list[ModelEntry | StateEntry] = [manifest.model, *([state] if state else [])]
+    for entry in entries:
         path = _present(directory, entry)
         with (
             progress.bar("verifying", entry.file_bytes, unit="bytes") as advance,

@@ -155,17 +155,18 @@ def serve(
         access = Access(tuple(api_key or ()), tuple(cors or ()), local)
         server = Server(served, ServerOptions(access, most_body))
         address = serving.address(listening)
+        called = [each.name for each in served]
 
         def on_start() -> None:
             if json:
                 said = {
                     "address": address,
-                    "models": [each.name for each in served],
+                    "models": called,
                     "process": os.getpid(),
                 }
                 print(dumps(said), flush=True)
             else:
-                print(f"{', '.join(each.name for each in served)}: {address}", flush=True)
+                print(f"{', '.join(called)}: {address}", flush=True)
                 print("The page to chat with is there too. Ctrl-C ends it.", file=sys.stderr)
 
         serving.serve(

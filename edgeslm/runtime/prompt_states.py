@@ -133,7 +133,7 @@ class PromptStates(Closing):
         path = self._folder / name
         if path.exists() or any(head.tokens == tuple(tokens) for _, head in self._given):
             return False
-        with ExitStack() as stack, suppress(OSError, EdgeslmError):
+        with suppress(OSError, EdgeslmError), ExitStack() as stack:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = stack.enter_context(atomic_path(path))
             temporary.chmod(0o600)

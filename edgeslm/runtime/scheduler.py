@@ -139,7 +139,9 @@ class Scheduler:
             if not job.options.score_prompt:
                 job.reused_tokens = self._reuse(slot, job)
             can_go_on = job.options.shift and self.context.can_shift
-            job.room = self.length - (0 if can_go_on else len(job.prompt))
+            job.room = self.length - len(job.prompt)
+            if can_go_on:
+                job.room = job.options.max_tokens or self.length
 
     def _reuse(self, slot: Slot, job: Job) -> int:
         """Have `slot` hold nothing but a beginning of the prompt; how many tokens that is."""
