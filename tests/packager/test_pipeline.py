@@ -105,3 +105,89 @@ def test_a_foreign_directory_is_refused_before_any_work(tmp_path, model, target,
     monkeypatch.setattr(pipeline, "quantize", pytest.fail)
     with pytest.raises(OutputFailure, match="packed"):
         pack(model, tmp_path / "packed", target=target)
+
+
+def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
+    from functools import partial
+
+    from edgeslm.bundle.model_path import find_package
+    from edgeslm.llama.context import ContextOptions
+    from edgeslm.llama.model import Model
+    from edgeslm.llama.sampler import SamplingOptions
+    from edgeslm.runtime.baking import bake_state
+    from edgeslm.runtime.generation import GenerationOptions
+    from edgeslm.runtime.messages import Message
+    from edgeslm.runtime.prompt import PromptEncoder
+    from edgeslm.runtime.prompt_states import PromptStates
+    from edgeslm.runtime.session import Session
+
+    system = "You are a helper on a small board and answer in one sentence. " * 2
+    bake = partial(bake_state, threads=1)
+    made = [
+        pack(
+            model,
+            tmp_path / name,
+            target=target,
+            context_length=256,
+            kv_type="F16",
+            system=system,
+            bake=bake,
+        )
+        for name in ("packed", "again")
+    ]
+    assert made[0].manifest == verify_bundle(tmp_path / "packed")
+    assert made[0].manifest == made[1].manifest
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "again", "tiny.gguf"}
+    package = find_package(tmp_path / "packed")
+    assert (package.system, package.kv_type, len(package.states)) == (system, "F16", 1)
+    options = ContextOptions(length=256, threads=1)
+    answers = []
+    for given in ((), package.states):
+        with (
+            Model(package.model) as opened,
+            PromptStates(None, given=given) as states,
+            Session(opened, options, states) as session,
+        ):
+            encoder = PromptEncoder(opened)
+            messages = [Message("system", system), Message("user", "Who are you?")]
+            tokens = encoder.encode_messages(messages)
+            keep = encoder.beginning(tokens, messages)
+            greedy = GenerationOptions(6, sampling=SamplingOptions(temperature=0), keep=keep)
+            answers.append(session.generate(tokens, greedy))
+    assert [bool(answer.reused_tokens) for answer in answers] == [False, True]
+    assert answers[0].tokens == answers[1].tokens
+    state = tmp_path / "packed" / "prompt.state"
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    with pytest.raises(EdgeslmError, match=r"prompt\.state"):
+        verify_bundle(tmp_path / "packed")
+
+
+def test_a_short_system_prompt_needs_no_state(tmp_path, model, target):
+    from functools import partial
+
+    from edgeslm.runtime.baking import bake_state
+
+    result = pack(
+        model, tmp_path / "packed", target=target, system="Hi.", bake=partial(bake_state, threads=1)
+    )
+    assert result.manifest.prompt.system == "Hi."
+    assert result.manifest.prompt.state is None
+    assert result.manifest == verify_bundle(tmp_path / "packed")
+
+
+def test_a_system_prompt_needs_a_template_and_room(tmp_path, model, target):
+    from functools import partial
+
+    from edgeslm.runtime.baking import bake_state
+
+    bake = partial(bake_state, threads=1)
+    with pytest.raises(EdgeslmError, match="context of 64"):
+        pack(
+            model,
+            tmp_path / "packed",
+            target=target,
+            context_length=64,
+            system="word " * 100,
+            bake=bake,
+        )
+    assert not (tmp_path / "packed").exists()
