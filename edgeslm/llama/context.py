@@ -128,6 +128,7 @@ class Context(Closing):
         self.most_tokens = min(options.batch, int(lib.llama_n_batch(self._handle)))
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
         self._batch = Batch(self.most_tokens)
+        self._row = ctypes.c_float * model.vocabulary_size
         self._cancelled: Callable[[], bool] = _never
         self._signals: list[int] = []
         self._abort_callback = lib.ggml_abort_callback(self._must_stop)
@@ -217,7 +218,8 @@ class Context(Closing):
         pointer = native.library().llama_get_logits_ith(self._handle, index)
         if not pointer:
             raise ValueError(f"no logits were asked for at batch index {index}")
-        return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+        row = self._row.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(row, np.float32)
 
     def all_logits(self, rows: int) -> NDArray[np.float32]:
         """The last batch's output rows in its order, shape (rows, vocabulary); a view as above.
