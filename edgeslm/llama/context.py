@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
-from edgeslm.llama import native
+from edgeslm.llama import native, pages
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
@@ -45,6 +45,8 @@ class ContextOptions:
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
         flash_attention: None lets llama.cpp decide.
         pooled: Make one vector of each sequence, as an embedding model does.
+        as_it_fills: Take the memory of the KV cache not at once but when it is needed (Linux). No
+            other thread may make buffers while the context is made.
     """
 
     length: int = 2048
@@ -58,6 +60,7 @@ class ContextOptions:
     outputs: int = 1
     flash_attention: bool | None = None
     pooled: bool = False
+    as_it_fills: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "batch", "ubatch", "threads", "sequences", "outputs"):
@@ -330,8 +333,11 @@ def _create(
         params.flash_attn_type = int(options.flash_attention)
     if evaluation_callback is not None:
         params.cb_eval = ctypes.cast(evaluation_callback, type(params.cb_eval))
+    before = pages.anonymous() if options.as_it_fills else []
     with native.signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
+    if options.as_it_fills:
+        pages.give_back_zeros(before)
     if not handle:
         raise NativeFailure(
             f"llama.cpp cannot make a context: {native.reason(lines, 'no reason given')}",
