@@ -194,7 +194,7 @@ class _Cursor:
     def texts(self, count: int, what: str) -> Texts:
         """`count` strings; the loop is flat since a vocabulary has hundreds of thousands."""
         read, unpack = self._stream.read, struct.Struct("<Q").unpack
-        data, ends = bytearray(), array("Q")
+        data, ends = bytearray(), array("I")
         position, end = self.position, self.position + self.remaining
         try:
             for _ in range(count):
