@@ -221,7 +221,7 @@ class Context(Closing):
         pointer = native.library().llama_get_logits_ith(self._handle, index)
         if not pointer:
             raise ValueError(f"no logits were asked for at batch index {index}")
-        row = self._row.from_address(ctypes.addressof(pointer.contents))
+        row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
         return np.frombuffer(row, np.float32)
 
     def all_logits(self, rows: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _zero_runs(start: int, end: int) -> Iterator[Range]:
 
 
 def _is_zero(block: int) -> bool:
-    memory = (ctypes.c_uint64 * (_BLOCK // 8)).from_address(block)
+    memory: Any = (ctypes.c_uint64 * (_BLOCK // 8)).from_address(block)
     return not np.frombuffer(memory, np.uint64).any()
 
 
