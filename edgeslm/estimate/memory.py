@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.errors import InvalidGGUF
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import kv_tensor_type
 from edgeslm.records import MemoryPlan
@@ -187,7 +188,7 @@ def _compute_bytes(header: Header, cells: int, ubatch: int) -> int:
 
 def _overhead_bytes(header: Header) -> int:
     merges = header.metadata.get("tokenizer.ggml.merges")
-    merge_count = len(merges) if isinstance(merges, (tuple, list)) else 0
+    merge_count = len(merges) if isinstance(merges, (tuple, list, Array)) else 0
     tables = _TOKEN_BYTES * _vocabulary(header) + _MERGE_BYTES * merge_count
     return _PROCESS_BYTES + _GRAPH_BYTES + tables + header.data_offset
 
@@ -198,7 +199,7 @@ def _vocabulary(header: Header) -> int:
         if tensor.name == "token_embd.weight" and len(tensor.shape) > 1:
             return tensor.shape[1]
     tokens = header.metadata.get("tokenizer.ggml.tokens")
-    return len(tokens) if isinstance(tokens, (tuple, list)) else 0
+    return len(tokens) if isinstance(tokens, (tuple, list, Array)) else 0
 
 
 def _count(header: Header, name: str, least: int = 1) -> int:

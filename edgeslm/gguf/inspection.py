@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import FILE_TYPES, TENSOR_TYPES, TensorType
 
@@ -176,7 +177,7 @@ def _note(header: Header, label: str, types: tuple[TypeShare, ...], bits: float)
 
 def _vocabulary_size(header: Header) -> int | None:
     tokens = header.get("tokenizer.ggml.tokens")
-    return len(tokens) if isinstance(tokens, tuple) else _count(header.hyper("vocab_size"))
+    return len(tokens) if isinstance(tokens, (tuple, Array)) else _count(header.hyper("vocab_size"))
 
 
 def _text(value: object) -> str | None:

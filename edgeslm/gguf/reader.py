@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import os
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from edgeslm.errors import InvalidGGUF, Unsupported, UserError, reading
+from edgeslm.gguf.arrays import Array, Numbers, Texts
 from edgeslm.gguf.types import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
 Scalar: TypeAlias = "str | int | float | bool"
-Value: TypeAlias = "Scalar | tuple[Any, ...]"
-"""A metadata value; an array is a tuple of scalars of one type."""
+Value: TypeAlias = "Scalar | tuple[Any, ...] | Array[Any]"
+"""A metadata value; an array is a tuple of scalars of one type, or an `Array` if it is long."""
 
 _MAX_HEADER_BYTES = 128 * 2**20
 """Bounds the memory a header takes; a vocabulary of 262144 tokens needs about 12 MiB."""
+_LONG = 4096
+"""Items from which on an array is kept as it lies in the file."""
 _MAX_KEY_BYTES = 2**16 - 1
 _MAX_ALIGNMENT = 2**16
 _INT64_MAX = 2**63 - 1
@@ -187,27 +191,29 @@ class _Cursor:
         except UnicodeDecodeError:
             self.fail(f"{what} is not valid UTF-8")
 
-    def texts(self, count: int, what: str) -> tuple[str, ...]:
+    def texts(self, count: int, what: str) -> Texts:
         """`count` strings; the loop is flat since a vocabulary has hundreds of thousands."""
         read, unpack = self._stream.read, struct.Struct("<Q").unpack
-        result: list[str] = []
+        data, ends = bytearray(), array("I")
         position, end = self.position, self.position + self.remaining
         try:
             for _ in range(count):
                 (length,) = unpack(read(8))
                 position += 8 + length
                 if position > end:
-                    self.fail(f"item {len(result)} of {what} reaches beyond the end")
-                data = read(length)
-                if len(data) != length:
+                    self.fail(f"item {len(ends)} of {what} reaches beyond the end")
+                item = read(length)
+                if len(item) != length:
                     self.fail(f"ended early while {what} was read")
-                result.append(data.decode())
+                item.decode()
+                data += item
+                ends.append(len(data))
         except struct.error:
             self.fail(f"ended early while {what} was read")
         except UnicodeDecodeError:
-            self.fail(f"item {len(result)} of {what} is not valid UTF-8")
+            self.fail(f"item {len(ends)} of {what} is not valid UTF-8")
         self.position = position
-        return tuple(result)
+        return Texts(bytes(data), ends)
 
 
 def _read_version(cursor: _Cursor) -> int:
@@ -257,10 +263,10 @@ def _read_field(cursor: _Cursor, key: str) -> Field:
     count = cursor.number("Q", f"the length of metadata {key}")
     if item_type is ValueType.STRING:
         cursor.expect_room(count, 8, f"strings in metadata {key}")
-        items: tuple[Any, ...] = cursor.texts(count, f"metadata {key}")
+        items: Array[Any] = cursor.texts(count, f"metadata {key}")
     else:
         items = _numbers(cursor, item_type, count, f"metadata {key}")
-    return Field(key, kind, items, item_type)
+    return Field(key, kind, items if count >= _LONG else tuple(items), item_type)
 
 
 def _value_type(cursor: _Cursor, what: str) -> ValueType:
@@ -271,13 +277,13 @@ def _value_type(cursor: _Cursor, what: str) -> ValueType:
         cursor.fail(f"{what} has the unknown type {number}")
 
 
-def _numbers(cursor: _Cursor, kind: ValueType, count: int, what: str) -> tuple[Any, ...]:
+def _numbers(cursor: _Cursor, kind: ValueType, count: int, what: str) -> Numbers:
     code = STRUCT_CODES[kind]
     cursor.expect_room(count, struct.calcsize(code), f"values in {what}")
     data = cursor.take(count * struct.calcsize(code), what)
     if kind is ValueType.BOOL and data.strip(b"\0\1"):
         cursor.fail(f"{what} holds a boolean that is neither 0 nor 1")
-    return struct.unpack(f"<{count}{code}", data)
+    return Numbers(data, code)
 
 
 def _alignment(path: Path, field: Field | None) -> int:

@@ -11,11 +11,13 @@ Sources: `src/llama-model.cpp` (load_hparams), `src/llama-vocab.cpp`, `src/llama
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgeslm.errors import InvalidGGUF, Unsupported
 from edgeslm.gguf.architectures import ARCHITECTURES, EQUAL_HEADS, NO_ROPE, WHOLE_HEAD_ROPE
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.types import printable
 
@@ -264,19 +266,21 @@ def _check_vocabulary(header: Header) -> None:
             hint="Convert the model again with its tokenizer.",
         )
     tokens = header.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, tuple) or not tokens or not isinstance(tokens[0], str):
+    if not isinstance(tokens, (tuple, Array)) or not tokens or not isinstance(tokens[0], str):
         _fail(header, "tokenizer.ggml.tokens is missing or no list of strings")
     for name in ("scores", "token_type"):
         values = header.get(f"tokenizer.ggml.{name}")
-        if values is not None and (not isinstance(values, tuple) or len(values) != len(tokens)):
+        fits = isinstance(values, (tuple, Array)) and len(values) == len(tokens)
+        if values is not None and not fits:
             _fail(header, f"tokenizer.ggml.{name} has not one value for each of the tokens")
     _refuse_duplicate_tokens(header, tokens)
     _check_bytes(header, model, tokens)
 
 
-def _refuse_duplicate_tokens(header: Header, tokens: tuple[str, ...]) -> None:
+def _refuse_duplicate_tokens(header: Header, tokens: Sequence[str]) -> None:
     """llama.cpp asserts that no two tokens have the same text, cut at a zero byte."""
-    if len(set(tokens)) == len(tokens) and not any("\0" in token for token in tokens):
+    hashes = set(map(hash, tokens))  # half the memory of a set of the texts
+    if len(hashes) == len(tokens) and not any("\0" in token for token in tokens):
         return
     seen: dict[str, int] = {}
     for number, token in enumerate(tokens):
@@ -286,10 +290,10 @@ def _refuse_duplicate_tokens(header: Header, tokens: tuple[str, ...]) -> None:
         seen[text] = number
 
 
-def _check_bytes(header: Header, model: str, tokens: tuple[str, ...]) -> None:
+def _check_bytes(header: Header, model: str, tokens: Sequence[str]) -> None:
     """Byte tokens are what an unknown character becomes; without them the lookup throws."""
     if model == "llama":
-        known = set(tokens)
+        known = {token for token in tokens if len(token) in (1, len("<0x00>"))}
         for byte in range(256):
             if f"<0x{byte:02X}>" not in known and (byte > 127 or chr(byte) not in known):
                 _fail(header, f"the vocabulary has no token for the byte 0x{byte:02X}")

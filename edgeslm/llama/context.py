@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
-from edgeslm.llama import native
+from edgeslm.llama import native, pages
 from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
@@ -46,6 +46,8 @@ class ContextOptions:
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
         flash_attention: None lets llama.cpp decide.
         pooled: Make one vector of each sequence, as an embedding model does.
+        as_it_fills: Take the memory of the KV cache not at once but when it is needed (Linux). No
+            other thread may make buffers while the context is made.
     """
 
     length: int = 2048
@@ -59,6 +61,7 @@ class ContextOptions:
     outputs: int = 1
     flash_attention: bool | None = None
     pooled: bool = False
+    as_it_fills: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "batch", "ubatch", "threads", "sequences", "outputs"):
@@ -130,6 +133,7 @@ class Context(Closing):
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
         self._batch = Batch(self.most_tokens)
         self._adapter: Adapter | None = None
+        self._row = ctypes.c_float * model.vocabulary_size
         self._cancelled: Callable[[], bool] = _never
         self._signals: list[int] = []
         self._abort_callback = lib.ggml_abort_callback(self._must_stop)
@@ -236,7 +240,8 @@ class Context(Closing):
         pointer = native.library().llama_get_logits_ith(self._handle, index)
         if not pointer:
             raise ValueError(f"no logits were asked for at batch index {index}")
-        return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+        row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(row, np.float32)
 
     def all_logits(self, rows: int) -> NDArray[np.float32]:
         """The last batch's output rows in its order, shape (rows, vocabulary); a view as above.
@@ -369,8 +374,11 @@ def _create(
         params.flash_attn_type = int(options.flash_attention)
     if evaluation_callback is not None:
         params.cb_eval = ctypes.cast(evaluation_callback, type(params.cb_eval))
+    before = pages.anonymous() if options.as_it_fills else []
     with native.signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
+    if options.as_it_fills:
+        pages.give_back_zeros(before)
     if not handle:
         raise NativeFailure(
             f"llama.cpp cannot make a context: {native.reason(lines, 'no reason given')}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -31,6 +32,7 @@ _LEVEL_WARN = 3
 _LEVEL_ERROR = 4
 _LEVEL_CONTINUES = 5
 _KEPT_LINES = 400
+_VERSION = re.compile(r"""^__version__ = ["'](.+)["']""", re.MULTILINE)
 _DEFERRED = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -93,11 +95,14 @@ _log = _Log()
 def library() -> Any:
     """The llama_cpp module, loaded and initialised at the first call.
 
+    Unless somebody has imported the whole package, it is the bindings alone: without the high-level
+    API above them, its caches and chat templates, which take longer to load and more memory.
+
     Raises:
         NativeFailure: the shared library is missing or cannot be loaded here.
     """
     try:
-        import llama_cpp
+        llama_cpp = sys.modules.get("llama_cpp") or _bindings()
     except (ImportError, OSError, RuntimeError) as error:
         raise NativeFailure(
             f"llama.cpp cannot be loaded: {error}",
@@ -109,21 +114,19 @@ def library() -> Any:
     return llama_cpp
 
 
-def load_bindings_only() -> None:
-    """Have `library` do without the binding's high-level API, its chat templates and numpy.
+def _bindings() -> ModuleType:
+    """The package's module of bindings; who imports the package later gets all of it.
 
-    Only for a child process of ours: elsewhere others may want the whole package.
+    Importing the module would import the package first, so an empty one stands in for it meanwhile.
     """
-    found = importlib.util.find_spec("llama_cpp")
-    if found is None or found.submodule_search_locations is None or "llama_cpp" in sys.modules:
-        return
     package = ModuleType("llama_cpp")
-    package.__path__ = list(found.submodule_search_locations)
+    package.__path__ = [str(_binding_folder())]
     sys.modules["llama_cpp"] = package
     try:
-        sys.modules["llama_cpp"] = importlib.import_module("llama_cpp.llama_cpp")
-    except (ImportError, OSError, RuntimeError):
-        del sys.modules["llama_cpp"]  # `library` says what is wrong
+        return importlib.import_module("llama_cpp.llama_cpp")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp"]:
+            del sys.modules[name]
 
 
 @cache
@@ -142,7 +145,10 @@ def ggml() -> CDLL:
         NativeFailure: the library is not where llama_cpp keeps it.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # as in `library`
-    folder = _binding_folder() / "lib"
+    try:
+        folder = _binding_folder() / "lib"
+    except ImportError as error:
+        raise NativeFailure(str(error), hint="Install llama-cpp-python.") from error
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
         if (folder / name).exists():
             return CDLL(str(folder / name))
@@ -151,13 +157,17 @@ def ggml() -> CDLL:
     )
 
 
+@cache
 def _binding_folder() -> Path:
-    """Where llama_cpp lies; it is imported only if it cannot be found without."""
-    if "llama_cpp" not in sys.modules:
-        found = importlib.util.find_spec("llama_cpp")
-        if found is not None and found.submodule_search_locations:
-            return Path(found.submodule_search_locations[0])
-    return Path(library().__file__).parent
+    """Where llama_cpp lies; nothing is imported for it.
+
+    Raises:
+        ImportError: nowhere.
+    """
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("llama-cpp-python is not installed")
+    return Path(found.submodule_search_locations[0])
 
 
 def child_command(module: str) -> list[str]:
@@ -259,4 +269,10 @@ def build_info() -> BuildInfo:
         for item in described.replace("CPU :", "").split("|")
         if item.strip().endswith("= 1")
     )
-    return BuildInfo(binding=str(lib.__version__), features=features)
+    return BuildInfo(_version(), features)
+
+
+def _version() -> str:
+    """The binding's version, as the package states it in its first lines."""
+    stated = _VERSION.search((_binding_folder() / "__init__.py").read_text("utf-8"))
+    return stated[1] if stated else "unknown"

@@ -44,7 +44,6 @@ def _main() -> int:
     """The child: request on stdin, log on stderr, status and seconds as JSON on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside the native call
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # and so does the end of its parent
-    native.load_bindings_only()
     request = Request(**json.load(sys.stdin))
     try:
         status, seconds = _call(request)

@@ -121,8 +121,11 @@ class Sampler:
         self.options = options
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        for step in _steps(lib, model, options, self.seed):
+        steps = _steps(lib, model, options, self.seed)
+        for step in steps:
             lib.llama_sampler_chain_add(self._chain, step)
+        self._greedy = options.temperature == 0 and len(steps) == 1 and self._grammar is None
+        """Whether it takes the likeliest token, whatever came before."""
 
     def close(self) -> None:
         """Free the chain and its steps."""
@@ -139,13 +142,16 @@ class Sampler:
             NativeFailure: the logits are not numbers, as the weights are damaged; or the grammar
                 asks for what the model has no tokens for.
         """
-        # One NaN makes the sum NaN. llama.cpp would end the process on it.
+        # One NaN makes the sum NaN, and is the greatest. llama.cpp would end the process on it.
         logits = context.logits(index)
-        if np.isnan(logits.sum()):
+        likeliest = int(logits.argmax()) if self._greedy else None
+        if np.isnan(logits.sum() if likeliest is None else logits[likeliest]):
             raise NativeFailure(
                 "the model computed no valid probabilities (NaN): its weights are damaged",
                 hint="Fetch or convert the model again.",
             )
+        if likeliest is not None:
+            return likeliest
         if self._grammar is not None:
             return self._follow(self._grammar, logits)
         return int(native.library().llama_sampler_sample(self._chain, context.handle, index))

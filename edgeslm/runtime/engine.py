@@ -92,6 +92,7 @@ class Engine(Closing):
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
         self._tasks: deque[Callable[[], None]] = deque([self._scheduler.preload])
+        self._at_step_end: dict[Callable[[], None], None] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
         self._thread.start()
@@ -151,6 +152,13 @@ class Engine(Closing):
             self._changed.notify()
         return future
 
+    def at_step_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, in the engine's thread, when the step is over that it is in.
+
+        Only for what the engine calls itself: what listens to text, or to the end of an answer.
+        """
+        self._at_step_end[callback] = None
+
     @property
     def open_requests(self) -> int:
         """Requests that are not answered yet."""
@@ -190,6 +198,9 @@ class Engine(Closing):
                     self._scheduler.reset(error)
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
+            callbacks, self._at_step_end = self._at_step_end, {}
+            for callback in callbacks:
+                callback()
 
     def _take(self) -> bool:
         """Wait for something to do and accept new requests; False once all is over."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import deque
+from importlib.metadata import version
 
 import pytest
 
@@ -47,22 +48,57 @@ def test_the_reason_is_the_first_error_then_the_first_warning(
 
 def test_the_build_names_its_version_and_features() -> None:
     build = native.build_info()
-    assert build.binding == native.library().__version__
+    assert build.binding == version("llama_cpp_python")
     assert build.features
     assert all(feature == feature.strip() and "=" not in feature for feature in build.features)
 
 
-def test_a_child_can_do_without_the_high_level_api() -> None:
-    code = (
+def _run(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_only_the_bindings_are_loaded() -> None:
+    loaded = _run(
         "import sys\n"
         "from edgeslm.llama import native\n"
-        "native.load_bindings_only()\n"
         "lib = native.library()\n"
         "assert lib.llama_model_quantize_default_params().nthread == 0\n"
         "assert native.ggml()\n"
         "print(*sorted(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
-    assert "llama_cpp" in loaded
-    assert not loaded & {"numpy", "jinja2"}
+    assert not {name.split(".")[0] for name in loaded.split()} & {"llama_cpp", "numpy", "jinja2"}
+
+
+def test_others_get_the_whole_package_afterwards() -> None:
+    said = _run(
+        "from edgeslm.llama import native\n"
+        "native.library()\n"
+        "import llama_cpp\n"
+        "print(llama_cpp.Llama.__name__, llama_cpp.llama_cpp.__name__)"
+    )
+    assert said.split() == ["Llama", "llama_cpp.llama_cpp"]
+
+
+def test_a_package_that_is_loaded_already_is_taken() -> None:
+    said = _run(
+        "import llama_cpp\n"
+        "from edgeslm.llama import native\n"
+        "print(native.library() is llama_cpp, native.build_info().binding)"
+    )
+    assert said.split() == ["True", version("llama_cpp_python")]
+
+
+def test_a_package_that_is_missing_is_an_error_of_ours() -> None:
+    said = _run(
+        "import importlib.util\n"
+        "importlib.util.find_spec = lambda name: None\n"
+        "from edgeslm.errors import NativeFailure\n"
+        "from edgeslm.llama import native\n"
+        "for load in (native.library, native.ggml):\n"
+        "    try:\n"
+        "        load()\n"
+        "    except NativeFailure as error:\n"
+        "        print(error.message)\n"
+    )
+    assert said.count("llama-cpp-python is not installed") == 2

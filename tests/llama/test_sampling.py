@@ -92,3 +92,12 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
 def test_a_bias_for_a_token_that_is_not_there(context: Context, token: int) -> None:
     with pytest.raises(InvalidOption, match="logit-bias token"):
         _draws(context, 1, logit_bias=((token, 1.0),))
+
+
+def test_the_likeliest_token_is_the_one_that_llamacpp_takes(tiny_model: Path) -> None:
+    through_llamacpp = {"logit_bias": ((0, 0.0),)}  # it changes nothing, but is a step of its chain
+    with Model(tiny_model) as model, Context(model, ContextOptions(length=256)) as opened:
+        for number in range(20):
+            opened.forget()
+            opened.prefill([number + 1, 2 * number + 3])
+            assert _draws(opened, 1) == _draws(opened, 1, **through_llamacpp)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
@@ -206,7 +207,7 @@ def require_same_vocabulary(reference: Header, model: Header) -> None:
     if ours == theirs:
         return
     difference = "other tokens"
-    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+    if isinstance(ours, (tuple, Array)) and isinstance(theirs, (tuple, Array)):
         difference = f"{len(theirs)} tokens against {len(ours)}"
         if len(ours) == len(theirs):
             pairs = enumerate(zip(ours, theirs, strict=True))

@@ -1,18 +1,22 @@
-"""Answers on their way from the engine's thread to the event loop."""
+"""Answers on their way from the engine's thread to the event loop.
+
+What a step gives to all answers goes over together, when the step is over: to wake the event loop
+for each piece would have both threads contend for Python's lock while the next tokens are chosen.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from edgeslm.runtime.engine import Engine, Ticket
 from edgeslm.runtime.generation import Generation, GenerationOptions
 from edgeslm.runtime.token_scores import TokenScore
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,33 @@ class Piece:
     text: str
     scores: tuple[TokenScore, ...] = ()
     end: Generation | None = None
+
+
+class _Outbox:
+    """What engines have to say in one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+
+    def put(self, function: Callable[[Any], None], argument: Any) -> None:
+        """Have it called in the event loop after the next `send`."""
+        self._calls.append((function, argument))
+
+    def send(self) -> None:
+        """Wake the event loop."""
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self._calls.clear()
+
+    def _deliver(self) -> None:
+        while self._calls:
+            function, argument = self._calls.popleft()
+            function(argument)
+
+
+_outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = WeakKeyDictionary()
 
 
 class Answers:
@@ -51,7 +82,9 @@ class Answers:
         on_end: Callable[[Generation], None],
     ) -> None:
         self._on_end = on_end
+        self._engine = engine
         self._loop = asyncio.get_running_loop()
+        self._outbox = _outboxes.setdefault(self._loop, _Outbox(self._loop))
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._scored = [0] * len(asked)
         self.tickets = [
@@ -110,8 +143,9 @@ class Answers:
     def _tell(self, what: Piece | BaseException) -> None:
         self._call(self._pieces.put_nowait, what)
 
-    def _call(self, function: Callable[[_T], None], argument: _T) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, argument)
-        except RuntimeError:  # the loop is closed: nobody listens any more
+    def _call(self, function: Callable[[Any], None], argument: Any) -> None:
+        if self._loop.is_closed():  # nobody listens any more
             self.cancel()
+            return
+        self._outbox.put(function, argument)
+        self._engine.at_step_end(self._outbox.send)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import Busy, InvalidOption, UserError
+from edgeslm.llama import pages
 from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import ContextOptions, rows_of_logits
@@ -200,8 +201,12 @@ class Hosted(Closing):
             outputs=max(options.slots, rows_of_logits(self.model)),
             kv_type=options.kv_type,
             threads=options.threads,
+            as_it_fills=True,
         )
-        return Engine(self.model, context, turn=self._turn, states=self.states)
+        with self._turn:  # nobody else makes buffers while unused pages are looked for
+            # Read ahead when it was mapped, it would count beside the cache while that is cleared.
+            pages.give_back_file(self.model.path)
+            return Engine(self.model, context, turn=self._turn, states=self.states)
 
 
 class Specialist:

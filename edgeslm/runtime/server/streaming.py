@@ -20,6 +20,8 @@ from edgeslm.runtime.token_scores import TokenScore
 from edgeslm.runtime.tools import CallFinder
 
 _END = b"data: [DONE]\n\n"
+_BURST = 8
+"""Events after which others, and the news that the client is gone, have a turn in any case."""
 
 
 class EventStream(Response):
@@ -49,9 +51,13 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         encoder = msgspec.json.Encoder()
+        sent = 0
         try:
             async for event in self._events:
                 await _more(send, b"data: " + encoder.encode(event) + b"\n\n")
+                sent += 1
+                if sent % _BURST == 0:
+                    await asyncio.sleep(0)
         except Exception as error:
             await _more(send, b"data: " + encoder.encode(body_of(error)) + b"\n\n")
         await send({"type": "http.response.body", "body": _END, "more_body": False})
@@ -59,7 +65,6 @@ class EventStream(Response):
 
 async def _more(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    await asyncio.sleep(0)  # else nobody else, nor the news that the client is gone, has a turn
 
 
 async def chat_events(
