@@ -242,8 +242,7 @@ class Markdown:
             self._release(self._block, DIM)
             self._end_line(character)
         elif len(self._held) < 2 * _MOST_HELD and (
-            (character == self._fence[0] and run == self._held)
-            or (character in _BLANK and enough)
+            (character == self._fence[0] and run == self._held) or (character in _BLANK and enough)
         ):
             self._held += character
         else:

@@ -15,6 +15,7 @@ from edgeslm.files import read_text
 from edgeslm.records import to_json
 
 if TYPE_CHECKING:
+    from edgeslm.cli.keeping import Keeper
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
@@ -131,6 +132,15 @@ def chat(
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
     threads: options.Threads = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the last conversation with this model.")
+    ] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Keep nothing of what is said and typed.")
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show answers as they are written, without styles.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
     ] = False,
@@ -141,9 +151,11 @@ def chat(
 
     Examples:
         edgeslm chat model.gguf
+        edgeslm chat model.gguf --continue
         edgeslm chat packed/ --system 'You answer in one sentence.'
     """
-    from edgeslm.cli.terminal import Terminal
+    from edgeslm.cli.display import can_style
+    from edgeslm.cli.terminal import ChatOptions, Terminal
     from edgeslm.llama.sampler import SamplingOptions
     from edgeslm.runtime.chat import Conversation
     from edgeslm.runtime.generation import GenerationOptions
@@ -164,15 +176,44 @@ def chat(
     )
     generation = GenerationOptions(max_tokens, sampling=sampling)
     context_options = _context_options(context, kv_type, threads)
+    if go_on and no_history:
+        raise InvalidOption(
+            "--continue needs what --no-history forbids", hint="Use one of the two."
+        )
+    interactive = sys.stdin.isatty()
+    # A program that talks through a pipe keeps what was said itself.
+    keeper = Keeper(
+        _history() if go_on or (interactive and not no_history) else None, model.resolve().stem
+    )
+    former = keeper.last() if go_on else None
     with _open(model) as opened, Session(opened, context_options) as session:
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         encoder.require_template()
         _warn_beyond_training(opened, context)
         conversation = Conversation(session, encoder, system=system)
-        Terminal(conversation, generation, json_lines=json).loop()
+        shown = ChatOptions(
+            styled=can_style() and not plain,
+            json_lines=json,
+            interactive=interactive,
+            keep_lines=not no_history,
+        )
+        terminal = Terminal(conversation, generation, keeper, shown)
+        if former is not None:
+            terminal.go_on(*former, system=system)
+        terminal.loop()
 
 
 COMMANDS = (run, chat)
+
+
+def _keeper(model: Path, *, wanted: bool, forbidden: bool) -> Keeper:
+    """What keeps the conversation; a program that talks through a pipe keeps it itself."""
+    from edgeslm.cli.keeping import Keeper
+    from edgeslm.files import state_folder
+    from edgeslm.runtime.history import History
+
+    folder = state_folder("chats") if wanted and not forbidden else None
+    return Keeper(None if folder is None else History(folder), model.resolve().stem)
 
 
 def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:
