@@ -181,10 +181,7 @@ def chat(
             "--continue needs what --no-history forbids", hint="Use one of the two."
         )
     interactive = sys.stdin.isatty()
-    # A program that talks through a pipe keeps what was said itself.
-    keeper = Keeper(
-        _history() if go_on or (interactive and not no_history) else None, model.resolve().stem
-    )
+    keeper = _keeper(model, wanted=go_on or interactive, forbidden=no_history)
     former = keeper.last() if go_on else None
     with _open(model) as opened, Session(opened, context_options) as session:
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
