@@ -282,7 +282,8 @@ def test_a_terminal_that_is_gone_keeps_the_answer_so_far(chats: Chats) -> None:
     chat = chats.start("endless", "--context", "100000")
     chat.sendline("go on")
     chat.expect("and on and on")
-    os.close(chat.child_fd)
+    chat.ptyproc.fileobj.close()  # and no signal from us
+    chat.closed = chat.ptyproc.closed = True
     for _ in range(600):
         if os.waitpid(chat.pid, os.WNOHANG) != (0, 0):
             break
