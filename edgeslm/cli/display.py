@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edgeslm.cli.markdown import DIM, Markdown
 from edgeslm.cli.output import terminal_text
@@ -43,17 +43,23 @@ class Display:
         self.failure: OSError | None = None
         """Why nothing can be shown any more."""
 
-    def answer(self) -> tuple[Callable[[str], None], Callable[[], None]]:
-        """What shows the pieces of an answer, and what ends it."""
+    @contextlib.contextmanager
+    def answer(self) -> Iterator[Callable[[str], None]]:
+        """Yield what shows the pieces of an answer; its styles and its last line end with it."""
         markdown = Markdown() if self._styled else None
+        shown = False
 
         def show(text: str) -> None:
+            nonlocal shown
+            shown = True
             self._write(markdown.feed(text) if markdown else terminal_text(text))
 
-        def end() -> None:
-            self._write((markdown.finish() if markdown else "") + "\n")
-
-        return show, end
+        try:
+            yield show
+            shown = True
+        finally:
+            if shown:
+                self._write((markdown.finish() if markdown else "") + "\n")
 
     def tell(self, text: str) -> None:
         """Say something about the chat."""

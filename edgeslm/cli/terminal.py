@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -152,30 +153,37 @@ class Terminal:
 
     def _answer(self, text: str, *, again: bool = False) -> None:
         ask = self._conversation.regenerate if again else partial(self._conversation.ask, text)
-        show, end = self._display.answer()
-        with outliving_hangup() as hung_up, interruptible() as interrupted:
-            self._last = answer = ask(
-                self._generation,
-                on_text=None if self._options.json_lines else show,
-                cancelled=lambda: (
-                    interrupted.is_set()
-                    or self._display.failure is not None
-                    or hung_up() is not None
-                ),
-            )
-            if not self._options.json_lines:
-                end()
+        with outliving_hangup() as hung_up:
+            with self._shown() as show, interruptible() as interrupted:
+                self._last = answer = ask(
+                    self._generation,
+                    on_text=show,
+                    cancelled=lambda: (
+                        interrupted.is_set()
+                        or self._display.failure is not None
+                        or hung_up() is not None
+                    ),
+                )
             self._keep()
-        if (number := hung_up()) is not None:
-            _leave(number)
-        if (failure := self._display.failure) is not None:
-            if failure.errno == errno.EIO:  # the terminal is gone, though no signal came
-                _leave(signal.SIGHUP)
-            raise failure
+        self._leave_if_nobody_is_there(hung_up())
         if self._options.json_lines:
             print(json_line({"prompt": text, **to_json(answer)}), flush=True)
         else:
             self._show_figures(answer)
+
+    def _shown(self) -> AbstractContextManager[Callable[[str], None] | None]:
+        """What shows an answer while it comes; None where it is printed when it is complete."""
+        return nullcontext() if self._options.json_lines else self._display.answer()
+
+    def _leave_if_nobody_is_there(self, number: int | None) -> None:
+        """End after a signal to end, or when the terminal or the pipe is gone."""
+        failure = self._display.failure
+        if number is None and failure is not None and failure.errno == errno.EIO:
+            number = signal.SIGHUP  # a terminal that is gone, though no signal came
+        if number is not None:
+            _leave(number)
+        if failure is not None:
+            raise failure
 
     def _show_figures(self, answer: Generation) -> None:
         left_out = self._conversation.left_out
@@ -257,9 +265,8 @@ class Terminal:
         said = turns[-2:] if turns[-1].role == "assistant" else turns[-1:]
         self._display.tell("> " + said[0].content)
         if len(said) > 1:
-            show, end = self._display.answer()
-            show(said[1].content)
-            end()
+            with self._display.answer() as show:
+                show(said[1].content)
         else:
             self._display.hint("[not answered; /regen answers it]")
 

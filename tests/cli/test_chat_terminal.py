@@ -361,6 +361,36 @@ def test_exchanges_left_out_are_told_once(chats: Chats) -> None:
     assert not any(one and next_one for one, next_one in itertools.pairwise(told))
 
 
+def test_an_idle_chat_sleeps(chats: Chats) -> None:
+    chat = chats.start("yes")
+    _say(chat, "hello")
+    tasks = Path(f"/proc/{chat.pid}/task")
+    if not tasks.is_dir():
+        pytest.skip("only Linux tells how often a process was woken")
+
+    def woken() -> list[str]:
+        lines = [(task / "status").read_text() for task in sorted(tasks.iterdir())]
+        return [line for text in lines for line in text.splitlines() if "ctxt_switches" in line]
+
+    time.sleep(1)  # what the answer began has ended
+    before = woken()
+    time.sleep(2)
+    assert woken() == before
+
+
+def test_windows_change_their_size(chats: Chats) -> None:
+    chat = chats.start("endless", "--context", "100000")
+    chat.setwinsize(10, 30)
+    chat.sendline("go on")
+    chat.expect("and on and on")
+    chat.setwinsize(40, 150)
+    chat.expect("and on and on")
+    chat.sendintr()
+    chat.expect("ended by cancelled")
+    chat.expect_exact("> ")
+    assert _end(chat) == 0
+
+
 def test_a_chat_can_be_stopped_and_gone_on_with(chats: Chats) -> None:
     shell = pexpect.spawn(
         "bash",

@@ -27,9 +27,8 @@ def test_a_terminal_that_is_gone_stops_only_the_showing(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("sys.stdout", Gone())
     display = Display(styled=False, interactive=True)
-    show, end = display.answer()
-    show("so")
-    end()
+    with display.answer() as show:
+        show("so")
     assert display.failure is not None
     assert display.failure.errno == errno.EIO
 
@@ -40,9 +39,20 @@ def test_other_troubles_with_output_are_not_passed_over(monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("sys.stdout", Full())
-    show, _ = Display(styled=False, interactive=True).answer()
-    with pytest.raises(OSError, match="full"):
+    answer = Display(styled=False, interactive=True).answer()
+    with pytest.raises(OSError, match="full"), answer as show:
         show("so")
+
+
+def test_styles_end_with_an_answer_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(styled=True, interactive=True)
+    with pytest.raises(ZeroDivisionError), display.answer() as show:
+        show("**so")
+        raise ZeroDivisionError
+    assert capsys.readouterr().out == "\x1b[1mso\x1b[0m\n"
+    with pytest.raises(ZeroDivisionError), display.answer():
+        raise ZeroDivisionError
+    assert capsys.readouterr().out == ""
 
 
 def test_notes_are_for_people_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
