@@ -146,7 +146,7 @@ class Markdown:
     def _hashes(self, character: str) -> None:
         if character == "#" and len(self._held) < 6:
             self._held += character
-        elif character in _BLANK:
+        elif character == " ":
             self._heading = _TITLE if self._held == "#" else _HEADING
             self._hold("", self._inline)
         else:

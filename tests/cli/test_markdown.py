@@ -94,6 +94,8 @@ def test_little_is_held_back(text: str) -> None:
         ("a **bold** word", [("a ", ""), ("bold", "1"), (" word", "")]),
         ("an *italic* word", [("an ", ""), ("italic", "3"), (" word", "")]),
         ("an _italic_ word", [("an ", ""), ("italic", "3"), (" word", "")]),
+        ("_snake_case_", [("snake_case", "3")]),
+        ("1990 was", [("1990 was", "")]),
         ("***both***", [("both", "1;3")]),
         ("**bold *it***", [("bold ", "1"), ("it", "1;3")]),
         ("**bold *it* on**", [("bold ", "1"), ("it", "1;3"), (" on", "1")]),

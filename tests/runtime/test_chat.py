@@ -85,8 +85,10 @@ def test_what_was_left_out_stays_out_and_the_system_message_in(
 
 def test_a_conversation_held_before_goes_on(conversation: Conversation) -> None:
     said = [Message("system", "Be kind."), Message("user", "one"), Message("assistant", "two")]
-    conversation.ask("other", OPTIONS)
+    for number in range(12):
+        conversation.ask(f"message number {number}", OPTIONS)
     conversation.restore(said)
+    assert conversation.left_out == 0
     assert conversation.messages == tuple(said)
     assert conversation.system == "Be kind."
     conversation.ask("three", OPTIONS)
