@@ -285,7 +285,7 @@ def test_a_terminal_that_is_gone_keeps_the_answer_so_far(chats: Chats) -> None:
     chat.ptyproc.fileobj.close()  # and no signal from us
     chat.closed = chat.ptyproc.closed = True
     for _ in range(600):
-        if os.waitpid(chat.pid, os.WNOHANG) != (0, 0):
+        if not chat.isalive():
             break
         time.sleep(0.1)
     else:
