@@ -69,7 +69,10 @@ class Chats:
         usual = {"TERM": "xterm", "NO_COLOR": "", "EDGESLM_STATE": str(self.state)}
         return os.environ | usual | variables
 
-    def start(self, model: str, *options: str, **variables: str) -> pexpect.spawn:
+    def start(
+        self, model: str, *options: str, deaf: bool = False, **variables: str
+    ) -> pexpect.spawn:
+        """Start a chat and wait for its prompt; `deaf` ones hear of no hang-up, as under nohup."""
         chat = pexpect.spawn(
             sys.executable,
             self.command(model, *options),
@@ -77,6 +80,7 @@ class Chats:
             encoding="utf-8",
             timeout=60,
             dimensions=(24, 120),
+            ignore_sighup=deaf,
         )
         self._started.append(chat)
         chat.logfile_read = io.StringIO()
@@ -278,8 +282,9 @@ def test_a_hangup_keeps_the_answer_so_far(chats: Chats, number: signal.Signals) 
     assert "go on" in (chats.state / "typed").read_text()
 
 
-def test_a_terminal_that_is_gone_keeps_the_answer_so_far(chats: Chats) -> None:
-    chat = chats.start("endless", "--context", "100000")
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_terminal_that_is_gone_keeps_the_answer_so_far(chats: Chats, deaf: bool) -> None:
+    chat = chats.start("endless", "--context", "100000", deaf=deaf)
     chat.sendline("go on")
     chat.expect("and on and on")
     chat.ptyproc.fileobj.close()  # and no signal from us
@@ -306,8 +311,9 @@ def test_ctrl_c_keeps_what_was_said(chats: Chats) -> None:
     assert _end(chat) == 0
 
 
-def test_pasted_lines_make_one_message(chats: Chats) -> None:
-    chat = chats.start("yes")
+def test_pasted_lines_make_one_message(chats: Chats, tmp_path: Path) -> None:
+    (tmp_path / "inputrc").write_text("set enable-bracketed-paste off\n")  # as before readline 8.1
+    chat = chats.start("yes", INPUTRC=str(tmp_path / "inputrc"))
     chat.send("\x1b[200~one\rtwo\rthree\x1b[201~")
     chat.expect_exact("three")
     assert not list(chats.state.rglob("*.json"))
