@@ -37,7 +37,8 @@ def interruptible() -> Iterator[threading.Event]:
 def outliving_hangup() -> Iterator[Callable[[], int | None]]:
     """While the block runs, a signal to end is only remembered, so that nothing is lost.
 
-    Yields what tells its number, None while there was none.
+    Yields what tells its number, None while there was none. A block that fails after such a
+    signal ends the program.
     """
     numbers: list[int] = []
     former = {
@@ -47,6 +48,10 @@ def outliving_hangup() -> Iterator[Callable[[], int | None]]:
     }
     try:
         yield lambda: numbers[0] if numbers else None
+    except Exception:
+        if numbers:
+            sys.exit(128 + numbers[0])
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import signal
 
 import pytest
 
 from edgeslm.cli.display import Display, status_line
 from edgeslm.cli.output import json_line, one_line, terminal_text
+from edgeslm.cli.streaming import outliving_hangup
 from edgeslm.runtime.generation import FinishReason, Generation
 
 ANSWER = Generation("so", (1, 2, 3), FinishReason.STOP, 20, 5, 0.5, 0.1, 7)
@@ -71,3 +73,16 @@ def test_texts_from_elsewhere_are_harmless() -> None:
     line = json_line({"text": steering + "é\n"})
     assert line == r'{"text": "a\u001b\u009b\u007f\u202e\u2067bé\n"}'
     assert json.loads(line)["text"] == steering + "é\n"
+
+
+def test_a_signal_to_end_is_not_forgotten_when_an_answer_fails() -> None:
+    with outliving_hangup() as hung_up:
+        assert hung_up() is None
+        signal.raise_signal(signal.SIGTERM)
+        assert hung_up() == signal.SIGTERM
+    with pytest.raises(SystemExit) as ended, outliving_hangup():
+        signal.raise_signal(signal.SIGHUP)
+        raise ZeroDivisionError
+    assert ended.value.code == 128 + signal.SIGHUP
+    with pytest.raises(ZeroDivisionError), outliving_hangup():
+        raise ZeroDivisionError
