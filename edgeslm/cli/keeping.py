@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.cli.output import one_line
+from edgeslm.cli.output import one_line, warn
 from edgeslm.errors import UserError, writing
 from edgeslm.files import atomic_path
 from edgeslm.runtime.history import Entry, History, Kept, messages_text, read_conversation
@@ -57,13 +57,19 @@ class Keeper:
         """What follows is another conversation."""
         self._path = None
 
-    def last(self) -> tuple[tuple[Message, ...], str]:
+    def last(self) -> tuple[tuple[Message, ...], str] | None:
         """The conversation held last with this model, to go on with, and what to say about it.
 
+        None where there is none, which the user is told.
+
         Raises:
-            EdgeslmError: there is none.
+            EdgeslmError: it cannot be read.
         """
-        return self._go_on(self._required().last(self._model))
+        entry = self._required().last(self._model)
+        if entry is None:
+            warn(f"no conversation with {self._model} is kept: this one begins anew")
+            return None
+        return self._go_on(entry)
 
     def load(self, name: str) -> tuple[tuple[Message, ...], str]:
         """A conversation by its number or its file, and what to say about it.

@@ -260,7 +260,7 @@ class Terminal:
     def _show_last_exchange(self) -> None:
         """Where a conversation that goes on had come to."""
         turns = [message for message in self._conversation.messages if message.role != "system"]
-        if not turns or self._options.json_lines:
+        if not turns or not self._options.interactive:
             return
         said = turns[-2:] if turns[-1].role == "assistant" else turns[-1:]
         self._display.tell("> " + said[0].content)

@@ -121,19 +121,21 @@ class History:
         path, saved, _ = files[number - 1]
         return Entry(path, saved, read_conversation(path))
 
-    def last(self, model: str) -> Entry:
-        """The conversation held last with the model of that name.
+    def last(self, model: str) -> Entry | None:
+        """The conversation held last with the model of that name, if there is one.
 
         Raises:
-            NotFound: there is none.
+            UserError: a damaged file is newer, and may have been it.
         """
         for entry in self.entries():
-            if entry.kept is not None and entry.kept.model == model:
+            if entry.kept is None:
+                raise UserError(
+                    f"the last conversation is damaged: {entry.problem}",
+                    hint="Remove the file, or begin without --continue and choose with /load.",
+                )
+            if entry.kept.model == model:
                 return entry
-        raise NotFound(
-            f"no conversation with {model} is kept",
-            hint="Begin one without --continue; there, /history lists those with other models.",
-        )
+        return None
 
     def _files(self) -> list[tuple[Path, float, int]]:
         """Path, time and bytes of each, the newest first."""

@@ -215,15 +215,24 @@ def test_any_kept_conversation_can_be_gone_on_with(chats: Chats) -> None:
         ("yes", 2),
         ("markdown", 4),
     ]
-    done = subprocess.run(
-        [sys.executable, *chats.command("hostile", "--continue")],
-        capture_output=True,
-        text=True,
-        env=chats.environment(),
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "error: no conversation with hostile is kept" in done.stderr
+
+
+def test_programs_may_keep_what_they_say(chats: Chats) -> None:
+    told = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, *chats.command("yes", "--continue")],
+            input="so?\n",
+            capture_output=True,
+            text=True,
+            env=chats.environment(),
+            check=True,
+        )
+        assert done.stdout == "Yes.\n"
+        told.append("warning: no conversation with yes is kept" in done.stderr)
+    assert told == [True, False]
+    (kept,) = chats.kept()
+    assert len(kept["messages"]) == 4
 
 
 def test_conversations_in_files(chats: Chats, tmp_path: Path) -> None:

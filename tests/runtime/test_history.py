@@ -46,11 +46,8 @@ def test_the_newest_comes_first(tmp_path: Path) -> None:
         _keep(history, text, when, model)
     titles = [entry.kept.title for entry in history.entries() if entry.kept]
     assert titles == ["c", "b", "a"]
-    other = history.last("other").kept
-    assert other is not None
-    assert other.title == "b"
-    with pytest.raises(NotFound, match="no conversation with third is kept"):
-        history.last("third")
+    assert history.last("other") == history.entries()[1]
+    assert history.last("third") is None
     for number in (0, 4):
         with pytest.raises(NotFound):
             history.entry(number)
@@ -107,6 +104,8 @@ def test_what_is_no_conversation_is_refused(tmp_path: Path, text: str, problem: 
     (entry,) = History(tmp_path).entries()
     assert entry.kept is None
     assert "chat.json" in entry.problem
+    with pytest.raises(UserError, match="last conversation is damaged"):
+        History(tmp_path).last("tiny")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
