@@ -50,7 +50,8 @@ class Reader:
 
     def offer(self, text: str) -> bool:
         """Begin the next line with `text`, to be edited; False where lines cannot be edited."""
-        if not self._interactive or "readline" not in sys.modules:
+        edited = self._interactive and sys.stdout.isatty() and "readline" in sys.modules
+        if not edited:
             return False
         self._prefill = text
         return True
