@@ -248,10 +248,23 @@ def cache_folder(name: str) -> Path | None:
 
     `$EDGESLM_CACHE`, else `$XDG_CACHE_HOME/edgeslm`, else `~/.cache/edgeslm`; not created here.
     """
-    for variable, below in (("EDGESLM_CACHE", ""), ("XDG_CACHE_HOME", "edgeslm")):
+    return _own_folder("CACHE", ".cache", name)
+
+
+def state_folder(name: str) -> Path | None:
+    """Folder for what people did, such as conversations, or None where the user has no home.
+
+    `$EDGESLM_STATE`, else `$XDG_STATE_HOME/edgeslm`, else `~/.local/state/edgeslm`; not created
+    here.
+    """
+    return _own_folder("STATE", ".local/state", name)
+
+
+def _own_folder(kind: str, at_home: str, name: str) -> Path | None:
+    for variable, below in ((f"EDGESLM_{kind}", ""), (f"XDG_{kind}_HOME", "edgeslm")):
         if os.environ.get(variable):
             return Path(os.environ[variable]) / below / name
     try:
-        return Path.home() / ".cache" / "edgeslm" / name
+        return Path.home() / at_home / "edgeslm" / name
     except RuntimeError:
         return None

@@ -21,6 +21,7 @@ INSPECTION_SCHEMA = "edgeslm.inspection/1"
 QUALITY_SCHEMA = "edgeslm.quality/1"
 TYPES_SCHEMA = "edgeslm.types/1"
 RECIPE_SCHEMA = "edgeslm.recipe/1"
+CONVERSATION_SCHEMA = "edgeslm.conversation/1"
 LADDER_SCHEMA = "edgeslm.ladder/1"
 
 

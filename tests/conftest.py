@@ -1,4 +1,4 @@
-"""Shared by all tests: a tiny model that truly runs, cache and target folders of their own."""
+"""Shared by all tests: a tiny model that truly runs, folders of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgeslm.testing import tiny_gguf
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("EDGESLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("EDGESLM_STATE", str(tmp_path_factory.mktemp("state")))
     patch.setenv("EDGESLM_TARGETS", str(tmp_path_factory.mktemp("targets")))
     yield
     patch.undo()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import OutputFailure
-from edgeslm.files import atomic_path, exclusive, scratch_folder
+from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, state_folder
 
 KILLED = """
 import os, signal, sys
@@ -144,3 +144,18 @@ def test_one_process_at_a_time(tmp_path):
     with exclusive(tmp_path / "folder", waiting):
         pass
     assert len(waited) == 1
+
+
+def test_what_people_did_lies_apart_from_what_can_be_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for kind in ("CACHE", "STATE"):
+        monkeypatch.delenv(f"EDGESLM_{kind}", raising=False)
+        monkeypatch.delenv(f"XDG_{kind}_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("x") == tmp_path / ".cache/edgeslm/x"
+    assert state_folder("x") == tmp_path / ".local/state/edgeslm/x"
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert state_folder("x") == Path("/state/edgeslm/x")
+    monkeypatch.setenv("EDGESLM_STATE", "/ours")
+    assert state_folder("x") == Path("/ours/x")

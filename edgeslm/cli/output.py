@@ -12,8 +12,10 @@ from edgeslm.errors import EdgeslmError
 from edgeslm.records import Figure, Provenance
 from edgeslm.units import significant
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BIDI = r"\u202a-\u202e\u2066-\u2069"
+"""Characters that make a terminal show text in another order than it stands."""
+_UNPRINTABLE = re.compile(rf"[\x00-\x1f\x7f-\x9f{_BIDI}]")
+_STEERING = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDI}]")
 
 
 def print_json(value: Any) -> None:
@@ -52,6 +54,12 @@ def one_line(text: str) -> str:
 def terminal_text(text: str) -> str:
     """`text` with its line breaks, without what steers a terminal."""
     return _STEERING.sub("\ufffd", text)
+
+
+def json_line(value: Any) -> str:
+    """One line of JSON; what would steer a terminal stands there escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def figure_text(figure: Figure, unit: str) -> str:

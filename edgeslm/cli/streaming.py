@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,30 @@ def interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
 
+@contextmanager
+def outliving_hangup() -> Iterator[Callable[[], int | None]]:
+    """While the block runs, a signal to end is only remembered, so that nothing is lost.
+
+    Yields what tells its number, None while there was none. A block that fails after such a
+    signal ends the program.
+    """
+    numbers: list[int] = []
+    former = {
+        number: signal.signal(number, lambda received, _frame: numbers.append(received))
+        for number in (signal.SIGHUP, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN  # under nohup it means nothing
+    }
+    try:
+        yield lambda: numbers[0] if numbers else None
+    except Exception:
+        if numbers:
+            sys.exit(128 + numbers[0])
+        raise
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def show(text: str) -> None:
     """Print a piece of an answer at once."""
     sys.stdout.write(terminal_text(text) if sys.stdout.isatty() else text)
@@ -47,6 +71,10 @@ def statistics_line(answer: Generation) -> str:
     ]
     if answer.decode_tokens_per_second:
         parts.append(f"{significant(answer.decode_tokens_per_second)} tokens/s")
-    if answer.finish_reason.value != "stop":
-        parts.append(f"ended by {answer.finish_reason.value}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *ending(answer)])
+
+
+def ending(answer: Generation) -> list[str]:
+    """What else ended an answer than the model itself; nothing if that did."""
+    reason = answer.finish_reason.value
+    return [] if reason == "stop" else [f"ended by {reason}"]

@@ -17,6 +17,7 @@ from edgeslm.files import read_text
 from edgeslm.records import to_json
 
 if TYPE_CHECKING:
+    from edgeslm.cli.keeping import Keeper
     from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
@@ -141,6 +142,15 @@ def chat(
     adapter: options.Adapter = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the last conversation with this model.")
+    ] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Keep nothing of what is said and typed.")
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show answers as they are written, without styles.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
     ] = False,
@@ -151,9 +161,11 @@ def chat(
 
     Examples:
         edgeslm chat model.gguf
+        edgeslm chat model.gguf --continue
         edgeslm chat packed/ --system 'You answer in one sentence.'
     """
-    from edgeslm.cli.terminal import Terminal
+    from edgeslm.cli.display import can_style
+    from edgeslm.cli.terminal import ChatOptions, Terminal
     from edgeslm.llama.sampler import SamplingOptions
     from edgeslm.runtime.chat import Conversation
     from edgeslm.runtime.generation import GenerationOptions
@@ -171,6 +183,13 @@ def chat(
         dry_multiplier=dry,
         xtc_probability=xtc,
     )
+    if go_on and no_history:
+        raise InvalidOption(
+            "--continue needs what --no-history forbids", hint="Use one of the two."
+        )
+    interactive = sys.stdin.isatty()
+    keeper = _keeper(model, wanted=go_on or interactive, forbidden=no_history)
+    former = keeper.last() if go_on else None
     wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache)
     with opened(wanted) as ready:
         encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
@@ -180,10 +199,29 @@ def chat(
         generation = GenerationOptions(
             max_tokens, sampling=sampling, shift=True, adapter=ready.adapter
         )
-        Terminal(conversation, generation, json_lines=json).loop()
+        shown = ChatOptions(
+            styled=can_style() and not plain,
+            json_lines=json,
+            interactive=interactive,
+            keep_lines=not no_history,
+        )
+        terminal = Terminal(conversation, generation, keeper, shown)
+        if former is not None:
+            terminal.go_on(*former, system=system)
+        terminal.loop()
 
 
 COMMANDS = (run, chat)
+
+
+def _keeper(model: Path, *, wanted: bool, forbidden: bool) -> Keeper:
+    """What keeps the conversation; a program that talks through a pipe keeps it itself."""
+    from edgeslm.cli.keeping import Keeper
+    from edgeslm.files import state_folder
+    from edgeslm.runtime.history import History
+
+    folder = state_folder("chats") if wanted and not forbidden else None
+    return Keeper(None if folder is None else History(folder), model.resolve().stem)
 
 
 def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:

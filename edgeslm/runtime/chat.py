@@ -48,6 +48,11 @@ class Conversation:
         return sum(turn.role == "user" for turn in self._turns[: self._first])
 
     @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._session.context.length
+
+    @property
     def messages(self) -> tuple[Message, ...]:
         """The whole conversation, the system message first."""
         return (*self._system_messages(), *self._turns)
@@ -108,6 +113,13 @@ class Conversation:
                 self._first = min(self._first, index)
                 return text
         return None
+
+    def restore(self, messages: Sequence[Message]) -> None:
+        """Go on with a conversation that was held before; its system message comes first."""
+        said = list(messages)
+        self.system = said.pop(0).content if said and said[0].role == "system" else None
+        self._turns = said
+        self._first = 0
 
     def clear(self) -> None:
         """Forget every turn; the system message stays."""

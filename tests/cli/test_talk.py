@@ -139,7 +139,7 @@ def test_a_chat_in_a_terminal(tiny_model: Path, tmp_path: Path) -> None:
         ("/help", "/save FILE"),
         (f"/save {tmp_path}/chat.json", "saved"),
         ("/save /no/such/folder/chat.json", "hint: Create"),
-        ("/clear", "forgotten"),
+        ("/clear", "begun anew"),
     ):
         chat.sendline(line)
         chat.expect(expected)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.chat import Conversation
 from edgeslm.runtime.generation import GenerationOptions
+from edgeslm.runtime.messages import Message
 from edgeslm.runtime.prompt import PromptEncoder
 from edgeslm.runtime.session import Session
 
@@ -62,6 +63,48 @@ def test_after_making_room_the_prompts_begin_alike(conversation: Conversation) -
     reused = [conversation.ask(f"message {number}", OPTIONS).reused_tokens for number in range(30)]
     # Room is made now and then; in between, the cache serves all but the newest turn.
     assert sum(count > 60 for count in reused[8:]) >= 0.6 * len(reused[8:])
+
+
+def test_what_was_left_out_stays_out_and_the_system_message_in(
+    conversation: Conversation, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[list[str]] = []
+    encode = PromptEncoder.encode_messages
+
+    def spied(encoder: PromptEncoder, messages: Sequence[Message]) -> list[int]:
+        prompts.append([message.content for message in messages])
+        return encode(encoder, messages)
+
+    monkeypatch.setattr(PromptEncoder, "encode_messages", spied)
+    for number in range(30):
+        conversation.ask(f"message {number}", OPTIONS)
+        assert prompts[-1][0] == "Be brief."
+        assert prompts[-1][-1] == f"message {number}"
+    assert conversation.left_out > 10
+
+
+def test_a_conversation_held_before_goes_on(conversation: Conversation) -> None:
+    said = [Message("system", "Be kind."), Message("user", "one"), Message("assistant", "two")]
+    for number in range(12):
+        conversation.ask(f"message number {number}", OPTIONS)
+    conversation.restore(said)
+    assert conversation.left_out == 0
+    assert conversation.messages == tuple(said)
+    assert conversation.system == "Be kind."
+    conversation.ask("three", OPTIONS)
+    assert conversation.undo() == "three"
+    conversation.restore(said[1:])
+    assert conversation.system is None
+    assert conversation.messages == tuple(said[1:])
+
+
+def test_a_long_conversation_held_before_loses_its_beginning(conversation: Conversation) -> None:
+    turns = [Message("user", "so " * 10), Message("assistant", "yes " * 10)] * 40
+    conversation.restore([Message("system", "Be kind."), *turns])
+    answer = conversation.ask("well?", OPTIONS)
+    assert answer.prompt_tokens <= conversation.context_length
+    assert 0 < conversation.left_out < 41
+    assert len(conversation.messages) == 1 + 82
 
 
 def test_regenerating_answers_the_same_message(conversation: Conversation) -> None:
