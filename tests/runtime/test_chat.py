@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,9 +72,12 @@ def test_what_was_left_out_stays_out_and_the_system_message_in(
     prompts: list[list[str]] = []
     encode = PromptEncoder.encode_messages
 
-    def spied(encoder: PromptEncoder, messages: Sequence[Message]) -> list[int]:
-        prompts.append([message.content for message in messages])
-        return encode(encoder, messages)
+    def spied(
+        encoder: PromptEncoder, messages: Sequence[Message], tools: Sequence[Any] = ()
+    ) -> list[int]:
+        if messages[-1].content.startswith("message"):
+            prompts.append([message.content for message in messages])
+        return encode(encoder, messages, tools)
 
     monkeypatch.setattr(PromptEncoder, "encode_messages", spied)
     for number in range(30):
