@@ -26,6 +26,8 @@ from contextvars import ContextVar
 from string import Formatter
 from typing import Any, TypeVar
 
+from jinja2.utils import Namespace
+
 from edgeslm.errors import UserError
 
 _T = TypeVar("_T")
@@ -120,8 +122,9 @@ def _inside(value: object) -> Iterable[object] | None:
         return (each for pair in value.items() for each in pair)
     if isinstance(value, list | tuple | set | frozenset | KeysView | ValuesView | ItemsView):
         return value
-    held = getattr(value, "_Namespace__attrs", None)
-    return _inside(held) if isinstance(held, dict) else None
+    if isinstance(value, Namespace):
+        return _inside(object.__getattribute__(value, "_Namespace__attrs"))
+    return None
 
 
 _current: ContextVar[Allowance] = ContextVar("allowance")
