@@ -106,6 +106,8 @@ class Template:
                     most -= len(piece)
                     if most < 0:
                         raise Exhausted("says too much")
+        except RecursionError as error:
+            raise Exhausted("nests too deep") from error
         finally:
             filters.marks.reset(token)
         return "".join(pieces)
