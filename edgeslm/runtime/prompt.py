@@ -20,8 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from edgeslm.errors import EdgeslmError, UserError
+from edgeslm.errors import UserError
 from edgeslm.llama.model import Model
+from edgeslm.runtime.allowance import Exhausted
 from edgeslm.runtime.messages import Message, plain_message, rewritten, texts
 from edgeslm.runtime.templates import Template
 
@@ -96,7 +97,7 @@ class PromptEncoder:
                 eos_token="" if model.eos is None else model.token_text(model.eos),
                 tools=tools or None,
             )
-        except EdgeslmError:
+        except Exhausted:
             raise
         except Exception as error:  # a template is a program that came with the model
             raise UserError(

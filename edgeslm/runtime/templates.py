@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner
 from jinja2.visitor import NodeTransformer
 
-from edgeslm.errors import EdgeslmError, UserError
+from edgeslm.errors import UserError
 from edgeslm.runtime import allowance
 from edgeslm.runtime import template_filters as filters
 from edgeslm.runtime.allowance import CALL, Allowance, Exhausted, allowed, current
@@ -74,7 +74,7 @@ class Template:
                 tree = environment.parse(_GENERATION_TAG.sub("", source))
                 self._names = meta.find_undeclared_variables(tree)
                 self._template = environment.from_string(_Rewriter().visit(tree))
-        except EdgeslmError:
+        except Exhausted:
             raise
         except Exception as error:  # nested too deep for the parser, among others
             raise UserError(
