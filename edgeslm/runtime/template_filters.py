@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -87,7 +87,7 @@ def filters() -> dict[str, Callable[..., Any]]:
         "sum": _sum,
         "tojson": to_json,
     }
-    own = {
+    own: dict[str, Callable[..., Any]] = {
         "turns": allowance.turns,
         "made": _made,
         "concatenated": allowance.joined,
@@ -99,7 +99,8 @@ def filters() -> dict[str, Callable[..., Any]]:
 
 def tests() -> dict[str, Callable[..., Any]]:
     """All tests by name."""
-    return {name: _in if name == "in" else _test(test) for name, test in TESTS.items()}
+    known: Mapping[str, Any] = TESTS
+    return {name: _in if name == "in" else _test(test) for name, test in known.items()}
 
 
 @pass_context

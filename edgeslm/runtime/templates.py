@@ -173,7 +173,7 @@ class _Rewriter(NodeTransformer):
         return _filtered(node.node, "slice", *(each or empty for each in ends))
 
 
-def _filtered(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, filters.OWN + name, [*arguments], [], None, None, lineno=node.lineno)
 
 
@@ -190,7 +190,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=filters.said,
             cache_size=0,
         )
-        self.filters = filters.filters()
+        self.filters = filters.filters()  # type: ignore[assignment]
         self.tests = filters.tests()
         self.globals.pop("lipsum", None)
         self.globals["raise_exception"] = filters.raise_exception
