@@ -190,8 +190,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=filters.said,
             cache_size=0,
         )
-        self.filters = filters.filters()  # type: ignore[assignment]
-        self.tests = filters.tests()
+        self.filters = filters.filters()
+        self.tests = filters.tests()  # type: ignore[assignment]
         self.globals.pop("lipsum", None)
         self.globals["raise_exception"] = filters.raise_exception
         self.globals["strftime_now"] = filters.strftime_now
