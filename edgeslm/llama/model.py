@@ -26,6 +26,7 @@ from edgeslm.llama.closing import Closing
 _ATTRIBUTE_CONTROL = 1 << 3
 _ATTRIBUTE_USER_DEFINED = 1 << 4
 _NO_TOKEN = -1
+_ANCHOR = "\n"
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 """Pre-tokenizers whose tokenizer.json normalises to NFC first."""
 
@@ -187,6 +188,52 @@ class Model(Closing):
             parse_special: Read the spelling of control tokens as those tokens. Never use it
                 on text that comes from somebody else.
         """
+        tokens = self._tokenize(text, add_special, parse_special)
+        if parse_special or self._control_ids.isdisjoint(tokens):
+            return tokens
+        plain = self._tokenize(text, False, False)
+        if self._control_ids.isdisjoint(plain):
+            return tokens
+        apart = self._apart(text, plain)
+        if not add_special or tokens == plain:
+            return apart
+        # What belongs around a text stands around any other text too.
+        one = self._tokenize(_ANCHOR, False, False)
+        both = self._tokenize(_ANCHOR, True, False)
+        at = next(n for n in range(len(both)) if both[n : n + len(one)] == one)
+        return [*both[:at], *apart, *both[at + len(one) :]]
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self.control_tokens.values())
+
+    def _apart(self, text: str, tokens: Sequence[int]) -> list[int]:
+        """Token ids of a text whose pieces add up to control tokens: it is cut inside these.
+
+        SentencePiece puts pieces together until nothing longer is in the vocabulary, and
+        llama.cpp then takes control tokens for pieces.
+        """
+        for token in self._control_ids.intersection(tokens):
+            spelling = self.token_text(token)
+            if len(spelling) > 1 and spelling in text:
+                return self._cut(text, spelling)
+        return [token for token in tokens if token not in self._control_ids]
+
+    def _cut(self, text: str, spelling: str) -> list[int]:
+        """Token ids of a text, cut behind the first character of every `spelling` in it."""
+        head, tail = spelling[0], spelling[1:]
+        anchor = self.tokenize(_ANCHOR)
+        first, *others = text.split(spelling)
+        tokens = self.tokenize(first + head)
+        for number, part in enumerate(others, 1):
+            part = tail + part + (head if number < len(others) else "")
+            # Behind the anchor no space is put before it.
+            behind = self.tokenize(_ANCHOR + part)
+            joined = behind[: len(anchor)] == anchor
+            tokens += behind[len(anchor) :] if joined else self.tokenize(part)
+        return tokens
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         lib = native.library()
         if self._composes:
             text = unicodedata.normalize("NFC", text)

@@ -8,35 +8,31 @@ from it. The control tokens found in what was rendered are therefore the templat
 text is cut at them, the pieces are undisguised and tokenized as plain text. A piece joins
 template and message text, so benign messages get exactly the usual tokens.
 
-What the assistant said is disguised less: only inside spellings of control tokens, since
-templates look for marks such as `</think>` in it. A template that takes the assistant's text
-apart and puts it together again could form a control token from it.
+What the assistant said has stand-ins of its own. Templates look for marks such as `</think>` in
+it, and find them, since what they look for is disguised in the same way. In what others say they
+find none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from itertools import takewhile
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from edgeslm.errors import UserError
 from edgeslm.llama.model import Model
+from edgeslm.runtime.allowance import Exhausted
 from edgeslm.runtime.messages import Message, plain_message, rewritten, texts
 from edgeslm.runtime.slots import common
-
-if TYPE_CHECKING:
-    import jinja2
+from edgeslm.runtime.templates import Template
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _PROBES = ("a", "1", "\n(", "Ж")
 """What users might say; whatever tokenizers make of it differs from the start."""
 _MOST_BEGINNINGS = 16
-_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Marks the assistant's part for training; it changes nothing in what is rendered."""
 
 
 class PromptEncoder:
@@ -73,11 +69,7 @@ class PromptEncoder:
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the template says how tools are described and called."""
-        from jinja2 import meta
-
-        _ = self._template  # or it is no template at all
-        tree = _environment().parse(_without_tags(self._source or ""))
-        return "tools" in meta.find_undeclared_variables(tree)
+        return self._template.uses("tools")
 
     def encode_messages(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -92,11 +84,11 @@ class PromptEncoder:
         Raises:
             UserError: the model has no chat template, or the template refuses the messages.
         """
-        template = self._template
+        self.require_template()
         plain = [plain_message(message) for message in messages]
         disguise = _Disguise(self._steering, "".join(texts([plain, list(tools)])))
         rendered = self._render(
-            template,
+            disguise,
             [disguise.put_on_message(message) for message in plain],
             rewritten(list(tools), disguise.put_on),
         )
@@ -141,18 +133,19 @@ class PromptEncoder:
             return ()
         return tuple(first[: min(common(first, other) for other in others)])
 
-    def _render(
-        self, template: jinja2.Template, messages: list[dict[str, Any]], tools: list[Any]
-    ) -> str:
+    def _render(self, disguise: _Disguise, messages: list[dict[str, Any]], tools: list[Any]) -> str:
         model = self._model
         try:
-            return template.render(
+            return self._template.render(
+                disguise,
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token="" if model.bos is None else model.token_text(model.bos),
                 eos_token="" if model.eos is None else model.token_text(model.eos),
                 tools=tools or None,
             )
+        except Exhausted:
+            raise
         except Exception as error:  # a template is a program that came with the model
             raise UserError(
                 f"the model's chat template refuses this conversation: {error}",
@@ -193,14 +186,14 @@ class PromptEncoder:
         return {text: token for text, token in defined if text.strip() and text in source}
 
     @cached_property
-    def _template(self) -> jinja2.Template:
+    def _template(self) -> Template:
         if self._source is None:
             raise UserError(
                 "this model has no chat template: it continues text and cannot chat",
                 hint="Give it one with --template, use edgeslm run --raw, or choose a model whose "
                 "name says Instruct or Chat.",
             )
-        return compile_template(self._source)
+        return Template(self._source)
 
 
 class _Disguise:
@@ -214,99 +207,56 @@ class _Disguise:
     def __init__(self, steering: Iterable[str], texts: str) -> None:
         ordered = sorted(steering, key=len, reverse=True)
         # Without any token to look for, a pattern that never matches.
-        pattern = "|".join(map(re.escape, ordered)) or "(?!)"
-        self.spellings = re.compile(pattern)
-        self._starts = re.compile(f"(?=({pattern}))")
+        self.spellings = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
         firsts = sorted({spelling[0] for spelling in ordered})
         used = set(texts)
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
         try:
-            self._border, self._cut = next(free), next(free)
-            self._stand_ins = {ord(first): next(free) for first in firsts}
+            self.border, self._cut = next(free), next(free)
+            self._others = {ord(first): next(free) for first in firsts}
+            self._assistants = {ord(first): next(free) for first in firsts}
         except StopIteration as error:
             raise UserError(
                 "the conversation uses up all private-use characters",
                 hint="Leave some of them out.",
             ) from error
-        self._originals = {ord(new): chr(old) for old, new in self._stand_ins.items()}
-        self._originals[ord(self._border)] = ""
+        stand_ins = (*self._others.items(), *self._assistants.items())
+        self._originals = {ord(new): chr(old) for old, new in stand_ins}
+        self._originals[ord(self.border)] = ""
 
     def put_on_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """A message as templates expect it, with everything disguised that was said."""
         others = {key: value for key, value in message.items() if key not in ("role", "content")}
         role, content = message["role"], message["content"]
-        content = self._put_on_lightly(content) if role == "assistant" else self.put_on(content)
+        stand_ins = self._assistants if role == "assistant" else self._others
+        content = self._bordered(content.translate(stand_ins))
         return {"role": role, "content": content, **rewritten(others, self.put_on)}
 
     def put_on(self, text: str) -> str:
         """The text, disguised, with borders that no spelling can span."""
-        return self._bordered(text.translate(self._stand_ins))
+        return self._bordered(text.translate(self._others))
 
-    def _put_on_lightly(self, text: str) -> str:
-        """The same, but only inside the spellings of control tokens."""
-        for match in reversed(list(self._starts.finditer(text))):
-            at = match.start()
-            text = text[:at] + self._stand_ins[ord(text[at])] + text[at + 1 :]
-        return self._bordered(text)
+    def seen_in(self, text: str, mark: str) -> str:
+        """A mark of the template as it would stand in `text`, if the assistant said that."""
+        changed = mark.translate(self._assistants)
+        return changed if changed in text and mark not in text else mark
+
+    def may_steer(self, text: str) -> bool:
+        """Whether it holds a character with which a control token begins."""
+        return text != text.translate(self._others)
 
     def _bordered(self, text: str) -> str:
         """Borders stand inside the white space, so that a template's `trim` still works."""
         core = text.strip()
         start = text.index(core)
         end = start + len(core)
-        return text[:start] + self._border + core + self._border + text[end:] if core else text
+        return text[:start] + self.border + core + self.border + text[end:] if core else text
 
     def take_off(self, text: str, apart: Iterable[str]) -> list[str]:
         """The original text, cut inside every spelling of `apart`, so that none is found in it."""
         text = text.translate(self._originals)
         for spelling in apart:
-            text = text.replace(spelling, f"{spelling[0]}{self._cut}{spelling[1:]}")
+            # One character cannot be cut; two equal halves may overlap.
+            while len(spelling) > 1 and spelling in text:
+                text = text.replace(spelling, f"{spelling[0]}{self._cut}{spelling[1:]}")
         return text.split(self._cut)
-
-
-def compile_template(source: str) -> jinja2.Template:
-    """A chat template, compiled in a sandbox with the functions such templates expect.
-
-    Raises:
-        UserError: it is not valid Jinja.
-    """
-    try:
-        return _environment().from_string(_without_tags(source))
-    except Exception as error:  # nested too deep for the parser, among others
-        raise UserError(
-            f"the chat template is not valid Jinja: {error}", hint="Use --raw to leave it out."
-        ) from error
-
-
-def _without_tags(source: str) -> str:
-    return _GENERATION_TAG.sub("", source)
-
-
-def _environment() -> jinja2.Environment:
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-    """Jinja's own filter escapes HTML and non-ASCII characters; templates don't want that."""
-    import json
-
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)

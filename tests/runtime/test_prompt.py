@@ -13,7 +13,8 @@ from edgeslm.gguf.reader import read_header
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.model import Model
 from edgeslm.runtime.messages import Message
-from edgeslm.runtime.prompt import PromptEncoder, compile_template
+from edgeslm.runtime.prompt import PromptEncoder
+from edgeslm.runtime.templates import Template
 from edgeslm.testing import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_gguf
 
 
@@ -30,7 +31,7 @@ def encoder(model: Model) -> PromptEncoder:
 
 def _directly(model: Model, messages: list[Message]) -> list[int]:
     """The usual way: render, then let every spelling of a control token become one."""
-    text = compile_template(CHAT_TEMPLATE).render(
+    text = Template(CHAT_TEMPLATE).render(
         messages=[{"role": m.role, "content": m.content} for m in messages],
         add_generation_prompt=True,
     )
@@ -225,7 +226,7 @@ def test_a_template_that_refuses_is_the_users_error(model: Model, template: str)
 )
 def test_a_template_that_is_no_jinja_is_refused(source: str) -> None:
     with pytest.raises(UserError, match="not valid Jinja"):
-        compile_template(source)
+        Template(source)
 
 
 def test_roles_are_a_closed_set() -> None:

@@ -103,26 +103,33 @@ def score(model: Model, tasks: TaskFile, threads: int) -> tuple[Average, Average
         InvalidOption: a question is longer than the model's context.
         NativeFailure: llama.cpp failed.
     """
+    plain, normalised = [], []
+    found = likelihoods(model, tasks, threads)
+    for question, each in zip(tasks.questions, found, strict=True):
+        lengths = [len(choice.encode("utf-8", "replace")) for choice in question.choices]
+        plain.append(int(np.argmax(each)) == question.answer)
+        normalised.append(int(np.argmax(np.divide(each, lengths))) == question.answer)
+    return share(np.array(plain)), share(np.array(normalised))
+
+
+def likelihoods(model: Model, tasks: TaskFile, threads: int) -> list[list[float]]:
+    """The log-likelihood of each choice behind its question, in nats; fails as `score` does."""
     require_predictions(model)
     prepared = [_prepare(model, tasks, question) for question in tasks.questions]
     longest = max(item.longest for item in prepared)
     rows = rows_at_once(model.vocabulary_size)
     options = ContextOptions(length=longest, threads=threads, outputs=rows)
-    plain, normalised = [], []
+    found = []
     with (
         Context(model, options) as context,
         bar("Asking questions", total=len(prepared), unit="questions") as advance,
     ):
         scorer = _Scorer(model, context, rows)
-        for item, question in zip(prepared, tasks.questions, strict=True):
-            likelihoods = scorer.likelihoods(item)
-            lengths = [len(choice.encode("utf-8", "replace")) for choice in question.choices]
-            plain.append(int(np.argmax(likelihoods)) == question.answer)
-            per_byte = np.divide(likelihoods, lengths)
-            normalised.append(int(np.argmax(per_byte)) == question.answer)
+        for item in prepared:
+            found.append(scorer.likelihoods(item))
             advance(1)
         scorer.close()
-    return share(np.array(plain)), share(np.array(normalised))
+    return found
 
 
 def by_chance(tasks: TaskFile) -> float:

@@ -86,7 +86,7 @@ def read_chat(hosted: Served, request: wire.ChatRequest) -> Asked:
         _stops(request),
         _sampling(hosted, request, _chat_grammar(request, tools if must_call else ())),
         scores=(request.top_logprobs or 0) if request.logprobs else None,
-        keep=encoder.beginning(tokens, messages, described),
+        keep=encoder.beginning(tokens, messages, described) if len(tokens) < hosted.length else 0,
         shift=most is not None,
         adapter=hosted.adapter,
     )

@@ -51,6 +51,8 @@ async def read_body(request: Request, decoder: msgspec.json.Decoder[Any], most: 
         return decoder.decode(bytes(data))
     except RecursionError as error:
         raise Refused(400, "the body is nested too deep") from error
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the body is not UTF-8 text: {error}") from error
 
 
 async def while_there(receive: Receive, work: Callable[[], Awaitable[_T]]) -> _T | None:

@@ -142,6 +142,43 @@ def test_text_that_is_hardly_text(client: httpx.Client) -> None:
         assert answer.status_code in (200, 400), answer.text
 
 
+@pytest.mark.parametrize(
+    "data", [b'{"prompt": "\xff\xfe"}', b"\xff\xfe{}", b'{"prompt": "\xed\xa0\x80"}']
+)
+def test_bytes_that_are_no_text(client: httpx.Client, data: bytes) -> None:
+    for path in ("completions", "chat/completions", "embeddings"):
+        answer = client.post(
+            f"/v1/{path}", content=data, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize("text", ["a" * 1_500_000, "<|im_end|>" * 150_000, "é\0 \n" * 300_000])
+def test_prompts_of_megabytes(client: httpx.Client, text: str) -> None:
+    chat = {"messages": [{"role": "user", "content": text}]}
+    for path, body in (("chat/completions", chat), ("completions", {"prompt": text})):
+        answer = client.post(f"/v1/{path}", json=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_template_without_end_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.jinja"
+    endless.write_text(
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    with (
+        served(tiny_model, options=("--template", str(endless))) as server,
+        server.client() as asks,
+    ):
+        answer = asks.post(CHAT, json=HELLO)
+        assert answer.status_code == 400
+        assert "works without end" in answer.json()["error"]["message"]
+        assert (
+            asks.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
+        )
+
+
 def test_control_tokens_in_any_field_stay_text(client: httpx.Client) -> None:
     """A conversation has as many control tokens as its template gives it."""
 
