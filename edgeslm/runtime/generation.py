@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal, get_args
 
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.sampler import SamplingOptions
 
 OnText = Callable[[str], None]
 Cancelled = Callable[[], bool]
+Speculate = Literal["auto", "always", "off"]
 MOST_ALTERNATIVES = 100
 
 
@@ -35,6 +37,8 @@ class GenerationOptions:
         sampling: How each token is chosen.
         scores: Score the answer's tokens, with so many alternatives each; None scores nothing.
         score_prompt: Score the prompt's tokens too. Nothing of it is then taken from the cache.
+        speculate: Whether tokens may be guessed ahead and computed together: "auto" where that
+            measures faster and no seed is given, "off", or "always" as far as there are guesses.
     """
 
     max_tokens: int | None = None
@@ -42,8 +46,14 @@ class GenerationOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     scores: int | None = None
     score_prompt: bool = False
+    speculate: Speculate = "auto"
 
     def __post_init__(self) -> None:
+        if self.speculate not in get_args(Speculate):
+            raise InvalidOption(
+                f"speculate is {self.speculate!r}",
+                hint=f"One of: {', '.join(get_args(Speculate))}.",
+            )
         if self.scores is not None and not 0 <= self.scores <= MOST_ALTERNATIVES:
             raise InvalidOption(
                 f"{self.scores} alternatives for each token", hint=f"0 to {MOST_ALTERNATIVES}."
@@ -69,6 +79,8 @@ class Generation:
         prefill_seconds: Time to compute the others, until the first token could be sampled.
         decode_seconds: Time from the first sampled token to the last.
         seed: The seed that repeats this answer.
+        drafted_tokens: Tokens that were guessed ahead and computed.
+        accepted_tokens: How many of them were right.
     """
 
     text: str
@@ -79,6 +91,8 @@ class Generation:
     prefill_seconds: float
     decode_seconds: float
     seed: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float | None:

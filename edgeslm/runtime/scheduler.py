@@ -8,12 +8,15 @@ to do.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 
 from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
+from edgeslm.runtime.draft_model import DraftModel
+from edgeslm.runtime.drafting import Drafts
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.slots import Share, Slot, next_shares
 
@@ -24,9 +27,10 @@ class Scheduler:
     Args:
         context: Used by nobody else; its batches hold at least as many tokens, and give as many
             rows of logits, as it has sequences.
+        draft: Guesses what answers will say.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, draft: DraftModel | None = None) -> None:
         options = context.options
         self.context = context
         self.slots = [Slot(number) for number in range(options.sequences)]
@@ -35,6 +39,7 @@ class Scheduler:
         self._rows = min(options.outputs, context.most_tokens)
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
+        self._drafts = Drafts(context, draft)
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -74,16 +79,20 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         shares = next_shares(self.slots, self._batch.capacity, self._rows)
+        shares = self._drafts.extend(shares)
         if not shares:
             return bool(self._waiting)
+        began = time.perf_counter()
         try:
             outputs = self._decode(shares)
         except DecodeAborted:
             for share in shares:
                 self._cut(share.slot, len(share.slot.cached), clean=False)
             return True
-        for share, index in outputs:
-            self._take_outputs(share, index)
+        self.context.synchronize()
+        seconds = time.perf_counter() - began
+        kept = [self._take_outputs(share, index) for share, index in outputs]
+        self._drafts.learn(shares, kept, seconds)
         return True
 
     def reset(self, error: BaseException) -> None:
@@ -174,15 +183,27 @@ class Scheduler:
             share.slot.cached += share.tokens
         return outputs
 
-    def _take_outputs(self, share: Share, first: int) -> None:
-        """What the rows of logits from `first` on say about the job's prompt and its next token."""
+    def _take_outputs(self, share: Share, first: int) -> int:
+        """What the rows of logits from `first` on say about the job's prompt and its next tokens.
+
+        Returns:
+            How many tokens of the share's draft were right; the others are forgotten.
+        """
         slot, job = share.slot, share.slot.job
         assert job is not None  # noqa: S101  it had a share
         if job.options.score_prompt and not job.answering:
             start = len(slot.cached) - share.rows
             for row in range(share.rows):
                 job.score_prompt(self.context, first + row, start + row)
+        kept = 0
         if share.ends:
-            job.advance(self.context, first + share.rows - 1)
+            last = first + share.rows - 1 - len(share.draft)
+            kept = job.advance(self.context, last, share.draft)
         if job.done:
             slot.job = None
+        wrong = len(share.draft) - kept
+        if wrong:
+            self._cut(slot, len(slot.cached) - wrong)
+            if not slot.cached:
+                self._drafts.give_up()
+        return kept

@@ -16,9 +16,10 @@ def _slot(number: int, prompt: int, cached: int, answer: int, scored: bool = Fal
     job: Any = SimpleNamespace(
         prompt=tuple(range(prompt)),
         answering=bool(answer),
-        last_token=1000 + number,
+        rest=lambda held: text[held:],
         options=SimpleNamespace(score_prompt=scored),
     )
+    text = (*range(prompt), *range(1000, 1000 + answer))
     held = prompt + answer - 1 if answer else min(cached, prompt - 1)
     return Slot(number, list(range(held)), job)
 
@@ -40,7 +41,8 @@ def test_no_answer_waits_and_no_batch_overflows(
         job: Any = share.slot.job
         assert share.tokens
         if job.answering:
-            assert (share.tokens, share.ends) == ((job.last_token,), True)
+            assert (share.tokens, share.ends) == (job.rest(len(share.slot.cached)), True)
+            assert len(share.tokens) == 1
         else:
             begin = len(share.slot.cached)
             assert share.tokens == job.prompt[begin : begin + len(share.tokens)]
