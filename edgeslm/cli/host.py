@@ -52,6 +52,8 @@ def serve(
     template: options.Template = None,
     kv_type: options.KvType = "F16",
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
     ] = 64,
@@ -112,11 +114,16 @@ def serve(
             f"serving needs {error.name}, which is not installed",
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
+    from edgeslm.bundle.model_path import find_model
     from edgeslm.runtime.governor import default_threads
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
     names = _names(models, name or [])
+    if draft is not None and len(models) > 1:
+        raise InvalidOption(
+            "one draft model for several models", hint="Serve one of them, or leave --draft out."
+        )
     host_options = HostOptions(
         slots=slots,
         context=context,
@@ -125,6 +132,8 @@ def serve(
         threads=default_threads() if threads is None else threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
+        speculate=options.speculate(draft, no_speculate),
+        draft=None if draft is None else find_model(draft),
     )
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)

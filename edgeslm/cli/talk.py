@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +61,8 @@ def run(
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     json: options.Json = False,
 ) -> None:
     """Answer one prompt: the answer on stdout, what it took on stderr.
@@ -94,10 +97,12 @@ def run(
         xtc_probability=xtc,
         grammar=_grammar(grammar, json_schema),
     )
-    generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling)
+    generation = GenerationOptions(
+        max_tokens, tuple(stop or ()), sampling, speculate=options.speculate(draft, no_speculate)
+    )
     context_options = _context_options(context, kv_type, threads)
     text = _prompt_text(prompt)
-    with _open(model) as opened:
+    with _open(model) as opened, _opened(draft) as guessing:
         _warn_beyond_training(opened, context)
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
@@ -106,7 +111,8 @@ def run(
         else:
             messages = [Message("system", system)] if system else []
             tokens = encoder.encode_messages([*messages, Message("user", text)])
-        with Session(opened, context_options) as session, interruptible() as cancelled:
+        session = Session(opened, context_options, guessing)
+        with session, interruptible() as cancelled:
             answer = session.generate(
                 tokens, generation, on_text=None if json else show, cancelled=cancelled.is_set
             )
@@ -131,6 +137,8 @@ def chat(
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
     ] = False,
@@ -162,9 +170,15 @@ def chat(
         dry_multiplier=dry,
         xtc_probability=xtc,
     )
-    generation = GenerationOptions(max_tokens, sampling=sampling)
+    generation = GenerationOptions(
+        max_tokens, sampling=sampling, speculate=options.speculate(draft, no_speculate)
+    )
     context_options = _context_options(context, kv_type, threads)
-    with _open(model) as opened, Session(opened, context_options) as session:
+    with (
+        _open(model) as opened,
+        _opened(draft) as guessing,
+        Session(opened, context_options, guessing) as session,
+    ):
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         encoder.require_template()
         _warn_beyond_training(opened, context)
@@ -195,6 +209,11 @@ def _open(path: Path) -> Model:
     return Model(find_model(path))
 
 
+def _opened(path: Path | None) -> AbstractContextManager[Model | None]:
+    """The model of `path`, if one is given."""
+    return nullcontext() if path is None else _open(path)
+
+
 def _continues_text(encoder: PromptEncoder, system: str | None) -> bool:
     """Whether the model has no chat template, which the user is told."""
     if encoder.has_template:
@@ -216,9 +235,11 @@ def _warn_beyond_training(model: Model, context: int) -> None:
 def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.governor import default_threads
+    from edgeslm.runtime.speculation import MOST_ROWS
 
     return ContextOptions(
         length=context,
+        outputs=MOST_ROWS,
         kv_type=kv_type.upper(),
         threads=default_threads() if threads is None else threads,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.gguf.reader import read_header
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
@@ -118,28 +119,29 @@ class DraftModel(Closing):
         try:
             self._read(sequence, line, text[len(line.held) :], cancelled)
             line.sure = len(text)
-            guesses: list[int] = []
-            while True:
-                token = self._likeliest()
-                if token is None:
-                    break
-                guesses.append(token)
-                if len(guesses) == count:
-                    break
-                began = time.perf_counter()
-                self._read(sequence, line, (token,), None)
-                self._samples.append(time.perf_counter() - began)
+            return tuple(self._guesses(sequence, line, count))
         except BaseException:
             self._context.forget(sequence=sequence)
             line.held, line.sure = [], 0
             raise
-        return tuple(guesses)
+
+    def _guesses(self, sequence: int, line: _Line, count: int) -> Iterator[int]:
+        """The likeliest tokens one by one; the last one is not read any more."""
+        token = self._likeliest()
+        for left in range(count - 1, -1, -1):
+            if token is None:
+                return
+            yield token
+            if left:
+                began = time.perf_counter()
+                self._read(sequence, line, (token,), None)
+                self._samples.append(time.perf_counter() - began)
+                token = self._likeliest()
 
     def _keep(self, sequence: int, line: _Line, text: Sequence[int]) -> None:
         """Forget what is not a beginning of `text`, and its last token in any case."""
-        same = line.sure
         most = min(len(line.held), len(text) - 1)
-        same = min(same, most)
+        same = min(line.sure, most)
         while same < most and line.held[same] == text[same]:
             same += 1
         if same < len(line.held):
@@ -180,17 +182,14 @@ def require_same_vocabulary(draft: Model, target: Model) -> None:
     Raises:
         InvalidOption: they do not.
     """
+    ours, theirs = read_header(draft.path), read_header(target.path)
     for name in _MEANINGS:
         key = f"tokenizer.ggml.{name}"
-        if draft.header.get(key) != target.header.get(key):
+        if ours.get(key) != theirs.get(key):
+            sizes = draft.vocabulary_size, target.vocabulary_size
+            difference = name if sizes[0] == sizes[1] else f"{sizes[0]} and {sizes[1]} tokens"
             raise InvalidOption(
                 f"{draft.path} cannot draft for {target.path}: "
-                f"their vocabularies differ ({_difference(draft, target, name)})",
+                f"their vocabularies differ ({difference})",
                 hint="Choose a smaller model of the same family.",
             )
-
-
-def _difference(draft: Model, target: Model, name: str) -> str:
-    if draft.vocabulary_size != target.vocabulary_size:
-        return f"{draft.vocabulary_size} tokens and {target.vocabulary_size}"
-    return name

@@ -1,7 +1,7 @@
 """Drafts for the answers of a step, and what is learnt from how they fare.
 
 A draft's tokens are computed in the same step as the last token of the answer; the answer's own
-sampler then decides about each of them. So drafts change how long an answer takes, not what it may be.
+sampler then decides about each. So drafts change how long an answer takes, not what it may be.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from edgeslm.errors import NativeFailure
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
@@ -70,6 +71,7 @@ class Engine(Closing):
         model: Stays open, and is not closed, by the engine.
         options: Size and shape of the context; `sequences` answers are computed at a time.
         turn: Held while something is computed: engines that share one take turns.
+        draft: A smaller model of the same vocabulary that guesses; stays open too.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class Engine(Closing):
         options: ContextOptions,
         *,
         turn: AbstractContextManager[object] | None = None,
+        draft: Model | None = None,
     ) -> None:
         require_generating(model)
         self.model = model
+        self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
-        self._scheduler = Scheduler(self.context)
+        self._scheduler = Scheduler(self.context, self._draft)
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
@@ -170,6 +174,8 @@ class Engine(Closing):
         self._thread.join()
         self._scheduler.close()
         self.context.close()
+        if self._draft is not None:
+            self._draft.close()
 
     def _refuse_if_closing(self) -> None:
         if self._closing:

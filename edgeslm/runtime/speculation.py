@@ -8,7 +8,6 @@ Pure: times and tokens come in, numbers go out.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,10 +183,10 @@ def plan(
     answers = len(prospects)
     plain = costs.seconds(answers)
     best = (0,) * answers
-    best_speed = _WORTH * answers / plain if plain else math.inf
-    for size in SIZES:
-        counts = parts(prospects, size) if size <= most else best
-        if not any(counts):
+    best_speed = _WORTH * answers / plain if plain else 0.0
+    for size in SIZES if plain else ():
+        counts = parts(prospects, size)
+        if size > most or not any(counts):
             continue
         seconds = costs.seconds(answers + sum(counts)) + _SWITCH * plain
         seconds += sum(map(Prospect.drafting, prospects, counts))

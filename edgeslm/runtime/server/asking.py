@@ -83,6 +83,7 @@ def read_chat(hosted: Hosted, request: wire.ChatRequest) -> Asked:
         _stops(request),
         _sampling(hosted, request, _chat_grammar(request, tools if must_call else ())),
         scores=(request.top_logprobs or 0) if request.logprobs else None,
+        speculate=hosted.options.speculate,
     )
     return Asked((Prompt(tuple(tokens), len(tokens)),), options, request.n or 1, tools)
 
@@ -113,6 +114,7 @@ def read_completion(hosted: Hosted, request: wire.CompletionRequest) -> Asked:
         _sampling(hosted, request, request.grammar),
         scores=request.logprobs,
         score_prompt=echo and (request.logprobs is not None or most == 0),
+        speculate=hosted.options.speculate,
     )
     return Asked(prompts, options, choices, echo=echo)
 

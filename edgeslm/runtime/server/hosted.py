@@ -21,6 +21,7 @@ from edgeslm.llama.embedder import Embedder
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
+from edgeslm.runtime.generation import Speculate
 from edgeslm.runtime.prompt import PromptEncoder
 
 _T = TypeVar("_T")
@@ -40,6 +41,8 @@ class HostOptions:
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
             long that takes, and cannot be stopped.
         template: A chat template to use instead of the model's own.
+        speculate: As in `GenerationOptions`.
+        draft: A smaller model of the same vocabulary that guesses what comes.
     """
 
     slots: int = 4
@@ -50,6 +53,8 @@ class HostOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
     template: str | None = None
+    speculate: Speculate = "auto"
+    draft: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("slots", 1, 64), ("queue", 0, 100_000)):
@@ -77,14 +82,17 @@ class Hosted(Closing):
         self.options = options
         self.created = int(time.time())
         self.model = Model(path)
+        self._draft: Model | None = None
         try:
+            if options.draft is not None:
+                self._draft = Model(options.draft)
             self.encoder = PromptEncoder(self.model, options.template)
             if options.template is not None:
                 self.encoder.require_template()
             self._turn = turn
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
-            self.model.close()
+            self._close_models()
             raise
         self._embedder: Embedder | None = None
         self._vectors: set[Future[NDArray[np.float32]]] = set()
@@ -98,7 +106,12 @@ class Hosted(Closing):
         self._alone.shutdown()
         if self._embedder is not None:
             self._embedder.close()
-        self.model.close()
+        self._close_models()
+
+    def _close_models(self) -> None:
+        for model in (self._draft, self.model):
+            if model is not None:
+                model.close()
 
     @property
     def engine(self) -> Engine:
@@ -175,4 +188,4 @@ class Hosted(Closing):
             kv_type=options.kv_type,
             threads=options.threads,
         )
-        return Engine(self.model, context, turn=self._turn)
+        return Engine(self.model, context, turn=self._turn, draft=self._draft)
