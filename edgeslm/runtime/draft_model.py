@@ -61,7 +61,7 @@ class DraftModel(Closing):
                 hint="Choose a draft model that has attention only.",
             )
         self.model = model
-        self._context = Context(model, replace(options, outputs=1))
+        self._context = Context(model, replace(options, outputs=options.sequences))
         self._batch = Batch(self._context.most_tokens)
         self._lines = [_Line([]) for _ in range(options.sequences)]
         self._samples: deque[float] = deque(maxlen=_SAMPLES)

@@ -17,14 +17,24 @@ from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptio
 from edgeslm.runtime.session import Session
 from edgeslm.testing import tiny_gguf
 
-SHAPE = ContextOptions(length=256, batch=64, threads=1, outputs=16)
+SHAPE = ContextOptions(
+    length=256, batch=64, threads=1, outputs=16, kv_type="F32", flash_attention=False
+)
+"""In 32 bits it hardly matters how many tokens are computed together."""
 GREEDY = GenerationOptions(40, (), SamplingOptions(temperature=0))
 PROMPTS = ("the and in the and in the", "hello there, hello there", "no way " * 12)
 
 SAMPLINGS = {
     "greedy": SamplingOptions(temperature=0),
     "seeded": SamplingOptions(temperature=0.7, seed=5),
-    "hot": SamplingOptions(temperature=2.5, top_k=0, min_p=0, seed=6),
+    "hot": SamplingOptions(
+        temperature=4,
+        top_k=0,
+        min_p=0,
+        seed=6,
+        frequency_penalty=2,
+        logit_bias=((70, 50.0), (71, 50.0), (72, 50.0)),
+    ),
     "xtc": SamplingOptions(temperature=0.7, seed=7, xtc_probability=0.5, xtc_threshold=0.02),
     "penalties": SamplingOptions(
         temperature=0.5, seed=8, repeat_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.1

@@ -121,7 +121,7 @@ def test_nothing_is_drafted_before_anything_was_measured() -> None:
 
 @pytest.mark.parametrize(
     ("extra", "chance", "drafted"),
-    [(0.05, 0.99, 15), (0.05, 0.3, 1), (0.6, 0.99, 15), (0.6, 0.5, 0), (1.0, 0.99, 0)],
+    [(0.05, 0.99, 15), (0.05, 0.3, 3), (0.6, 0.99, 15), (0.6, 0.5, 0), (1.0, 0.99, 0)],
 )
 def test_what_pays_is_drafted(extra: float, chance: float, drafted: int) -> None:
     assert plan([Prospect([chance] * 15)], _costs(extra), credit=1e9, most=16) == (drafted,)
