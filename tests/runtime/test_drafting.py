@@ -178,6 +178,21 @@ def test_what_was_wrong_is_not_in_the_cache(model: Model) -> None:
         assert fresh.generate(longer, replace(GREEDY, speculate="off")).tokens == second.tokens
 
 
+def test_nothing_is_computed_twice(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(model, SHAPE) as session:
+        decode, computed = session.context.decode, []
+
+        def counted(batch: Any, **more: Any) -> None:
+            computed.append(len(batch))
+            decode(batch, **more)
+
+        monkeypatch.setattr(session.context, "decode", counted)
+        hot = GenerationOptions(60, (), SAMPLINGS["hot"], speculate="always")
+        answer = session.generate(model.tokenize(PROMPTS[0]), hot)
+    steps = len(answer.tokens) - 1 - answer.accepted_tokens
+    assert sum(computed) == answer.prompt_tokens + steps + answer.drafted_tokens
+
+
 @pytest.mark.parametrize("most", [1, 6, 7, 8, 20])
 def test_the_user_can_stop_in_the_middle_of_a_draft(model: Model, most: int) -> None:
     def stopped(speculate: Any) -> Generation:

@@ -85,6 +85,15 @@ def test_a_short_prompt_is_done_beside_a_long_one() -> None:
     assert (len(shares[1].tokens), shares[1].ends) == (10, True)
 
 
+def test_an_answer_that_is_no_longer_held_is_computed_again() -> None:
+    slot = _slot(0, 30, 0, 5, scored=True)
+    slot.cached.clear()
+    (part,) = next_shares([slot], 20, 1)
+    assert (len(part.tokens), part.ends, part.rows) == (20, False, 0)
+    (whole,) = next_shares([slot], 64, 1)
+    assert (len(whole.tokens), whole.ends, whole.rows) == (35, True, 1)
+
+
 def test_one_token_of_a_prompt_is_always_left_to_compute() -> None:
     assert Slot(0, [1, 2, 3]).overlap([1, 2, 3]) == 2
     assert Slot(0, [1, 2, 3]).overlap([1, 2, 9, 9]) == 2
