@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.runtime.speculation import (
@@ -142,6 +142,7 @@ def test_an_answer_that_has_no_draft_is_not_made_to_wait() -> None:
     assert plan([copying] * 16, _costs(0.05), credit=1e9, most=16) == (0,) * 16
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.randoms(use_true_random=False),
     st.floats(0.02, 1.5),
