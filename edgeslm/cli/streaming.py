@@ -48,7 +48,7 @@ def statistics_line(answer: Generation) -> str:
     if answer.decode_tokens_per_second:
         parts.append(f"{significant(answer.decode_tokens_per_second)} tokens/s")
     if answer.drafted_tokens:
-        parts.append(f"{answer.accepted_tokens} of {answer.drafted_tokens} guessed")
+        parts.append(f"{answer.accepted_tokens} of {answer.drafted_tokens} guesses right")
     if answer.finish_reason.value != "stop":
         parts.append(f"ended by {answer.finish_reason.value}")
     return ", ".join(parts)
