@@ -68,6 +68,8 @@ def serve(
     ] = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
     ] = 64,
@@ -129,11 +131,16 @@ def serve(
             f"serving needs {error.name}, which is not installed",
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
+    from edgeslm.bundle.model_path import find_model
     from edgeslm.runtime.governor import default_threads
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
     names = names_of(models, name or [])
+    if draft is not None and len(models) > 1:
+        raise InvalidOption(
+            "one draft model for several models", hint="Serve one of them, or leave --draft out."
+        )
     host_options = HostOptions(
         slots=slots,
         context=context,
@@ -143,6 +150,8 @@ def serve(
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
         state_bytes=prompt_cache,
+        speculate=options.speculate(draft, no_speculate),
+        draft=None if draft is None else find_model(draft),
     )
     specialists = [read_adapter(given, names) for given in adapter or ()]
     refuse_equal([*names, *(each.name for each in specialists)])

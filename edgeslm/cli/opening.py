@@ -27,6 +27,7 @@ class Wanted:
         threads: To compute with; None for as many as help here.
         adapter: A file that changes the model.
         prompt_cache: Bytes on disk for states of prompts.
+        draft: A smaller model that guesses ahead.
     """
 
     model: Path
@@ -35,6 +36,7 @@ class Wanted:
     threads: int | None = None
     adapter: Path | None = None
     prompt_cache: int = 0
+    draft: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     from edgeslm.runtime.governor import default_threads
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
+    from edgeslm.runtime.speculation import MOST_ROWS
 
     package = find_package(wanted.model)
     options = ContextOptions(
         length=wanted.context,
+        outputs=MOST_ROWS,
         kv_type=(wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper(),
         threads=default_threads() if wanted.threads is None else wanted.threads,
     )
@@ -76,5 +80,8 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         states = stack.enter_context(
             PromptStates(states_folder(), wanted.prompt_cache, package.states)
         )
-        session = stack.enter_context(Session(model, options, states))
+        draft = None
+        if wanted.draft is not None:
+            draft = stack.enter_context(Model(find_package(wanted.draft).model))
+        session = stack.enter_context(Session(model, options, states, draft))
         yield Opened(model, session, package.system, adapter)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeslm.errors import InvalidOption
 from edgeslm.units import parse_bits, parse_bytes
+
+if TYPE_CHECKING:
+    from edgeslm.runtime.generation import Speculate
 
 Model = Annotated[
     Path,
@@ -59,6 +63,17 @@ Adapter = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", "-t", metavar="N", help="Threads; default: as many as help here."),
+]
+Draft = Annotated[
+    Path | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="A smaller model of the same vocabulary that guesses ahead, where that is faster.",
+    ),
+]
+NoSpeculate = Annotated[
+    bool, typer.Option("--no-speculate", help="Guess no tokens ahead, not even from the text.")
 ]
 MaxTokens = Annotated[
     int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")
@@ -159,3 +174,16 @@ SaveRecipe = Annotated[
     Path | None,
     typer.Option("--save-recipe", metavar="FILE", help="Write the chosen mix to a file."),
 ]
+
+
+def speculate(draft: Path | None, no_speculate: bool) -> Speculate:
+    """What --draft and --no-speculate say together.
+
+    Raises:
+        InvalidOption: the opposite of each other.
+    """
+    if draft is not None and no_speculate:
+        raise InvalidOption(
+            "--draft and --no-speculate exclude each other", hint="Use one of them."
+        )
+    return "off" if no_speculate else "auto"

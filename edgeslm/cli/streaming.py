@@ -71,6 +71,8 @@ def statistics_line(answer: Generation) -> str:
     ]
     if answer.decode_tokens_per_second:
         parts.append(f"{significant(answer.decode_tokens_per_second)} tokens/s")
+    if answer.drafted_tokens:
+        parts.append(f"{answer.accepted_tokens} of {answer.drafted_tokens} guesses right")
     return ", ".join([*parts, *ending(answer)])
 
 

@@ -64,6 +64,8 @@ def run(
     adapter: options.Adapter = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     json: options.Json = False,
 ) -> None:
     """Answer one prompt: the answer on stdout, what it took on stderr.
@@ -97,9 +99,15 @@ def run(
         xtc_probability=xtc,
         grammar=_grammar(grammar, json_schema),
     )
-    generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling, shift=True)
+    generation = GenerationOptions(
+        max_tokens,
+        tuple(stop or ()),
+        sampling,
+        shift=True,
+        speculate=options.speculate(draft, no_speculate),
+    )
     text = _prompt_text(prompt)
-    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache)
+    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache, draft)
     with opened(wanted) as ready:
         _warn_beyond_training(ready.model, context)
         encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
@@ -142,6 +150,8 @@ def chat(
     adapter: options.Adapter = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
     threads: options.Threads = None,
+    draft: options.Draft = None,
+    no_speculate: options.NoSpeculate = False,
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the last conversation with this model.")
     ] = False,
@@ -190,14 +200,18 @@ def chat(
     interactive = sys.stdin.isatty()
     keeper = _keeper(model, wanted=go_on or interactive, forbidden=no_history)
     former = keeper.last() if go_on else None
-    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache)
+    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache, draft)
     with opened(wanted) as ready:
         encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
         encoder.require_template()
         _warn_beyond_training(ready.model, context)
         conversation = Conversation(ready.session, encoder, system=system or ready.system)
         generation = GenerationOptions(
-            max_tokens, sampling=sampling, shift=True, adapter=ready.adapter
+            max_tokens,
+            sampling=sampling,
+            shift=True,
+            adapter=ready.adapter,
+            speculate=options.speculate(draft, no_speculate),
         )
         shown = ChatOptions(
             styled=can_style() and not plain,

@@ -13,6 +13,7 @@ from edgeslm.errors import NativeFailure
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
@@ -73,6 +74,7 @@ class Engine(Closing):
         turn: Held while something is computed: engines that share one take turns.
         states: Where beginnings of prompts are kept on disk; closed by whoever opened it. What
             was used last is there again from the start.
+        draft: A smaller model of the same vocabulary that guesses; stays open too.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class Engine(Closing):
         *,
         turn: AbstractContextManager[object] | None = None,
         states: PromptStates | None = None,
+        draft: Model | None = None,
     ) -> None:
         require_generating(model)
         self.model = model
+        self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
-        self._scheduler = Scheduler(self.context, states)
+        self._scheduler = Scheduler(self.context, states, self._draft)
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
@@ -182,6 +186,8 @@ class Engine(Closing):
         self._thread.join()
         self._scheduler.close()
         self.context.close()
+        if self._draft is not None:
+            self._draft.close()
 
     def _refuse_if_closing(self) -> None:
         if self._closing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal, get_args
 
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.adapter import Adapter
@@ -12,6 +13,7 @@ from edgeslm.llama.sampler import SamplingOptions
 
 OnText = Callable[[str], None]
 Cancelled = Callable[[], bool]
+Speculate = Literal["auto", "always", "off"]
 MOST_ALTERNATIVES = 100
 
 
@@ -41,6 +43,8 @@ class GenerationOptions:
         shift: When the context is full, drop the older half of what follows those, and go on.
             Without `max_tokens` an answer ends after as many tokens as the context has.
         adapter: What changes the model for this answer.
+        speculate: Whether tokens may be guessed ahead and computed together: "auto" where that
+            measures faster and no seed is given, "off", or "always" as far as there are guesses.
     """
 
     max_tokens: int | None = None
@@ -51,8 +55,14 @@ class GenerationOptions:
     keep: int = 0
     shift: bool = False
     adapter: Adapter | None = None
+    speculate: Speculate = "auto"
 
     def __post_init__(self) -> None:
+        if self.speculate not in get_args(Speculate):
+            raise InvalidOption(
+                f"speculate is {self.speculate!r}",
+                hint=f"One of: {', '.join(get_args(Speculate))}.",
+            )
         if self.scores is not None and not 0 <= self.scores <= MOST_ALTERNATIVES:
             raise InvalidOption(
                 f"{self.scores} alternatives for each token", hint=f"0 to {MOST_ALTERNATIVES}."
@@ -78,6 +88,8 @@ class Generation:
         prefill_seconds: Time to compute the others, until the first token could be sampled.
         decode_seconds: Time from the first sampled token to the last.
         seed: The seed that repeats this answer.
+        drafted_tokens: Tokens that were guessed ahead and computed.
+        accepted_tokens: How many of them were right.
     """
 
     text: str
@@ -88,6 +100,8 @@ class Generation:
     prefill_seconds: float
     decode_seconds: float
     seed: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float | None:

@@ -51,6 +51,8 @@ class Job:
         """Tokens that the answer may have."""
         self.boundary = 0
         """After so many tokens of the prompt its state is kept; 0 for never."""
+        self.drafted_tokens = self.accepted_tokens = 0
+        """That were guessed ahead, and how many of them the answer has."""
         self.scores: list[TokenScore] = []
         """Of the answer's tokens, as they come; empty unless asked for."""
         self.prompt_scores: list[TokenScore] = []
@@ -69,28 +71,76 @@ class Job:
         return bool(self._tokens)
 
     @property
-    def last_token(self) -> int:
-        """The token that is to be decoded next."""
-        return self._tokens[-1]
+    def answer(self) -> Sequence[int]:
+        """The answer's tokens so far."""
+        return self._tokens
 
-    def next_tokens(self, done: int) -> tuple[int, ...]:
-        """What may be computed at once of the prompt when so many of its tokens are."""
-        return self.prompt[done : self.boundary if done < self.boundary else None]
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the answer so far."""
+        return len(self.prompt) + len(self._tokens)
+
+    @property
+    def left(self) -> int:
+        """Tokens that the answer may still have."""
+        return min(self.options.max_tokens or self.room, self.room) - len(self._tokens)
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether tokens may be guessed ahead.
+
+        Who gives a seed wants the same answer again. How many tokens are computed together depends
+        on how long that takes, and some kernels round differently by it: then nothing is guessed.
+        """
+        repeatable = self.options.sampling.seed is not None
+        return self.always_drafts or (self.options.speculate == "auto" and not repeatable)
+
+    @property
+    def always_drafts(self) -> bool:
+        """Whether all that can be guessed is to be guessed."""
+        return self.options.speculate == "always"
+
+    def rest(self, held: int) -> tuple[int, ...]:
+        """What is to be computed next before a token can be chosen, if the first `held` are.
+
+        That is all that is missing, unless a state is to be kept on the way.
+        """
+        if held < self.boundary:
+            return self.prompt[held : self.boundary]
+        if held < len(self.prompt):
+            return (*self.prompt[held:], *self._tokens)
+        return tuple(self._tokens[held - len(self.prompt) :])
 
     def start(self, sampler: Sampler) -> None:
         """A slot is free: computing begins."""
         self._sampler = sampler
         self._started = self._first = self._last = time.perf_counter()
 
-    def advance(self, context: Context, index: int) -> None:
+    def advance(self, context: Context, index: int, draft: Sequence[int] = ()) -> int:
         """Choose the next token by output row `index`; it may be the end.
 
+        While that is what was drafted, the row that follows gives one more.
         What goes wrong is this job's alone: invalid logits, or a reader of the text that is gone.
+
+        Args:
+            context: Has just computed the rows: of the last token, and of each of the draft.
+            index: The first of them.
+            draft: Guesses at the next tokens.
+
+        Returns:
+            How many tokens of the draft are part of the answer now.
         """
+        before = self.accepted_tokens
+        self.drafted_tokens += len(draft)
         try:
-            self._advance(context, index)
+            for count, guess in enumerate((*draft, None)):
+                self._advance(context, index + count, guess)
+                accepted = self.accepted_tokens - before
+                if self.done or accepted == count or self.cancelled():
+                    break
         except Exception as error:
             self.fail(error)
+        return self.accepted_tokens - before
 
     def score_prompt(self, context: Context, index: int, position: int) -> None:
         """Output row `index` says how likely the prompt's token after `position` was."""
@@ -115,7 +165,7 @@ class Job:
         except Exception as error:  # the reader is gone
             self.fail(error)
 
-    def _advance(self, context: Context, index: int) -> None:
+    def _advance(self, context: Context, index: int, guess: int | None) -> None:
         assert self._sampler is not None  # noqa: S101  started before
         if self.options.max_tokens == 0:
             self._first = self._last = time.perf_counter()
@@ -129,6 +179,7 @@ class Job:
             self._finish(FinishReason.STOP)
             return
         self._tokens.append(token)
+        self.accepted_tokens += token == guess
         if self.options.scores is not None:
             self.scores.append(score(context.logits(index), token, self.options.scores))
         self._emit(self._stream.feed(context.model.token_bytes(token)))
@@ -148,6 +199,8 @@ class Job:
             prefill_seconds=self._first - self._started,
             decode_seconds=self._last - self._first,
             seed=self._sampler.seed if self._sampler else self.options.sampling.seed or 0,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
         self._close()
 

@@ -9,6 +9,7 @@ to do.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
 from edgeslm.runtime.beginnings import Beginnings
+from edgeslm.runtime.draft_model import DraftModel
+from edgeslm.runtime.drafting import Drafts
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.slots import Share, Slot, common, next_shares
@@ -32,9 +35,15 @@ class Scheduler:
         context: Used by nobody else; its batches hold at least as many tokens, and give as many
             rows of logits, as it has sequences.
         states: Where beginnings of prompts are kept on disk.
+        draft: Guesses what answers will say.
     """
 
-    def __init__(self, context: Context, states: PromptStates | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        states: PromptStates | None = None,
+        draft: DraftModel | None = None,
+    ) -> None:
         options = context.options
         self.context = context
         self.slots = [Slot(number) for number in range(options.sequences)]
@@ -45,6 +54,7 @@ class Scheduler:
         self._rows = min(options.outputs, context.most_tokens)
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
+        self._drafts = Drafts(context, draft)
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -89,20 +99,23 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         for slot in self.slots:
-            if len(slot.cached) >= self.length:
-                self._shift(slot)
-        turn = self._turns.next(self.slots)
-        shares = next_shares(turn, self._batch.capacity, self._rows)
+            if slot.job is not None and slot.job.length - slot.dropped > self.length:
+                self._shift(slot, slot.job)
+        shares = next_shares(self._turns.next(self.slots), self._batch.capacity, self._rows)
+        shares = self._drafts.extend(shares)
         if not shares:
             return bool(self._waiting)
+        began = time.perf_counter()
         try:
             outputs = self._decode(shares)
         except DecodeAborted:
             for share in shares:
                 self._cut(share.slot, len(share.slot.cached), clean=False)
             return True
-        for share, index in outputs:
-            self._take_outputs(share, index)
+        self.context.synchronize()
+        seconds = time.perf_counter() - began
+        kept = [self._take_outputs(share, index) for share, index in outputs]
+        self._drafts.learn(shares, kept, seconds)
         return True
 
     def reset(self, error: BaseException) -> None:
@@ -160,17 +173,17 @@ class Scheduler:
             self._beginnings.restore(slot, prompt)
         return len(slot.cached)
 
-    def _shift(self, slot: Slot) -> None:
+    def _shift(self, slot: Slot, job: Job) -> None:
         """Make room in a slot that is full, or end its answer there."""
-        job = slot.job
-        if job is None:
-            return
         kept = max(_SINKS, min(job.options.keep, self.length // 2))
         dropped = (len(slot.cached) - kept) // 2
-        if self._alone_from(slot, kept) and self.context.shift(
-            kept, dropped, sequence=slot.sequence
+        if (
+            len(slot.cached) == self.length
+            and self._alone_from(slot, kept)
+            and self.context.shift(kept, dropped, sequence=slot.sequence)
         ):
             del slot.cached[kept : kept + dropped]
+            slot.dropped += dropped
             slot.exact = kept if slot.exact is None else min(kept, slot.exact)
         else:
             job.end_at_limit()
@@ -202,7 +215,7 @@ class Scheduler:
             self.context.forget(sequence=slot.sequence)
             slot.cached.clear()
         if slot.exact is not None and len(slot.cached) <= slot.exact:
-            slot.exact = None
+            slot.exact, slot.dropped = None, 0
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._waiting if job.cancelled()]:
@@ -235,19 +248,33 @@ class Scheduler:
         for share in shares:
             slot = share.slot
             slot.cached += share.tokens
-            if self._beginnings and slot.job and len(slot.cached) == slot.job.boundary:
+            job = slot.job
+            at_boundary = job is not None and len(slot.cached) == job.boundary
+            if self._beginnings and job and at_boundary and not job.answering:
                 self._beginnings.keep(slot)
         return outputs
 
-    def _take_outputs(self, share: Share, first: int) -> None:
-        """What the rows of logits from `first` on say about the job's prompt and its next token."""
+    def _take_outputs(self, share: Share, first: int) -> int:
+        """What the rows of logits from `first` on say about the job's prompt and its next tokens.
+
+        Returns:
+            How many tokens of the share's draft were right; the others are forgotten.
+        """
         slot, job = share.slot, share.slot.job
         assert job is not None  # noqa: S101  it had a share
         if job.options.score_prompt and not job.answering:
             start = len(slot.cached) - share.rows
             for row in range(share.rows):
                 job.score_prompt(self.context, first + row, start + row)
+        kept = 0
         if share.ends:
-            job.advance(self.context, first + share.rows - 1)
+            last = first + share.rows - 1 - len(share.draft)
+            kept = job.advance(self.context, last, share.draft)
         if job.done:
             slot.job = None
+        wrong = len(share.draft) - kept
+        if wrong:
+            self._cut(slot, len(slot.cached) - wrong)
+            if not slot.cached:
+                self._drafts.give_up()
+        return kept

@@ -12,6 +12,7 @@ from edgeslm.errors import UserError
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Cancelled, Generation, GenerationOptions, OnText
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
@@ -23,22 +24,34 @@ class Session(Closing):
 
     Args:
         model: Stays open, and is not closed, by the session.
-        options: Size and shape of the context.
+        options: Size and shape of the context. With more than one row of `outputs`, tokens may be
+            guessed ahead.
         states: Where beginnings of prompts are kept on disk; closed by whoever opened it.
+        draft: A smaller model of the same vocabulary that guesses; stays open too.
+
+    Raises:
+        UserError: the model generates no text, or the draft model does not fit it.
     """
 
     def __init__(
-        self, model: Model, options: ContextOptions, states: PromptStates | None = None
+        self,
+        model: Model,
+        options: ContextOptions,
+        states: PromptStates | None = None,
+        draft: Model | None = None,
     ) -> None:
         require_generating(model)
         self.model = model
+        self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
-        self._scheduler = Scheduler(self.context, states)
+        self._scheduler = Scheduler(self.context, states, self._draft)
 
     def close(self) -> None:
         """Free the context."""
         self._scheduler.close()
         self.context.close()
+        if self._draft is not None:
+            self._draft.close()
 
     def generate(
         self,

@@ -19,6 +19,7 @@ class Slot:
         job: What is answered there; None while it waits with what it holds.
         adapter: What changed the model while it computed them.
         exact: How many of them were computed with nothing but those before them; None for all.
+        dropped: How many tokens of the job were dropped after those, to make room.
     """
 
     sequence: int
@@ -26,6 +27,12 @@ class Slot:
     job: Job | None = None
     adapter: Adapter | None = None
     exact: int | None = None
+    dropped: int = 0
+
+    @property
+    def held(self) -> int:
+        """Up to which token of the job nothing is left to compute."""
+        return len(self.cached) + self.dropped
 
     def overlap(self, prompt: Sequence[int], adapter: Adapter | None = None) -> int:
         """How many of the cached tokens `prompt` begins with, of use to those with `adapter`.
@@ -57,12 +64,14 @@ class Share:
         tokens: Which.
         ends: Whether its next token can be chosen after them.
         rows: After how many of the last of them the logits are wanted.
+        draft: The last of them, if they are guesses that the answer may go on with.
     """
 
     slot: Slot
     tokens: tuple[int, ...]
     ends: bool
     rows: int
+    draft: tuple[int, ...] = ()
 
 
 def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
@@ -76,27 +85,29 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
         capacity: Most tokens; at least as many as there are slots.
         rows: Most tokens after which logits are wanted; at least as many as there are slots.
     """
-    busy = [slot for slot in slots if slot.job is not None]
-    shares = [
-        Share(slot, (slot.job.last_token,), ends=True, rows=1)
-        for slot in busy
-        if slot.job is not None and slot.job.answering
-    ]
+    rests = [(slot, slot.job.rest(slot.held)) for slot in slots if slot.job is not None]
+    shares = [Share(slot, rest, ends=True, rows=1) for slot, rest in rests if _goes_on(slot, rest)]
     left = capacity - len(shares)
-    rests = [
-        (slot, slot.job.next_tokens(len(slot.cached)))
-        for slot in busy
-        if slot.job is not None and not slot.job.answering
-    ]
+    rests = [(slot, rest) for slot, rest in rests if not _goes_on(slot, rest)]
     rests.sort(key=lambda rest: len(rest[1]))
     rows -= len(shares) + len(rests)  # one for each, whether it comes to its end or not
     for index, (slot, rest) in enumerate(rests):
-        scored = slot.job is not None and slot.job.options.score_prompt
+        scored = _is_scored(slot)
         most = left // (len(rests) - index)
         part = rest[: min(most, rows + 1) if scored else most]
-        ends = slot.job is not None and len(slot.cached) + len(part) == len(slot.job.prompt)
+        ends = slot.job is not None and slot.held + len(part) == slot.job.length
         left -= len(part)
         if scored:
             rows -= len(part) - 1
         shares.append(Share(slot, part, ends, rows=len(part) if scored else int(ends)))
     return shares
+
+
+def _goes_on(slot: Slot, rest: Sequence[int]) -> bool:
+    """Whether its answer only lacks its last token in the cache."""
+    return slot.job is not None and slot.job.answering and len(rest) == 1
+
+
+def _is_scored(slot: Slot) -> bool:
+    job = slot.job
+    return job is not None and job.options.score_prompt and not job.answering

@@ -191,3 +191,30 @@ def test_a_chat_through_a_pipe_answers_each_line(edgeslm: Edgeslm, tiny_model: P
     exchanges = [json.loads(line) for line in done.stdout.splitlines()]
     assert [exchange["prompt"] for exchange in exchanges] == ["one", "two"]
     assert all(exchange["text"] for exchange in exchanges)
+
+
+def test_a_draft_model_changes_no_answer(edgeslm: Edgeslm, tiny_model: Path) -> None:
+    ask = ("run", tiny_model, "-p", "hello", "-n", 30, "--json", *GREEDY)
+    plain = json.loads(edgeslm(*ask, "--no-speculate").stdout)
+    assert plain["drafted_tokens"] == plain["accepted_tokens"] == 0
+    done = edgeslm(*ask, "--draft", tiny_model)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["tokens"][:8] == plain["tokens"][:8]
+
+
+def test_draft_models_that_do_not_fit(edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny_model.read_bytes().replace(b"<|im_start|>", b"<|im_begin|>"))
+    for command in (
+        ("run", tiny_model, "-p", "hello"),
+        ("chat", tiny_model),
+        ("serve", tiny_model),
+    ):
+        done = edgeslm(*command, "--draft", other)
+        assert done.returncode == 2
+        assert "their vocabularies differ" in done.stderr
+    done = edgeslm("run", tiny_model, "-p", "hello", "--draft", tiny_model, "--no-speculate")
+    assert done.returncode == 2
+    assert "exclude each other" in done.stderr
+    done = edgeslm("serve", tiny_model, other, "--draft", tiny_model)
+    assert done.returncode == 2

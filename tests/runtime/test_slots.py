@@ -13,14 +13,14 @@ from edgeslm.runtime.slots import Slot, next_shares
 
 def _slot(number: int, prompt: int, cached: int, answer: int, scored: bool = False) -> Slot:
     """One with a prompt of so many tokens, of which the cache holds some, or an answer."""
-    tokens = tuple(range(prompt))
     job: Any = SimpleNamespace(
-        prompt=tokens,
-        next_tokens=lambda done: tokens[done:],
+        prompt=tuple(range(prompt)),
+        length=prompt + answer,
         answering=bool(answer),
-        last_token=1000 + number,
+        rest=lambda held: text[held:],
         options=SimpleNamespace(score_prompt=scored),
     )
+    text = (*range(prompt), *range(1000, 1000 + answer))
     held = prompt + answer - 1 if answer else min(cached, prompt - 1)
     return Slot(number, list(range(held)), job)
 
@@ -42,7 +42,8 @@ def test_no_answer_waits_and_no_batch_overflows(
         job: Any = share.slot.job
         assert share.tokens
         if job.answering:
-            assert (share.tokens, share.ends) == ((job.last_token,), True)
+            assert (share.tokens, share.ends) == (job.rest(len(share.slot.cached)), True)
+            assert len(share.tokens) == 1
         else:
             begin = len(share.slot.cached)
             assert share.tokens == job.prompt[begin : begin + len(share.tokens)]
@@ -83,6 +84,15 @@ def test_a_short_prompt_is_done_beside_a_long_one() -> None:
     shares = {share.slot.sequence: share for share in next_shares([long, short], 100, 2)}
     assert (len(shares[0].tokens), shares[0].ends) == (90, False)
     assert (len(shares[1].tokens), shares[1].ends) == (10, True)
+
+
+def test_an_answer_that_is_no_longer_held_is_computed_again() -> None:
+    slot = _slot(0, 30, 0, 5, scored=True)
+    slot.cached.clear()
+    (part,) = next_shares([slot], 20, 1)
+    assert (len(part.tokens), part.ends, part.rows) == (20, False, 0)
+    (whole,) = next_shares([slot], 64, 1)
+    assert (len(whole.tokens), whole.ends, whole.rows) == (35, True, 1)
 
 
 def test_one_token_of_a_prompt_is_always_left_to_compute() -> None:

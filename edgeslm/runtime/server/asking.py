@@ -89,6 +89,7 @@ def read_chat(hosted: Served, request: wire.ChatRequest) -> Asked:
         keep=encoder.beginning(tokens, messages, described) if len(tokens) < hosted.length else 0,
         shift=most is not None,
         adapter=hosted.adapter,
+        speculate=hosted.options.speculate,
     )
     return Asked((Prompt(tuple(tokens), len(tokens)),), options, request.n or 1, tools)
 
@@ -120,6 +121,7 @@ def read_completion(hosted: Served, request: wire.CompletionRequest) -> Asked:
         scores=request.logprobs,
         score_prompt=echo and (request.logprobs is not None or most == 0),
         adapter=hosted.adapter,
+        speculate=hosted.options.speculate,
     )
     return Asked(prompts, options, choices, echo=echo)
 

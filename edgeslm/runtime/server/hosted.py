@@ -23,6 +23,7 @@ from edgeslm.llama.embedder import Embedder
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
+from edgeslm.runtime.generation import Speculate
 from edgeslm.runtime.prompt import PromptEncoder
 from edgeslm.runtime.prompt_states import PromptStates, states_folder
 
@@ -46,6 +47,8 @@ class HostOptions:
         system: What the model is told if a conversation begins without a system message.
         states: Files of prompts' states that came with the model.
         state_bytes: Disk space for more of them.
+        speculate: As in `GenerationOptions`.
+        draft: A smaller model of the same vocabulary that guesses what comes.
     """
 
     slots: int = 4
@@ -59,6 +62,8 @@ class HostOptions:
     system: str | None = None
     states: tuple[Path, ...] = ()
     state_bytes: int = 0
+    speculate: Speculate = "auto"
+    draft: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("slots", 1, 64), ("queue", 0, 100_000)):
@@ -90,14 +95,17 @@ class Hosted(Closing):
         self.created = int(time.time())
         self.states = PromptStates(states_folder(), options.state_bytes, options.states)
         self.model = Model(path)
+        self._draft: Model | None = None
         try:
+            if options.draft is not None:
+                self._draft = Model(options.draft)
             self.encoder = PromptEncoder(self.model, options.template)
             if options.template is not None:
                 self.encoder.require_template()
             self._turn = turn
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
-            self.model.close()
+            self._close_models()
             raise
         self._embedder: Embedder | None = None
         self._adapters: list[Adapter] = []
@@ -115,7 +123,12 @@ class Hosted(Closing):
             self._embedder.close()
         for adapter in self._adapters:
             adapter.close()
-        self.model.close()
+        self._close_models()
+
+    def _close_models(self) -> None:
+        for model in (self._draft, self.model):
+            if model is not None:
+                model.close()
 
     def specialist(self, name: str, path: Path, strength: float = 1.0) -> Specialist:
         """The same model, changed by the adapter in a file, under another name.
@@ -206,7 +219,9 @@ class Hosted(Closing):
         with self._turn:  # nobody else makes buffers while unused pages are looked for
             # Read ahead when it was mapped, it would count beside the cache while that is cleared.
             pages.give_back_file(self.model.path)
-            return Engine(self.model, context, turn=self._turn, states=self.states)
+            return Engine(
+                self.model, context, turn=self._turn, states=self.states, draft=self._draft
+            )
 
 
 class Specialist:

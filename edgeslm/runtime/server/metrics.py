@@ -15,6 +15,8 @@ _HELP = {
     "edgeslm_prompt_tokens_total": ("counter", "Tokens of prompts that were computed."),
     "edgeslm_reused_tokens_total": ("counter", "Tokens of prompts that were in the cache."),
     "edgeslm_generated_tokens_total": ("counter", "Tokens of answers."),
+    "edgeslm_drafted_tokens_total": ("counter", "Tokens that were guessed ahead."),
+    "edgeslm_accepted_tokens_total": ("counter", "How many of them were right."),
     "edgeslm_prefill_seconds_total": ("counter", "Time to the first token of each answer, added."),
     "edgeslm_decode_seconds_total": ("counter", "Time after the first token, added."),
     "edgeslm_open_requests": ("gauge", "Answers that are computed or wait."),
@@ -44,6 +46,8 @@ class Metrics:
             self.add("prompt_tokens", answer.prompt_tokens - answer.reused_tokens, model=model)
         self.add("reused_tokens", answer.reused_tokens, model=model)
         self.add("generated_tokens", len(answer.tokens), model=model)
+        self.add("drafted_tokens", answer.drafted_tokens, model=model)
+        self.add("accepted_tokens", answer.accepted_tokens, model=model)
         self.add("prefill_seconds", answer.prefill_seconds, model=model)
         self.add("decode_seconds", answer.decode_seconds, model=model)
 

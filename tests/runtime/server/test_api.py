@@ -214,6 +214,11 @@ def test_health_and_figures(client: httpx.Client) -> None:
     text = client.get("/metrics").text
     assert 'edgeslm_slots{model="tiny"} 3' in text
     assert "# TYPE edgeslm_generated_tokens_total counter" in text
+    drafted, accepted = (
+        count(f'edgeslm_{kind}_tokens_total{{model="tiny"}}') for kind in ("drafted", "accepted")
+    )
+    assert 0 <= accepted <= drafted
+    assert 'edgeslm_drafted_tokens_total{model="tiny"}' in text
 
 
 def test_the_description_names_what_there_is(client: httpx.Client) -> None:
