@@ -14,6 +14,7 @@ from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
+from edgeslm.runtime.governor import governor_of
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
 from edgeslm.runtime.session import require_generating
@@ -70,6 +71,7 @@ class Engine(Closing):
         model: Stays open, and is not closed, by the engine.
         options: Size and shape of the context; `sequences` answers are computed at a time.
         turn: Held while something is computed: engines that share one take turns.
+        governed: Whether fewer threads are used while other programs or heat ask for it.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class Engine(Closing):
         options: ContextOptions,
         *,
         turn: AbstractContextManager[object] | None = None,
+        governed: bool = True,
     ) -> None:
         require_generating(model)
         self.model = model
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context)
+        self._scheduler.governor = governor_of(self.context) if governed else None
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
 from edgeslm.llama.sampler import Sampler
+from edgeslm.runtime.governor import Governor
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.slots import Share, Slot, next_shares
 
@@ -35,6 +37,8 @@ class Scheduler:
         self._rows = min(options.outputs, context.most_tokens)
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
+        self.governor: Governor | None = None
+        """Adapts the threads between steps."""
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -166,10 +170,11 @@ class Scheduler:
         jobs = [share.slot.job for share in shares if share.slot.job is not None]
         # llama.cpp asks at every operation: too often for a step that only takes answers on
         long = any(not job.answering for job in jobs)
-        self.context.decode(
-            self._batch,
-            cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
-        )
+        with self.governor.watching(len(self._batch)) if self.governor else nullcontext():
+            self.context.decode(
+                self._batch,
+                cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
+            )
         for share in shares:
             share.slot.cached += share.tokens
         return outputs

@@ -13,6 +13,7 @@ from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.generation import Cancelled, Generation, GenerationOptions, OnText
+from edgeslm.runtime.governor import governor_of
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
 
@@ -23,13 +24,15 @@ class Session(Closing):
     Args:
         model: Stays open, and is not closed, by the session.
         options: Size and shape of the context.
+        governed: Whether fewer threads are used while other programs or heat ask for it.
     """
 
-    def __init__(self, model: Model, options: ContextOptions) -> None:
+    def __init__(self, model: Model, options: ContextOptions, *, governed: bool = True) -> None:
         require_generating(model)
         self.model = model
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context)
+        self._scheduler.governor = governor_of(self.context) if governed else None
 
     def close(self) -> None:
         """Free the context."""
