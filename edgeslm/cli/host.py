@@ -112,17 +112,18 @@ def serve(
             f"serving needs {error.name}, which is not installed",
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
-    from edgeslm.runtime.governor import default_threads
+    from edgeslm.runtime.tuned import require_kv_type
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
     names = _names(models, name or [])
+    require_kv_type(kv_type.upper())
     host_options = HostOptions(
         slots=slots,
         context=context,
         queue=queue,
         kv_type=kv_type.upper(),
-        threads=default_threads() if threads is None else threads,
+        threads=threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
     )

@@ -36,11 +36,16 @@ Target = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", metavar="N", help="Context length in tokens.")]
 KvType = Annotated[
-    str, typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache: F16, Q8_0, ...")
+    str,
+    typer.Option(
+        "--kv-type", metavar="TYPE", help="Type of the KV cache: F16, Q8_0, ..., auto (as tuned)."
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", metavar="N", help="Threads; default: as many as help here."),
+    typer.Option(
+        "--threads", "-t", metavar="N", help="Threads; default: as tuned, or as many as help here."
+    ),
 ]
 MaxTokens = Annotated[
     int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")

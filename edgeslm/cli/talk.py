@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
+    from edgeslm.runtime.tuned import Settled
 
 _CONTEXT = 2048
 
@@ -75,6 +77,7 @@ def run(
     from edgeslm.runtime.messages import Message
     from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import Session
+    from edgeslm.runtime.tuned import settle
 
     if raw and (system or template):
         option = "--system" if system else "--template"
@@ -98,6 +101,7 @@ def run(
     context_options = _context_options(context, kv_type, threads)
     text = _prompt_text(prompt)
     with _open(model) as opened:
+        settled = settle(opened.header, context_options, threads=threads, kv_type=kv_type.upper())
         _warn_beyond_training(opened, context)
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
@@ -106,11 +110,11 @@ def run(
         else:
             messages = [Message("system", system)] if system else []
             tokens = encoder.encode_messages([*messages, Message("user", text)])
-        with Session(opened, context_options) as session, interruptible() as cancelled:
+        with Session(opened, settled.options) as session, interruptible() as cancelled:
             answer = session.generate(
                 tokens, generation, on_text=None if json else show, cancelled=cancelled.is_set
             )
-    _print_answer(answer, json=json)
+    _print_answer(answer, settled, json=json)
 
 
 def chat(
@@ -149,6 +153,7 @@ def chat(
     from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.session import Session
+    from edgeslm.runtime.tuned import settle
 
     sampling = SamplingOptions(
         temperature,
@@ -164,7 +169,10 @@ def chat(
     )
     generation = GenerationOptions(max_tokens, sampling=sampling)
     context_options = _context_options(context, kv_type, threads)
-    with _open(model) as opened, Session(opened, context_options) as session:
+    with ExitStack() as stack:
+        opened = stack.enter_context(_open(model))
+        settled = settle(opened.header, context_options, threads=threads, kv_type=kv_type.upper())
+        session = stack.enter_context(Session(opened, settled.options))
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         encoder.require_template()
         _warn_beyond_training(opened, context)
@@ -214,14 +222,12 @@ def _warn_beyond_training(model: Model, context: int) -> None:
 
 
 def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
+    """What was given, checked before the model is opened; `settle` adds the rest."""
     from edgeslm.llama.context import ContextOptions
-    from edgeslm.runtime.governor import default_threads
+    from edgeslm.runtime.tuned import require_kv_type
 
-    return ContextOptions(
-        length=context,
-        kv_type=kv_type.upper(),
-        threads=default_threads() if threads is None else threads,
-    )
+    require_kv_type(kv_type.upper())
+    return ContextOptions(length=context, threads=1 if threads is None else threads)
 
 
 def _prompt_text(prompt: str | None) -> str:
@@ -232,13 +238,14 @@ def _prompt_text(prompt: str | None) -> str:
     return prompt
 
 
-def _print_answer(answer: Generation, *, json: bool) -> None:
+def _print_answer(answer: Generation, settled: Settled, *, json: bool) -> None:
     if json:
         output.print_json(
             {
                 **to_json(answer),
                 "prefill_tokens_per_second": answer.prefill_tokens_per_second,
                 "decode_tokens_per_second": answer.decode_tokens_per_second,
+                "settings": settled.described(),
             }
         )
     else:

@@ -12,9 +12,10 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edgeslm.runtime.cores import allowed_cores
@@ -42,16 +43,12 @@ class Heat:
     Attributes:
         celsius: The highest of the processor's sensors.
         limit_celsius: Where the board begins to slow down.
-        megahertz: Mean clock of the allowed cores now; of a core at rest it is low by design.
-        most_megahertz: The same, the highest that the hardware can.
         held_back: What slows the processor at this moment.
         since_boot: What did since the machine was switched on; only a Raspberry Pi knows.
     """
 
     celsius: float | None
     limit_celsius: float
-    megahertz: float | None
-    most_megahertz: float | None
     held_back: tuple[str, ...]
     since_boot: tuple[str, ...]
 
@@ -61,6 +58,17 @@ class Heat:
         return bool(self.held_back) or (
             self.celsius is not None and self.celsius >= self.limit_celsius
         )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Mean clock of the allowed cores: now, and the highest that the hardware can.
+
+    Of a core at rest it is low by design.
+    """
+
+    megahertz: float
+    most_megahertz: float
 
 
 @dataclass(frozen=True)
@@ -106,58 +114,74 @@ class Sensors:
     def heat(self) -> Heat:
         """How warm it is, and what that does."""
         held_back, since_boot = self._firmware()
-        now, could = self._clocks("scaling_cur_freq"), self._clocks("cpuinfo_max_freq")
-        held_back += [] if held_back else self._cooling()
+        if not held_back and any(map(_positive, self._cooling)):
+            held_back = ["throttled"]
+        degrees = [each for zone in self._zones if (each := _degrees(zone / "temp")) is not None]
         return Heat(
-            celsius=max(
-                (each for zone in self._zones() if (each := _degrees(zone / "temp")) is not None),
-                default=None,
-            ),
-            limit_celsius=max(self._passive_trips(), default=_USUAL_LIMIT),
-            megahertz=_mean_megahertz(now),
-            most_megahertz=_mean_megahertz(could),
+            celsius=max(degrees, default=None),
+            limit_celsius=self._limit,
             held_back=tuple(held_back),
             since_boot=tuple(since_boot),
         )
 
+    def clock(self) -> Clock | None:
+        """How fast the cores run; None where the system does not say."""
+        now = self._mean_megahertz("scaling_cur_freq")
+        most = self._mean_megahertz("cpuinfo_max_freq")
+        return None if now is None or most is None else Clock(now, most)
+
     def _firmware(self) -> tuple[list[str], list[str]]:
         """What a Raspberry Pi's firmware, or its voltage monitor, says: now, and since boot."""
-        for path in self._root.glob("sys/devices/platform/soc*/soc*:firmware/get_throttled"):
+        for path in self._throttled:
             with suppress(OSError, ValueError):
                 return parse_throttled(path.read_text())
         if self._ask_firmware:
             with suppress(OSError, ValueError, subprocess.SubprocessError):
                 return parse_throttled(_vcgencmd())
-        for name in self._root.glob("sys/class/hwmon/hwmon*/name"):
-            if _text(name) == "rpi_volt" and _text(name.parent / "in0_lcrit_alarm") == "1":
-                return ["undervoltage"], []
+        if any(map(_positive, self._voltage_alarms)):
+            return ["undervoltage"], []
         return [], []
 
-    def _cooling(self) -> list[str]:
-        """What slows the processor where no firmware says so."""
-        for device in self._root.glob("sys/class/thermal/cooling_device*"):
-            if _COOLS_PROCESSOR.search(_text(device / "type")) and _positive(device / "cur_state"):
-                return ["throttled"]
-        return []
+    @cached_property
+    def _throttled(self) -> list[Path]:
+        return list(self._root.glob("sys/devices/platform/soc*/soc*:firmware/get_throttled"))
 
-    def _zones(self) -> Iterator[Path]:
-        for zone in sorted(self._root.glob("sys/class/thermal/thermal_zone*")):
-            if _OF_PROCESSOR.search(_text(zone / "type")):
-                yield zone
+    @cached_property
+    def _voltage_alarms(self) -> list[Path]:
+        names = self._root.glob("sys/class/hwmon/hwmon*/name")
+        return [name.parent / "in0_lcrit_alarm" for name in names if _text(name) == "rpi_volt"]
 
-    def _passive_trips(self) -> Iterator[float]:
-        """Temperatures at which the kernel begins to slow the processor down."""
-        for zone in self._zones():
-            for kind in zone.glob("trip_point_*_type"):
-                degrees = _degrees(kind.with_name(kind.name.replace("_type", "_temp")))
-                if _text(kind) == "passive" and degrees is not None:
-                    yield degrees
+    @cached_property
+    def _cooling(self) -> list[Path]:
+        """How much each device slows the processor."""
+        devices = self._root.glob("sys/class/thermal/cooling_device*")
+        return [
+            device / "cur_state"
+            for device in devices
+            if _COOLS_PROCESSOR.search(_text(device / "type"))
+        ]
 
-    def _clocks(self, name: str) -> list[float]:
-        files = (
-            self._root / f"sys/devices/system/cpu/cpu{core}/cpufreq/{name}" for core in self.cores
-        )
-        return [float(text) for file in files if (text := _text(file)).isdecimal()]
+    @cached_property
+    def _zones(self) -> list[Path]:
+        zones = sorted(self._root.glob("sys/class/thermal/thermal_zone*"))
+        return [zone for zone in zones if _OF_PROCESSOR.search(_text(zone / "type"))]
+
+    @cached_property
+    def _limit(self) -> float:
+        """The temperature at which the kernel slows the processor down."""
+        trips = [
+            _degrees(kind.with_name(kind.name.replace("_type", "_temp")))
+            for zone in self._zones
+            for kind in zone.glob("trip_point_*_type")
+            if _text(kind) == "passive"
+        ]
+        return max((degrees for degrees in trips if degrees is not None), default=_USUAL_LIMIT)
+
+    def _mean_megahertz(self, name: str) -> float | None:
+        folder = self._root / "sys/devices/system/cpu"
+        texts = [_text(folder / f"cpu{core}" / "cpufreq" / name) for core in self.cores]
+        clocks = [int(text) for text in texts if text.isdecimal()]
+        return sum(clocks) / len(clocks) / 1000 if clocks else None
 
 
 def parse_throttled(text: str) -> tuple[list[str], list[str]]:
@@ -204,10 +228,6 @@ def _vcgencmd() -> str:
         timeout=_VCGENCMD_SECONDS,
         stdin=subprocess.DEVNULL,
     ).stdout
-
-
-def _mean_megahertz(kilohertz: list[float]) -> float | None:
-    return sum(kilohertz) / len(kilohertz) / 1000 if kilohertz else None
 
 
 def _degrees(path: Path) -> float | None:

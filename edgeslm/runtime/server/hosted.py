@@ -22,6 +22,7 @@ from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.prompt import PromptEncoder
+from edgeslm.runtime.tuned import Settled, settle
 
 _T = TypeVar("_T")
 
@@ -34,8 +35,8 @@ class HostOptions:
         slots: Answers computed at a time.
         context: Tokens that one prompt and its answer may have together.
         queue: Requests that may wait for a slot.
-        kv_type: Type of cached keys and values.
-        threads: Threads to compute with.
+        kv_type: Type of cached keys and values; `AUTO` for the one that was tuned.
+        threads: Threads to compute with; None for as many as were tuned, or as help here.
         sampling: What is not said in a request.
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
             long that takes, and cannot be stopped.
@@ -46,7 +47,7 @@ class HostOptions:
     context: int = 2048
     queue: int = 64
     kv_type: str = "F16"
-    threads: int = 1
+    threads: int | None = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
     template: str | None = None
@@ -82,6 +83,7 @@ class Hosted(Closing):
             if options.template is not None:
                 self.encoder.require_template()
             self._turn = turn
+            self._settled = self._settle()
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
             self.model.close()
@@ -152,7 +154,8 @@ class Hosted(Closing):
 
     def _embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         if self._embedder is None:
-            self._embedder = Embedder(self.model, self.options.context, self.options.threads)
+            threads = self._settled.options.threads
+            self._embedder = Embedder(self.model, self.options.context, threads)
         return self._embedder.embed(tokens)
 
     def _between(self, task: Callable[[], _T]) -> Future[_T]:
@@ -166,13 +169,16 @@ class Hosted(Closing):
         return self._alone.submit(in_turn)
 
     def _start(self) -> Engine:
+        return Engine(self.model, self._settled.options, turn=self._turn)
+
+    def _settle(self) -> Settled:
+        """What it runs with: what was asked for, and what was tuned for the rest."""
         options = self.options
         context = ContextOptions(
             length=options.context * options.slots,
             sequences=options.slots,
             unified=options.slots > 1,
             outputs=max(options.slots, rows_of_logits(self.model)),
-            kv_type=options.kv_type,
-            threads=options.threads,
+            threads=1 if options.threads is None else options.threads,
         )
-        return Engine(self.model, context, turn=self._turn)
+        return settle(self.model.header, context, threads=options.threads, kv_type=options.kv_type)
