@@ -37,6 +37,7 @@ _REST, _LONG_REST = 0.5, 10.0
 _IN_A_ROW = 3
 _FEW_TOKENS = 16
 """Steps of so many tokens or fewer only take answers on, and are compared with each other."""
+_LEAST_SECONDS = 1e-9
 _FORGET = 1.02
 """What a step takes at best is forgotten by this factor a window: a longer context costs more."""
 
@@ -144,7 +145,7 @@ class Governor:
         window.tokens += self._tokens
         window.seconds += seconds
         kind = (self._pace.threads, self._tokens)
-        usual = self._usual.get(kind, seconds)
+        usual = max(self._usual.get(kind, seconds), _LEAST_SECONDS)
         self._usual[kind] = min(usual, seconds)
         self._slow_steps = self._slow_steps + 1 if seconds >= COLLAPSED * usual else 0
         if self._slow_steps >= _IN_A_ROW:

@@ -28,7 +28,7 @@ _FLAGS = {
 }
 _SINCE_BOOT = 16
 _VCGENCMD_SECONDS = 5
-_OF_PROCESSOR = re.compile("cpu|soc|core|bigcore|x86_pkg|acpitz|littlecore", re.IGNORECASE)
+_OF_PROCESSOR = re.compile("cpu|soc|core|x86_pkg|acpitz", re.IGNORECASE)
 _COOLS_PROCESSOR = re.compile("^(thermal-)?cpufreq|^Processor$|^cpu", re.IGNORECASE)
 """Types of cooling devices that slow the processor; fans do not."""
 _USUAL_LIMIT = 85.0

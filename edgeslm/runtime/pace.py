@@ -148,7 +148,7 @@ def _next_crowd(crowd: Crowd, seen: Observation, limits: Limits) -> Crowd:
     if (seen.slowness or 0.0) >= COLLAPSED and crowd.threads > 1:
         wanted = max(wanted, limits.cores - crowd.threads + 1)
     crowd = replace(crowd, raised_ago=crowd.raised_ago + seen.seconds)
-    if crowd.raised_ago > 2 * _MOST_PATIENCE:
+    if crowd.threads == limits.threads and crowd.raised_ago > 2 * _MOST_PATIENCE:
         crowd = replace(crowd, patience=_PATIENCE)
     left = _threads(limits, wanted - _TOLERATED)
     if left < crowd.threads:
