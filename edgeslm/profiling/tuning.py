@@ -260,7 +260,7 @@ class _Search:
     def _ubatch(self) -> None:
         sizes = [size for size in _UBATCHES if size <= self._longest_prompt]
         if self._options.quick:
-            sizes = sizes[1::2]
+            sizes = sizes[::-2][::-1]
         if len(sizes) < 2:
             return
         lengths = self.trials.lengths
