@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgeslm.gguf.validation import read_model
 from edgeslm.llama.context import ContextOptions
 from edgeslm.records import TUNED_SCHEMA, Statistic, document
 from edgeslm.runtime import tuned
+from edgeslm.runtime.server.hosted import Hosted, HostOptions
 from edgeslm.runtime.tuned import (
     Choice,
     Place,
@@ -196,3 +198,15 @@ def test_a_type_of_cache_is_known_or_auto() -> None:
     require_kv_type("Q8_0")
     with pytest.raises(InvalidOption):
         require_kv_type("Q2_K")
+
+
+def test_a_served_model_runs_as_tuned(tiny_model: Path) -> None:
+    tuned.save(_tuned(place_of(read_model(tiny_model)), CHOICE))
+    options = HostOptions(slots=1, context=256, kv_type="F16", threads=None)
+    with Hosted("tiny", tiny_model, options, nullcontext()) as hosted:
+        context = hosted.engine.context
+        assert context.threads == (1, 3)
+        assert (context.options.ubatch, context.options.kv_type) == (128, "F16")
+    options = HostOptions(slots=1, context=256, threads=2)
+    with Hosted("tiny", tiny_model, options, nullcontext()) as hosted:
+        assert hosted.engine.context.threads == (2, 2)
