@@ -15,10 +15,10 @@ from pathlib import Path
 from edgeslm.errors import InvalidOption
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
-from edgeslm.profiling.tuning import is_busy
+from edgeslm.profiling.tuning import is_busy, others_between
 from edgeslm.progress import bar
 from edgeslm.records import Statistic
-from edgeslm.runtime.machine import Clock, Heat, Sensors, cores_taken
+from edgeslm.runtime.machine import Clock, Heat, Sensors
 from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, settle
 
 _WINDOWS = 120
@@ -120,7 +120,7 @@ def run_sustained(path: Path, seconds: float, sensors: Sensors | None = None) ->
         hottest_celsius=max(degrees, default=None),
         lowest_megahertz=min(clocks, default=None),
         held_back=tuple(sorted({name for each in windows for name in each.heat.held_back})),
-        other_cores=cores_taken(times, end)[1] if times and end else None,
+        other_cores=others_between(times, end),
         windows=tuple(windows),
     )
 

@@ -134,7 +134,7 @@ def cores_of_others(sensors: Sensors, seconds: float = _LISTEN_SECONDS) -> float
     """How many cores' time other programs take now; None where the system does not say."""
     before = sensors.cpu_times()
     time.sleep(seconds)
-    return _others(before, sensors.cpu_times())
+    return others_between(before, sensors.cpu_times())
 
 
 def is_busy(other_cores: float | None) -> bool:
@@ -173,7 +173,7 @@ def tune(path: Path, options: TuneOptions) -> Tuning:
                 default_speeds=search.default_speeds,
             )
             findings, lengths = tuple(search.findings), search.trials.lengths
-    others = _others(before, sensors.cpu_times())
+    others = others_between(before, sensors.cpu_times())
     heat_after = sensors.heat()
     keep = options.anyway or not is_busy(others)
     return Tuning(
@@ -381,8 +381,12 @@ def _speeds(prefill: Sequence[float], decode: Sequence[float]) -> Speeds:
     return Speeds(Statistic.of(prefill), Statistic.of(decode))
 
 
-def _others(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
-    return cores_taken(before, after)[1] if before and after else None
+def others_between(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
+    """Those of lower priority count too: they use what a run with few threads leaves free."""
+    if before is None or after is None:
+        return None
+    taken = cores_taken(before, after)
+    return taken.others + taken.polite
 
 
 def _busy_warnings(others: float | None, *, keep: bool) -> tuple[str, ...]:

@@ -170,13 +170,14 @@ class Governor:
     def _observation(self, now: float, times: CpuTimes | None) -> Observation:
         window = self._window
         seconds = max(now - window.since, 1e-9)
-        own, others = cores_taken(window.times, times) if window.times and times else (None, None)
+        taken = cores_taken(window.times, times) if window.times and times else None
         heat = self._latest_heat(now)
         return Observation(
             seconds=seconds,
-            own_cores=own,
+            own_cores=taken.own if taken else None,
             asked_cores=window.asked_seconds / seconds,
-            other_cores=others,
+            other_cores=taken.others if taken else None,
+            polite_cores=taken.polite if taken else 0.0,
             slowness=window.slowness or None,
             speed=window.tokens / window.seconds if window.seconds else None,
             too_warm=heat.presses,

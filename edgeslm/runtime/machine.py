@@ -73,11 +73,28 @@ class Clock:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Seconds of computing on the allowed cores so far: by everybody, and by this process."""
+    """Seconds of computing on the allowed cores so far.
+
+    Attributes:
+        at: When.
+        all_seconds: Of everybody.
+        own_seconds: Of this process.
+        polite_seconds: Of programs that run at a lower priority than ours; 0 if ours is low.
+    """
 
     at: float
     all_seconds: float
     own_seconds: float
+    polite_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How many cores' time was taken between two readings: by us, by others, by polite others."""
+
+    own: float
+    others: float
+    polite: float = 0.0
 
 
 class Sensors:
@@ -106,10 +123,16 @@ class Sensors:
         """Who computed how long; None where the system does not say (only Linux does)."""
         try:
             with (self._root / "proc/stat").open(encoding="ascii") as file:
-                ticks = sum(_busy_ticks(line, self._names) for line in file)
+                ticks = [_busy_ticks(line, self._names) for line in file]
         except (OSError, ValueError):
             return None
-        return CpuTimes(time.perf_counter(), ticks / self._ticks, time.process_time())
+        polite = 0 if os.nice(0) > 0 else sum(low for _, low in ticks)
+        return CpuTimes(
+            at=time.perf_counter(),
+            all_seconds=sum(busy for busy, _ in ticks) / self._ticks,
+            own_seconds=time.process_time(),
+            polite_seconds=polite / self._ticks,
+        )
 
     def heat(self) -> Heat:
         """How warm it is, and what that does."""
@@ -199,24 +222,26 @@ def parse_throttled(text: str) -> tuple[list[str], list[str]]:
     return now, since
 
 
-def cores_taken(before: CpuTimes, after: CpuTimes) -> tuple[float, float]:
-    """How many cores' time this process, and all others, took between two readings."""
+def cores_taken(before: CpuTimes, after: CpuTimes) -> Taken:
+    """How many cores' time was taken between two readings."""
     seconds = max(after.at - before.at, 1e-9)
     own = max(after.own_seconds - before.own_seconds, 0.0) / seconds
+    polite = max(after.polite_seconds - before.polite_seconds, 0.0) / seconds
     everybody = max(after.all_seconds - before.all_seconds, 0.0) / seconds
-    return own, max(everybody - own, 0.0)
+    return Taken(own, max(everybody - own - polite, 0.0), polite)
 
 
-def _busy_ticks(line: str, names: set[str]) -> int:
-    """Ticks in which a core of these was not idle; 0 for any other line of /proc/stat.
+def _busy_ticks(line: str, names: set[str]) -> tuple[int, int]:
+    """Ticks in which a core of these was not idle, and those of them at low priority.
 
-    Time that a hypervisor gave to others counts: the core was not ours.
+    Nothing for any other line of /proc/stat. Time that a hypervisor gave to others counts: the
+    core was not ours.
     """
     name, *fields = line.split()
     if name not in names:
-        return 0
+        return 0, 0
     user, nice, system, _idle, _waiting, *rest = map(int, fields[:8])
-    return user + nice + system + sum(rest)
+    return user + nice + system + sum(rest), nice
 
 
 def _vcgencmd() -> str:

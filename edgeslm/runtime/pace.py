@@ -63,6 +63,7 @@ class Observation:
         own_cores: Mean number of cores this process computed on; None where nobody tells.
         asked_cores: The same, had its threads never waited for a core.
         other_cores: Mean number of cores that everybody else computed on.
+        polite_cores: The same for programs of lower priority: they mostly take what is free.
         slowness: How many times as long as usual a step took, with these threads; None if unknown.
         speed: Tokens written per second of computing; None if there were none.
         too_warm: The machine is held back, or as warm as it may be.
@@ -73,6 +74,7 @@ class Observation:
     own_cores: float | None = None
     asked_cores: float = 0.0
     other_cores: float | None = None
+    polite_cores: float = 0.0
     slowness: float | None = None
     speed: float | None = None
     too_warm: bool = False
@@ -132,15 +134,17 @@ def wanted_by_others(seen: Observation, limits: Limits) -> float | None:
     """How many cores other programs would use if they had them; None where nobody tells.
 
     Where all cores are busy, each program gets less than it wants: a thread of theirs as much as a
-    thread of ours.
+    thread of ours. Programs of lower priority count only by what they took from us.
     """
     if seen.other_cores is None or seen.own_cores is None:
         return None
-    busy = seen.own_cores + seen.other_cores
-    if busy < _SATURATED * limits.cores or not 0 < seen.own_cores < seen.asked_cores:
-        return seen.other_cores
+    lost = max(seen.asked_cores - seen.own_cores, 0.0)
+    polite = min(seen.polite_cores, lost)
+    busy = seen.own_cores + seen.other_cores + polite
+    if busy < _SATURATED * limits.cores or not lost or not seen.own_cores:
+        return seen.other_cores + polite
     share = seen.own_cores / seen.asked_cores
-    return min(seen.other_cores / share, _MOST_WANTED * limits.cores)
+    return min(seen.other_cores / share + polite, _MOST_WANTED * limits.cores)
 
 
 def _next_crowd(crowd: Crowd, seen: Observation, limits: Limits) -> Crowd:

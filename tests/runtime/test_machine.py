@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgeslm.runtime import machine
 from edgeslm.runtime.cores import clusters, core_sets, quota_cores
-from edgeslm.runtime.machine import CpuTimes, Sensors, cores_taken, parse_throttled
+from edgeslm.runtime.machine import CpuTimes, Sensors, Taken, cores_taken, parse_throttled
 
 
 @pytest.mark.parametrize(
@@ -124,8 +125,22 @@ def test_busy_time_is_that_of_the_allowed_cores_with_what_was_stolen(tmp_path: P
 
 
 def test_what_others_took_is_what_we_did_not() -> None:
-    assert cores_taken(CpuTimes(0, 10, 1), CpuTimes(2, 13, 2)) == (0.5, 1.0)
-    assert cores_taken(CpuTimes(0, 10, 1), CpuTimes(2, 11, 2.5)) == (0.75, 0.0)
+    assert cores_taken(CpuTimes(0, 10, 1), CpuTimes(2, 13, 2)) == Taken(0.5, 1.0, 0.0)
+    assert cores_taken(CpuTimes(0, 10, 1), CpuTimes(2, 11, 2.5)) == Taken(0.75, 0.0, 0.0)
+    assert cores_taken(CpuTimes(0, 0, 0, 0), CpuTimes(2, 4, 1, 2)) == Taken(0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("own", "polite"), [(0, 10), (-19, 10), (1, 0)])
+def test_low_priority_is_told_apart_unless_ours_is_low(
+    own: int, polite: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "nice", lambda _: own)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "stat").write_text(STAT.format(user=100, steal=5))
+    sensors = Sensors(tmp_path, (0, 1))
+    times = sensors.cpu_times()
+    assert times is not None
+    assert times.polite_seconds * sensors._ticks == pytest.approx(polite)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _OBSERVATIONS = st.builds(
     own_cores=_AMOUNTS,
     asked_cores=st.floats(0, 64),
     other_cores=_AMOUNTS,
+    polite_cores=st.floats(0, 64),
     slowness=st.one_of(st.none(), st.floats(1, 1000)),
     speed=st.one_of(st.none(), st.floats(0.01, 1e4)),
     too_warm=st.booleans(),
@@ -96,6 +97,16 @@ def test_steady_neighbours_leave_us_what_they_leave_and_nothing_swings(
     limits = Limits(float(cores), min(most, cores))
     threads = follow(limits, 40, lambda _: others)
     assert set(threads[1:]) == {max(1, min(limits.threads, cores - others))}
+
+
+def test_polite_programs_count_by_what_they_take_from_us() -> None:
+    limits = Limits(2.0, 2)
+    idle_only = Observation(2.0, 1.98, 2.0, 0.0, polite_cores=0.02)
+    assert next_pace(full(limits), idle_only, limits).threads == 2
+    beside_one_thread = Observation(2.0, 1.0, 1.0, 0.0, polite_cores=1.0)
+    assert wanted_by_others(beside_one_thread, limits) == 0.0
+    not_so_polite = Observation(2.0, 1.0, 2.0, 0.0, polite_cores=1.0)
+    assert next_pace(full(limits), not_so_polite, limits).threads == 1
 
 
 def test_one_window_with_a_busy_neighbour_is_enough() -> None:
