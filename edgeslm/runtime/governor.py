@@ -159,6 +159,8 @@ class Governor:
         if self.threads != before:
             self._slow_steps = 0
             self._set_threads(*self.threads)
+        if self._window.slowness:  # seen to; if it goes on, it is how things are now
+            self._usual.clear()
         self._usual = {kind: seconds * _FORGET for kind, seconds in self._usual.items()}
         self._window = _Window(now, times)
         self._due = _WINDOW

@@ -149,7 +149,7 @@ def wanted_by_others(seen: Observation, limits: Limits) -> float | None:
 
 def _next_crowd(crowd: Crowd, seen: Observation, limits: Limits) -> Crowd:
     wanted = wanted_by_others(seen, limits) or 0.0
-    if (seen.slowness or 0.0) >= COLLAPSED and crowd.threads > 1:
+    if (seen.slowness or 0.0) >= COLLAPSED and _may_have_lost(seen):
         wanted = max(wanted, limits.cores - crowd.threads + 1)
     crowd = replace(crowd, raised_ago=crowd.raised_ago + seen.seconds)
     if crowd.threads == limits.threads and crowd.raised_ago > 2 * _MOST_PATIENCE:
@@ -164,6 +164,11 @@ def _next_crowd(crowd: Crowd, seen: Observation, limits: Limits) -> Crowd:
     if free <= crowd.threads:
         return replace(crowd, suspected=0, calm_seconds=0.0)
     return _take_back(crowd, free, seen.seconds)
+
+
+def _may_have_lost(seen: Observation) -> bool:
+    """Whether our threads waited for cores: a longer context makes steps slow without that."""
+    return seen.own_cores is None or seen.asked_cores - seen.own_cores > _CALM
 
 
 def _threads(limits: Limits, taken: float) -> int:

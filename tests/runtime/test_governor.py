@@ -182,6 +182,17 @@ def test_a_collapse_is_looked_into_at_once() -> None:
     assert set_to == [(1, 1)]
 
 
+def test_slow_steps_that_stay_are_the_new_usual() -> None:
+    machine = Machine()
+    machine.cpu_times = lambda: None  # type: ignore[assignment, method-assign, return-value]
+    governor, set_to = _governor(machine)
+    for seconds, steps in ((0.01, 400), (0.1, 400)):
+        for _ in range(steps):
+            with governor.watching(1):
+                machine.now += seconds
+    assert set_to == [(1, 1), (2, 2)]
+
+
 def test_heat_is_heeded() -> None:
     machine = Machine()
     machine.warm = ("throttled",)

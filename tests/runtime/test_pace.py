@@ -141,6 +141,14 @@ def test_without_anyone_who_tells_only_a_collapse_makes_us_give_way() -> None:
     assert next_pace(pace, Observation(2.0, slowness=3.1), limits).threads == 3
 
 
+def test_slow_steps_of_threads_that_never_waited_are_the_context_s() -> None:
+    limits = Limits(4.0, 4)
+    deep = Observation(2.0, own_cores=3.9, asked_cores=4.0, other_cores=0.0, slowness=9.0)
+    assert next_pace(full(limits), deep, limits).threads == 4
+    waiting = Observation(2.0, own_cores=2.0, asked_cores=4.0, other_cores=0.0, slowness=9.0)
+    assert next_pace(full(limits), waiting, limits).threads == 3
+
+
 def heated(windows: list[Observation], limits: Limits) -> list[int]:
     pace, threads = full(limits), []
     for each in windows:
