@@ -29,8 +29,6 @@ _OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|acpitz", re.IGNORECASE)
 _WINDOW = 2.0
 """Seconds between two looks at the machine."""
 _FIRST_WINDOW = 0.3
-_EARLY = 0.5
-"""Seconds after which a look is taken already if steps have become much slower."""
 _HEAT_EVERY = 5.0
 _REST, _LONG_REST = 0.5, 10.0
 """Seconds without a step: a window of its own, in which only others compute; too long for one."""
@@ -132,8 +130,7 @@ class Governor:
         self._ended = now = self._clock()
         if kind is None:
             self._note(now - self._began)
-        waited = now - self._window.since
-        if waited >= self._due or (self._window.slowness and waited >= _EARLY):
+        if now - self._window.since >= self._due:
             self._look(now)
 
     def _note(self, seconds: float) -> None:
@@ -148,8 +145,11 @@ class Governor:
         usual = max(self._usual.get(kind, seconds), _LEAST_SECONDS)
         self._usual[kind] = min(usual, seconds)
         self._slow_steps = self._slow_steps + 1 if seconds >= COLLAPSED * usual else 0
-        if self._slow_steps >= _IN_A_ROW:
-            window.slowness = max(window.slowness, seconds / usual)
+        if self._slow_steps < _IN_A_ROW:
+            return
+        if not window.slowness:  # look at this time only, and soon
+            self._begin_window(self._ended, _FIRST_WINDOW)
+        self._window.slowness = max(self._window.slowness, seconds / usual)
 
     def _look(self, now: float) -> None:
         """End the window, and do what follows from it."""

@@ -25,6 +25,7 @@ _PLAIN = 0.75
 _SATURATED = 0.9
 _MOST_WANTED = 4
 """What others want is not counted beyond this many times the cores."""
+_LEAST_SHARE = 1e-3
 COLLAPSED = 3.0
 """A step that takes so many times as long as usual."""
 
@@ -141,9 +142,9 @@ def wanted_by_others(seen: Observation, limits: Limits) -> float | None:
     lost = max(seen.asked_cores - seen.own_cores, 0.0)
     polite = min(seen.polite_cores, lost)
     busy = seen.own_cores + seen.other_cores + polite
-    if busy < _SATURATED * limits.cores or not lost or not seen.own_cores:
+    if busy < _SATURATED * limits.cores or not lost:
         return seen.other_cores + polite
-    share = seen.own_cores / seen.asked_cores
+    share = max(seen.own_cores / seen.asked_cores, _LEAST_SHARE)
     return min(seen.other_cores / share + polite, _MOST_WANTED * limits.cores)
 
 
