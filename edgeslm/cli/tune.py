@@ -144,6 +144,8 @@ def _print_tuning(tuning: Tuning, *, json: bool) -> None:
             )
             for trial in finding.trials
         )
+    for note in tuning.notes:
+        print(note)
     print()
     _print_comparison(tuning.tuned)
     if tuning.kept is not None:

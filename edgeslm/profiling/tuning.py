@@ -111,6 +111,7 @@ class Tuning:
     Attributes:
         tuned: The choice, and how it compares with the defaults.
         findings: How it was found.
+        notes: What of the findings did not hold against the defaults.
         lengths: Of the runs.
         other_cores: How many cores' time other programs took meanwhile; None if nobody tells.
         heat_before, heat_after: How warm the machine was.
@@ -121,6 +122,7 @@ class Tuning:
 
     tuned: Tuned
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
     lengths: Lengths
     other_cores: float | None
     heat_before: Heat
@@ -172,13 +174,15 @@ def tune(path: Path, options: TuneOptions) -> Tuning:
                 chosen_speeds=search.chosen_speeds,
                 default_speeds=search.default_speeds,
             )
-            findings, lengths = tuple(search.findings), search.trials.lengths
+            findings, notes = tuple(search.findings), tuple(search.notes)
+            lengths = search.trials.lengths
     others = others_between(before, sensors.cpu_times())
     heat_after = sensors.heat()
     keep = options.anyway or not is_busy(others)
     return Tuning(
         tuned=found,
         findings=findings,
+        notes=notes,
         lengths=lengths,
         other_cores=others,
         heat_before=heat_before,
@@ -195,6 +199,7 @@ class _Search:
     def __init__(self, stack: ExitStack, model: Model, options: TuneOptions, context: int) -> None:
         self.defaults = self.choice = _limited(default_choice(), options.threads)
         self.findings: list[Finding] = []
+        self.notes: list[str] = []
         self._options = options
         self.trials = stack.enter_context(
             Trials(model, Lengths(context, min(_PROBE_PROMPT, context // 2), _PROBE_TOKENS, 0))
@@ -292,9 +297,11 @@ class _Search:
             prefill = race(both, self.trials.prefill, rounds, after_run=advance).samples
         if clearly_faster(decode[self.defaults], decode[chosen]):
             decode[chosen] = decode[self.defaults]
+            self.notes.append("decode: the defaults were clearly faster after all, and stay")
             self.choice = replace(self.choice, threads=self.defaults.threads, cores=None)
         if clearly_faster(prefill[self.defaults], prefill[chosen]):
             prefill[chosen] = prefill[self.defaults]
+            self.notes.append("prefill: the defaults were clearly faster after all, and stay")
             self.choice = replace(
                 self.choice,
                 prefill_threads=self.defaults.prefill_threads,
