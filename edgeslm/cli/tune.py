@@ -62,7 +62,7 @@ def tune(
     Examples:
         edgeslm tune model.gguf --quick
         edgeslm tune model.gguf --show
-        edgeslm tune model.gguf --sustained 10
+        edgeslm tune model.gguf --sustained 5
         edgeslm tune model.gguf --forget
     """
     from edgeslm.bundle.model_path import find_model
