@@ -23,6 +23,9 @@ TYPES_SCHEMA = "edgeslm.types/1"
 RECIPE_SCHEMA = "edgeslm.recipe/1"
 CONVERSATION_SCHEMA = "edgeslm.conversation/1"
 LADDER_SCHEMA = "edgeslm.ladder/1"
+TUNED_SCHEMA = "edgeslm.tuned/1"
+TUNING_SCHEMA = "edgeslm.tuning/1"
+SUSTAINED_SCHEMA = "edgeslm.sustained/1"
 
 
 class Provenance(str, Enum):

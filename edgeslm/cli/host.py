@@ -132,7 +132,7 @@ def serve(
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
     from edgeslm.bundle.model_path import find_model
-    from edgeslm.runtime.governor import default_threads
+    from edgeslm.runtime.tuned import require_kv_type
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
@@ -141,12 +141,14 @@ def serve(
         raise InvalidOption(
             "one draft model for several models", hint="Serve one of them, or leave --draft out."
         )
+    if kv_type is not None:
+        require_kv_type(kv_type.upper())
     host_options = HostOptions(
         slots=slots,
         context=context,
         queue=queue,
         kv_type=(kv_type or "").upper(),
-        threads=default_threads() if threads is None else threads,
+        threads=threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
         state_bytes=prompt_cache,

@@ -67,12 +67,11 @@ def profile(
 
     from edgeslm.profiling.profile import ProfileOptions
     from edgeslm.profiling.profile import profile as measure
-    from edgeslm.runtime.governor import default_threads
 
     measurement = measure(
         path,
         ProfileOptions(
-            threads=default_threads() if threads is None else threads,
+            threads=threads,
             context_length=context,
             kv_type=(kv_type or "F16").upper(),
             prompt_tokens=prompt_tokens,
@@ -168,9 +167,12 @@ def _predict(
 
 def _print_measurement(measurement: Measurement) -> None:
     memory, energy, settings = measurement.memory, measurement.energy, measurement.settings
+    threads = f"{settings.threads}"
+    if settings.prefill_threads != settings.threads:
+        threads += f" ({settings.prefill_threads} in prefill)"
     print(
         f"Measured on this machine: {measurement.host.cpu or 'unknown CPU'}, "
-        f"{settings.threads} threads, KV {settings.kv_type}, {settings.repeats} runs each"
+        f"{threads} threads, KV {settings.kv_type}, {settings.repeats} runs each"
     )
     rows = [
         ("peak RAM", format_bytes(memory.peak_rss_bytes)),

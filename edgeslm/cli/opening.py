@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
     from edgeslm.runtime.session import Session
+    from edgeslm.runtime.tuned import Settled
 
 DEFAULT_KV_TYPE = "F16"
 
@@ -24,7 +25,7 @@ class Wanted:
         model: A GGUF file, or a packed directory.
         context: Tokens of context.
         kv_type: The cache's type; None for the packed one, else F16.
-        threads: To compute with; None for as many as help here.
+        threads: To compute with; None for the best that is known here.
         adapter: A file that changes the model.
         prompt_cache: Bytes on disk for states of prompts.
         draft: A smaller model that guesses ahead.
@@ -45,6 +46,7 @@ class Opened:
 
     model: Model
     session: Session
+    settled: Settled
     system: str | None
     adapter: Adapter | None
 
@@ -60,20 +62,22 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
-    from edgeslm.runtime.governor import default_threads
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
     from edgeslm.runtime.speculation import MOST_ROWS
+    from edgeslm.runtime.tuned import require_kv_type, settle
 
     package = find_package(wanted.model)
+    kv_type = (wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper()
+    require_kv_type(kv_type)
     options = ContextOptions(
         length=wanted.context,
         outputs=MOST_ROWS,
-        kv_type=(wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper(),
-        threads=default_threads() if wanted.threads is None else wanted.threads,
+        threads=1 if wanted.threads is None else wanted.threads,
     )
     with ExitStack() as stack:
         model = stack.enter_context(Model(package.model))
+        settled = settle(model.header, options, threads=wanted.threads, kv_type=kv_type)
         adapter = None
         if wanted.adapter is not None:
             adapter = stack.enter_context(Adapter(model, wanted.adapter))
@@ -83,5 +87,5 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         draft = None
         if wanted.draft is not None:
             draft = stack.enter_context(Model(find_package(wanted.draft).model))
-        session = stack.enter_context(Session(model, options, states, draft))
-        yield Opened(model, session, package.system, adapter)
+        session = stack.enter_context(Session(model, settled.options, states, draft))
+        yield Opened(model, session, settled, package.system, adapter)

@@ -44,7 +44,8 @@ KvType = Annotated[
     typer.Option(
         "--kv-type",
         metavar="TYPE",
-        help="Type of the KV cache: F16, Q8_0, ...; default: F16, or as the model was packed.",
+        help="Type of the KV cache: F16, Q8_0, ..., auto (as tuned); default: F16, or as the "
+        "model was packed.",
     ),
 ]
 PromptCache = Annotated[
@@ -62,7 +63,9 @@ Adapter = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-t", metavar="N", help="Threads; default: as many as help here."),
+    typer.Option(
+        "--threads", "-t", metavar="N", help="Threads; default: as tuned, or as many as help here."
+    ),
 ]
 Draft = Annotated[
     Path | None,

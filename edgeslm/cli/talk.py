@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
+    from edgeslm.runtime.tuned import Settled
 
 _CONTEXT = 2048
 
@@ -127,7 +128,8 @@ def run(
                 on_text=None if json else show,
                 cancelled=cancelled.is_set,
             )
-    _print_answer(answer, json=json)
+        settled = ready.settled
+    _print_answer(answer, settled, json=json)
 
 
 def chat(
@@ -277,13 +279,14 @@ def _prompt_text(prompt: str | None) -> str:
     return prompt
 
 
-def _print_answer(answer: Generation, *, json: bool) -> None:
+def _print_answer(answer: Generation, settled: Settled, *, json: bool) -> None:
     if json:
         output.print_json(
             {
                 **to_json(answer),
                 "prefill_tokens_per_second": answer.prefill_tokens_per_second,
                 "decode_tokens_per_second": answer.decode_tokens_per_second,
+                "settings": settled.described(),
             }
         )
     else:

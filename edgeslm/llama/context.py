@@ -128,6 +128,8 @@ class Context(Closing):
         self._handle: Any
         self._handle, self.buffer_bytes = _create(model, options, evaluation_callback)
         self._memory: Any = lib.llama_get_memory(self._handle)
+        self.threads = (options.threads, options.prefill_threads or options.threads)
+        """For decode and prefill, now."""
         self.length = int(lib.llama_n_ctx(self._handle))
         self.most_tokens = min(options.batch, int(lib.llama_n_batch(self._handle)))
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
@@ -227,6 +229,11 @@ class Context(Closing):
                 self._handle, handles, 1, (ctypes.c_float * 1)(adapter.strength)
             )
         self._adapter = adapter
+
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Use so many threads from the next decode on: for one token, and for several."""
+        self.threads = (max(1, decode), max(1, prefill))
+        native.library().llama_set_n_threads(self._handle, *self.threads)
 
     def synchronize(self) -> None:
         """Wait until everything submitted has been computed."""

@@ -26,6 +26,7 @@ class Settings:
     """How it was measured.
 
     Attributes:
+        threads: For decode.
         prompt_tokens: Tokens per prefill run.
         generated_tokens: Tokens per decode run.
         depth: Tokens already in the KV cache when a decode run starts.
@@ -35,6 +36,7 @@ class Settings:
     context_length: int
     kv_type: str
     threads: int
+    prefill_threads: int
     batch: int
     ubatch: int
     prompt_tokens: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from edgeslm.profiling.measurement import (
 from edgeslm.profiling.meters import Meter, find_meter
 from edgeslm.progress import bar
 from edgeslm.records import UNKNOWN, Figure
+from edgeslm.runtime.tuned import settle
 from edgeslm.targets.detection import Detection, detect
 from edgeslm.targets.loading import load_target
 
@@ -34,14 +36,15 @@ from edgeslm.targets.loading import load_target
 class ProfileOptions:
     """What to run; see `Settings` for the meaning of each.
 
-    `context_length` None takes just what the runs need.
+    `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
+    tuned for the model here, or the defaults.
     """
 
-    threads: int
+    threads: int | None = None
     context_length: int | None = None
     kv_type: str = "F16"
     batch: int = 512
-    ubatch: int = 512
+    ubatch: int | None = None
     prompt_tokens: int = 512
     generated_tokens: int = 128
     depth: int = 0
@@ -85,7 +88,9 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     meter, notes = find_meter(target)
     memory.reset_peak()
     before_load = memory.rss_bytes()
-    with Model(path) as model, Context(model, _context_options(options)) as context:
+    with ExitStack() as stack:
+        model = stack.enter_context(Model(path))
+        context = stack.enter_context(Context(model, _context_options(model, options)))
         settings = _settings(options, context)
         with bar("Measuring", total=2 * (options.repeats + 1), unit="runs") as advance:
             prefill = speed.measure_prefill(context, settings, meter, advance)
@@ -107,23 +112,22 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
         )
 
 
-def _context_options(options: ProfileOptions) -> ContextOptions:
-    return ContextOptions(
-        length=options.context_length or options.needed_context,
-        batch=options.batch,
-        ubatch=options.ubatch,
-        threads=options.threads,
-        kv_type=options.kv_type,
+def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
+    wanted = ContextOptions(
+        length=options.context_length or options.needed_context, batch=options.batch
     )
+    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type).options
+    return settled if options.ubatch is None else replace(settled, ubatch=options.ubatch)
 
 
 def _settings(options: ProfileOptions, context: Context) -> Settings:
     return Settings(
         context_length=context.length,
-        kv_type=options.kv_type,
-        threads=options.threads,
+        kv_type=context.options.kv_type,
+        threads=context.threads[0],
+        prefill_threads=context.threads[1],
         batch=options.batch,
-        ubatch=options.ubatch,
+        ubatch=context.options.ubatch,
         prompt_tokens=options.prompt_tokens,
         generated_tokens=options.generated_tokens,
         depth=options.depth,

@@ -15,6 +15,7 @@ from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
+from edgeslm.runtime.governor import governor_of
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.scheduler import Scheduler
@@ -75,6 +76,7 @@ class Engine(Closing):
         states: Where beginnings of prompts are kept on disk; closed by whoever opened it. What
             was used last is there again from the start.
         draft: A smaller model of the same vocabulary that guesses; stays open too.
+        governed: Whether fewer threads are used while other programs or heat ask for it.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Engine(Closing):
         turn: AbstractContextManager[object] | None = None,
         states: PromptStates | None = None,
         draft: Model | None = None,
+        governed: bool = True,
     ) -> None:
         require_generating(model)
         self.model = model
         self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context, states, self._draft)
+        self._scheduler.governor = governor_of(self.context) if governed else None
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from edgeslm.errors import PromptTooLong, UserError
 from edgeslm.llama.context import Batch, Context, DecodeAborted
@@ -19,6 +20,7 @@ from edgeslm.llama.sampler import Sampler
 from edgeslm.runtime.beginnings import Beginnings
 from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.drafting import Drafts
+from edgeslm.runtime.governor import Governor
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.slots import Share, Slot, common, next_shares
@@ -55,6 +57,8 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
         self._drafts = Drafts(context, draft)
+        self.governor: Governor | None = None
+        """Adapts the threads between steps."""
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -241,10 +245,11 @@ class Scheduler:
         self.context.use_adapter(shares[0].slot.adapter)
         # llama.cpp asks at every operation: too often for a step that only takes answers on
         long = any(not job.answering for job in jobs)
-        self.context.decode(
-            self._batch,
-            cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
-        )
+        with self.governor.watching(len(self._batch)) if self.governor else nullcontext():
+            self.context.decode(
+                self._batch,
+                cancelled=(lambda: all(job.cancelled() for job in jobs)) if long else None,
+            )
         for share in shares:
             slot = share.slot
             slot.cached += share.tokens

@@ -14,6 +14,7 @@ from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Cancelled, Generation, GenerationOptions, OnText
+from edgeslm.runtime.governor import governor_of
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.scheduler import Scheduler
@@ -28,6 +29,7 @@ class Session(Closing):
             guessed ahead.
         states: Where beginnings of prompts are kept on disk; closed by whoever opened it.
         draft: A smaller model of the same vocabulary that guesses; stays open too.
+        governed: Whether fewer threads are used while other programs or heat ask for it.
 
     Raises:
         UserError: the model generates no text, or the draft model does not fit it.
@@ -39,12 +41,15 @@ class Session(Closing):
         options: ContextOptions,
         states: PromptStates | None = None,
         draft: Model | None = None,
+        *,
+        governed: bool = True,
     ) -> None:
         require_generating(model)
         self.model = model
         self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context, states, self._draft)
+        self._scheduler.governor = governor_of(self.context) if governed else None
 
     def close(self) -> None:
         """Free the context."""

@@ -60,11 +60,16 @@ class Detection:
 def detect(root: Path = Path("/")) -> Detection:
     """Compare the machine whose files lie under `root` with every shipped target."""
     compatible = _compatible(root)
-    host = _macos_host() if _is_macos(root) else _linux_host(root)
+    host = describe_host(root)
     for board in boards():
         if (reason := _evidence(board, host, compatible)) is not None:
             return _choose_variant(board, host, reason)
     return _no_match(root, host)
+
+
+def describe_host(root: Path = Path("/")) -> Host:
+    """What the machine whose files lie under `root` says about itself."""
+    return _macos_host() if _is_macos(root) else _linux_host(root)
 
 
 def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.gguf.types import KV_TYPES
+from edgeslm.llama import native
 from edgeslm.llama.context import Batch, Context, ContextOptions, DecodeAborted
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import Sampler, SamplingOptions
@@ -187,3 +188,17 @@ def test_all_rows_and_hidden_states_come_as_arrays(model: Model, context: Contex
     assert context.all_hidden(len(TOKENS)).shape == (len(TOKENS), model.hidden_size)
     np.testing.assert_array_equal(context.all_logits(len(TOKENS)), rows)
     batch.close()
+
+
+def test_threads_can_be_set_between_decodes(model: Model) -> None:
+    lib = native.library()
+    with Context(model, ContextOptions(length=256, threads=2, prefill_threads=3)) as context:
+        assert context.threads == (2, 3)
+        context.set_threads(1, 0)
+        assert context.threads == (1, 1)
+        assert lib.llama_n_threads(context.handle) == 1
+        assert lib.llama_n_threads_batch(context.handle) == 1
+        context.prefill(TOKENS)
+        context.set_threads(3, 2)
+        assert lib.llama_n_threads(context.handle) == 3
+        assert lib.llama_n_threads_batch(context.handle) == 2

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import Busy, InvalidOption, UserError
-from edgeslm.llama import pages
 from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import ContextOptions, rows_of_logits
@@ -26,6 +25,7 @@ from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import Speculate
 from edgeslm.runtime.prompt import PromptEncoder
 from edgeslm.runtime.prompt_states import PromptStates, states_folder
+from edgeslm.runtime.tuned import Settled, settle
 
 _T = TypeVar("_T")
 
@@ -38,8 +38,8 @@ class HostOptions:
         slots: Answers computed at a time.
         context: Tokens that one prompt and its answer may have together.
         queue: Requests that may wait for a slot.
-        kv_type: Type of cached keys and values.
-        threads: Threads to compute with.
+        kv_type: Type of cached keys and values; `AUTO` for the one that was tuned.
+        threads: Threads to compute with; None for as many as were tuned, or as help here.
         sampling: What is not said in a request.
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
             long that takes, and cannot be stopped.
@@ -55,7 +55,7 @@ class HostOptions:
     context: int = 2048
     queue: int = 64
     kv_type: str = "F16"
-    threads: int = 1
+    threads: int | None = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
     template: str | None = None
@@ -103,6 +103,7 @@ class Hosted(Closing):
             if options.template is not None:
                 self.encoder.require_template()
             self._turn = turn
+            self._settled = self._settle()
             self._engine = self._start() if self.model.can_generate else None
         except BaseException:
             self._close_models()
@@ -192,7 +193,8 @@ class Hosted(Closing):
 
     def _embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         if self._embedder is None:
-            self._embedder = Embedder(self.model, self.options.context, self.options.threads)
+            threads = self._settled.options.threads
+            self._embedder = Embedder(self.model, self.options.context, threads)
         return self._embedder.embed(tokens)
 
     def _between(self, task: Callable[[], _T]) -> Future[_T]:
@@ -206,22 +208,29 @@ class Hosted(Closing):
         return self._alone.submit(in_turn)
 
     def _start(self) -> Engine:
+        with self._turn:  # nobody else makes buffers while unused pages are looked for
+            # Read ahead when it was mapped, it would count beside the cache while that is cleared.
+            pages.give_back_file(self.model.path)
+            return Engine(
+                self.model,
+                self._settled.options,
+                turn=self._turn,
+                states=self.states,
+                draft=self._draft,
+            )
+
+    def _settle(self) -> Settled:
+        """What it runs with: what was asked for, and what was tuned for the rest."""
         options = self.options
         context = ContextOptions(
             length=options.context * options.slots,
             sequences=options.slots,
             unified=options.slots > 1,
             outputs=max(options.slots, rows_of_logits(self.model)),
-            kv_type=options.kv_type,
-            threads=options.threads,
             as_it_fills=True,
+            threads=1 if options.threads is None else options.threads,
         )
-        with self._turn:  # nobody else makes buffers while unused pages are looked for
-            # Read ahead when it was mapped, it would count beside the cache while that is cleared.
-            pages.give_back_file(self.model.path)
-            return Engine(
-                self.model, context, turn=self._turn, states=self.states, draft=self._draft
-            )
+        return settle(self.model.header, context, threads=options.threads, kv_type=options.kv_type)
 
 
 class Specialist:
