@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import Busy, InvalidOption, UserError
+from edgeslm.llama import pages
 from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import ContextOptions, rows_of_logits
