@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.cli.memory import fitted_host, given
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
@@ -24,6 +25,7 @@ _KEY_VARIABLE = "EDGESLM_API_KEY"
 
 
 def serve(
+    invocation: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(
@@ -51,6 +53,8 @@ def serve(
     ] = 2048,
     template: options.Template = None,
     kv_type: options.KvType = "F16",
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
@@ -122,10 +126,12 @@ def serve(
         context=context,
         queue=queue,
         kv_type=kv_type.upper(),
+        ubatch=ubatch,
         threads=default_threads() if threads is None else threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
     )
+    host_options = fitted_host(models, host_options, ram, given(invocation))
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)
         if not local and not api_key:

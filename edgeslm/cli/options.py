@@ -38,6 +38,16 @@ Context = Annotated[int, typer.Option("--context", metavar="N", help="Context le
 KvType = Annotated[
     str, typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache: F16, Q8_0, ...")
 ]
+Ubatch = Annotated[
+    int,
+    typer.Option("--ubatch", metavar="N", help="Tokens of a prompt that are computed at once."),
+]
+UsableRam = Annotated[
+    int | None,
+    typer.Option(
+        "--ram", parser=parse_bytes, metavar="S", help="Memory it may take; default: what is free."
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", "-t", metavar="N", help="Threads; default: as many as help here."),
@@ -116,6 +126,14 @@ PlannedContext = Annotated[
 PlannedKvType = Annotated[
     str | None,
     typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache; default: the target's."),
+]
+PlannedUbatch = Annotated[
+    int | None,
+    typer.Option("--ubatch", metavar="N", help="Tokens computed at once; default: 512."),
+]
+PlannedSlots = Annotated[
+    int | None,
+    typer.Option("--slots", metavar="N", help="Answers at a time, as serve has them; default: 1."),
 ]
 Calibration = Annotated[
     Path | None,

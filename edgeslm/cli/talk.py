@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.cli.memory import fitted, given
 from edgeslm.cli.streaming import interruptible, show, statistics_line
 from edgeslm.errors import InvalidOption
 from edgeslm.files import read_text
@@ -24,6 +25,7 @@ _CONTEXT = 2048
 
 
 def run(
+    invocation: typer.Context,
     model: options.Model,
     prompt: Annotated[
         str | None,
@@ -59,6 +61,8 @@ def run(
     ] = None,
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -95,10 +99,11 @@ def run(
         grammar=_grammar(grammar, json_schema),
     )
     generation = GenerationOptions(max_tokens, tuple(stop or ()), sampling)
-    context_options = _context_options(context, kv_type, threads)
+    wishes = _context_options(context, kv_type, ubatch, threads)
+    context_options = fitted(model, wishes, ram, given(invocation))
     text = _prompt_text(prompt)
     with _open(model) as opened:
-        _warn_beyond_training(opened, context)
+        _warn_beyond_training(opened, context_options.length)
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
         if raw:
@@ -114,6 +119,7 @@ def run(
 
 
 def chat(
+    invocation: typer.Context,
     model: options.Model,
     system: options.System = None,
     template: options.Template = None,
@@ -130,6 +136,8 @@ def chat(
     seed: options.Seed = None,
     context: options.Context = _CONTEXT,
     kv_type: options.KvType = "F16",
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print each exchange as one line of JSON.")
@@ -163,11 +171,12 @@ def chat(
         xtc_probability=xtc,
     )
     generation = GenerationOptions(max_tokens, sampling=sampling)
-    context_options = _context_options(context, kv_type, threads)
+    wishes = _context_options(context, kv_type, ubatch, threads)
+    context_options = fitted(model, wishes, ram, given(invocation))
     with _open(model) as opened, Session(opened, context_options) as session:
         encoder = PromptEncoder(opened, None if template is None else read_text(template))
         encoder.require_template()
-        _warn_beyond_training(opened, context)
+        _warn_beyond_training(opened, context_options.length)
         conversation = Conversation(session, encoder, system=system)
         Terminal(conversation, generation, json_lines=json).loop()
 
@@ -213,13 +222,16 @@ def _warn_beyond_training(model: Model, context: int) -> None:
         )
 
 
-def _context_options(context: int, kv_type: str, threads: int | None) -> ContextOptions:
+def _context_options(
+    context: int, kv_type: str, ubatch: int, threads: int | None
+) -> ContextOptions:
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.governor import default_threads
 
     return ContextOptions(
         length=context,
         kv_type=kv_type.upper(),
+        ubatch=ubatch,
         threads=default_threads() if threads is None else threads,
     )
 

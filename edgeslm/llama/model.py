@@ -130,9 +130,9 @@ class Model(Closing):
     @cached_property
     def can_generate(self) -> bool:
         """Whether the model predicts a next token; embedding models don't."""
-        return bool(
-            native.library().llama_model_has_decoder(self.handle)
-        ) and not self.hyper("pooling_type")
+        return bool(native.library().llama_model_has_decoder(self.handle)) and not self.hyper(
+            "pooling_type"
+        )
 
     @cached_property
     def chat_template(self) -> str | None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidGGUF, InvalidOption
-from edgeslm.estimate.memory import kv_bytes, layers, plan_memory
+from edgeslm.estimate.cache import kv_bytes, layers
+from edgeslm.estimate.memory import plan_memory
 from edgeslm.gguf.reader import Header, TensorInfo, read_header
 from edgeslm.gguf.types import tensor_type
 from edgeslm.testing import tiny_gguf

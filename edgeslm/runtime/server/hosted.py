@@ -35,6 +35,7 @@ class HostOptions:
         context: Tokens that one prompt and its answer may have together.
         queue: Requests that may wait for a slot.
         kv_type: Type of cached keys and values.
+        ubatch: Tokens of a prompt that are computed at once.
         threads: Threads to compute with.
         sampling: What is not said in a request.
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
@@ -46,6 +47,7 @@ class HostOptions:
     context: int = 2048
     queue: int = 64
     kv_type: str = "F16"
+    ubatch: int = 512
     threads: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
@@ -173,6 +175,7 @@ class Hosted(Closing):
             unified=options.slots > 1,
             outputs=max(options.slots, rows_of_logits(self.model)),
             kv_type=options.kv_type,
+            ubatch=options.ubatch,
             threads=options.threads,
         )
         return Engine(self.model, context, turn=self._turn)
