@@ -33,7 +33,8 @@ def fitted(
 ) -> ContextOptions:
     """Options for one answer at a time that fit into what is free, or into `ram` bytes.
 
-    What was changed, and why, is said on stderr. What is `explicit`, by name, stays.
+    What was changed, and why, is said on stderr. What is `explicit`, by name, stays. This process
+    is from then on one of ours alone, see `load_bindings_only`.
 
     Raises:
         NotEnoughMemory: the model does not fit.
@@ -73,8 +74,10 @@ def _settle(
     from edgeslm.bundle.model_path import find_model
     from edgeslm.estimate.fitting import fit
     from edgeslm.gguf.reader import read_header
+    from edgeslm.llama.native import load_bindings_only
     from edgeslm.targets.detection import cpu_features
 
+    load_bindings_only()
     free = _free(ram)
     try:
         headers = [read_header(find_model(model)) for model in models]
@@ -89,7 +92,9 @@ def _settle(
     except InvalidGGUF:
         return wishes  # whoever loads it says what is wrong
     except NotEnoughMemory as error:
-        raise NotEnoughMemory(f"{error.message}: {free.limit}", hint=error.hint) from error
+        names = " and ".join(map(str, models))
+        message = f"{names}: {error.message} ({free.limit})"
+        raise NotEnoughMemory(message, hint=error.hint) from error
     if found.steps:
         _say(f"{format_bytes(free.bytes)} may be used: {free.limit}")
     for step in found.steps:

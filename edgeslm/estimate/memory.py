@@ -29,17 +29,19 @@ from edgeslm.records import MemoryPlan
 
 PROCESS_BYTES = 46_000_000
 """What `edgeslm run` has before it opens a model: Python, numpy, typer, llama_cpp."""
-SERVER_BYTES = 10_000_000
+SERVER_BYTES = 11_000_000
 """What `edgeslm serve` has beyond that."""
-_GRAPH_BYTES = 5_000_000
+_GRAPH_BYTES = 6_000_000
 """Compute graphs, scheduler and the code pages that decoding touches."""
-_TOKEN_BYTES = 170
+_TOKEN_BYTES = 160
 _MERGE_BYTES = 200
 """llama.cpp's tables per vocabulary entry and per BPE merge."""
 _CELL_BYTES = 200
 """What llama.cpp and the scheduler note of each token in the cache."""
 _QUANTIZED_ACTIVATION = 1.125
 """Bytes of one activation as it is multiplied with quantized weights."""
+_CHOICE_BYTES = 4 + 4 + 12
+"""Per sequence and vocabulary entry: a logit as computed, as handed out, and a candidate."""
 
 
 _ARM_4 = (("i8mm", 4), ("asimddp", 4))
@@ -151,20 +153,23 @@ def _compute_bytes(
 ) -> int:
     """Activations and masks of one micro-batch in the graph allocator's arrangement, and logits.
 
-    The most is alive in the feed-forward part: per token three hidden states, the queries'
-    place, and three inner states, in F32. Or, where that is narrow, in the attention, or in a
-    recurrent layer. A mask in F16 for each kind of attention; activations once more in 8 bits,
-    as quantized weights are multiplied with them.
+    The most is alive in the feed-forward part: per token three hidden states and three inner
+    states in F32, beside the place that the queries, or a recurrent layer, left, where it is too
+    small for an inner state. Or, where that is narrow, in the attention, or in a recurrent layer.
+    A mask in F16 for each kind of attention; activations once more in 8 bits, as quantized
+    weights are multiplied with them.
     """
     width = count_of(header, "embedding_length")
     heads = max(per_layer(header, "attention.head_count", len(kept), least=0), default=0)
     queries = heads * max(layer.key_length for layer in kept)
     keys = max(layer.kv_heads * layer.key_length for layer in kept)
     inner = _inner_width(header, width, len(kept))
+    recurrent = any(layer.state for layer in kept)
+    left = int(header.hyper("ssm.inner_size", 0)) if recurrent else queries
     numbers = max(
-        3 * width + queries + 3 * inner,
+        3 * width + 3 * inner + (left if inner > width + left else 0),
         3 * width + 2 * queries + keys,
-        2 * width + _recurrent_numbers(header, width),
+        _recurrent_numbers(header, width) if recurrent else 0,
     )
     windows = {layer.window for layer in kept if layer.kv_heads}
     seen = sum(
@@ -172,7 +177,7 @@ def _compute_bytes(
         for window in windows
     )
     per_token = 4 * numbers + 2 * seen + _QUANTIZED_ACTIVATION * max(inner, width)
-    return round(ubatch * per_token) + 2 * sequences * 4 * _vocabulary(header)
+    return round(ubatch * per_token) + _CHOICE_BYTES * sequences * _vocabulary(header)
 
 
 def _inner_width(header: Header, width: int, count: int) -> int:
@@ -192,7 +197,7 @@ def _recurrent_numbers(header: Header, width: int) -> int:
         return 7 * width
     inner = int(header.hyper("ssm.inner_size", 0))
     beside = 2 * int(header.hyper("ssm.group_count", 0)) * int(header.hyper("ssm.state_size", 0))
-    return 5 * inner + 3 * beside
+    return 3 * width + 11 * inner // 2 + 3 * beside
 
 
 def _overhead_bytes(header: Header) -> int:
