@@ -60,6 +60,7 @@ def test_a_child_can_do_without_the_high_level_api() -> None:
         "lib = native.library()\n"
         "assert lib.llama_model_quantize_default_params().nthread == 0\n"
         "assert native.ggml()\n"
+        "assert native.build_info().binding[0].isdigit()\n"
         "print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
