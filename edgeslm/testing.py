@@ -52,7 +52,7 @@ class _Shape:
     def kv_heads_of(self, layer: int) -> int:
         """Some families differ from layer to layer: deci has twice as many in every other."""
         if self.architecture in _HYBRIDS:
-            return self.kv_heads if layer % 3 == 2 else 0
+            return self.kv_heads if layer % 3 == 1 else 0
         return self.kv_heads * (1 + layer % 2) if self.architecture == "deci" else self.kv_heads
 
 
