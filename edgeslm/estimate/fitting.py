@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.errors import NotEnoughMemory
+from edgeslm.estimate.cache import layers
 from edgeslm.estimate.memory import plan_memory, together
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import TENSOR_TYPES
+from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
 from edgeslm.records import MemoryPlan
 from edgeslm.units import format_bytes
 
@@ -141,8 +142,9 @@ def fit(
     def fits(settings: Settings) -> bool:
         return needed(settings) <= available_bytes
 
+    order = [name for name in _NAMES if name != "kv_type" or _may_be_small(headers)]
     settings, steps = wishes, []
-    for name in _NAMES:
+    for name in order:
         if fits(settings):
             break
         changed = settings if name in explicit else _reduced(settings, name, fits)
@@ -151,8 +153,19 @@ def fit(
             steps.append(_step(name, settings, changed, saved))
             settings = changed
     if not fits(settings):
-        raise _refusal(wishes, settings, available_bytes, needed, explicit)
+        raise _refusal(wishes, settings, available_bytes, needed, explicit, order)
     return Fitting(settings, plan_for(headers, settings, features=features), tuple(steps))
+
+
+def _may_be_small(headers: Sequence[Header]) -> bool:
+    """Whether llama.cpp takes a cache in that type: its blocks must fit into a head."""
+    block = kv_tensor_type(_SMALL_KV).block_elements
+    return all(
+        layer.key_length % block == 0 and layer.value_length % block == 0
+        for header in headers
+        for layer in layers(header)
+        if layer.kv_heads
+    )
 
 
 def _reduced(settings: Settings, name: str, fits: Callable[[Settings], bool]) -> Settings:
@@ -196,6 +209,7 @@ def _refusal(
     available: int,
     needed: Callable[[Settings], int],
     explicit: Collection[str],
+    order: Sequence[str],
 ) -> NotEnoughMemory:
     """What is missing, and the one setting that the user could change to have it fit."""
     least = needed(reduced)
@@ -203,7 +217,7 @@ def _refusal(
         f"{format_bytes(least)} of memory are needed"
         f"{_with(reduced, wishes, explicit)}, {format_bytes(available)} may be used"
     )
-    for name in _NAMES:
+    for name in order:
         if name not in explicit:
             continue
         changed = _reduced(reduced, name, lambda settings: needed(settings) <= available)
@@ -211,7 +225,7 @@ def _refusal(
             value = getattr(changed, name)
             return NotEnoughMemory(message, hint=f"It fits with {_OPTIONS[name]} {value}.")
     smallest = reduced
-    for name in _NAMES:
+    for name in order:
         smallest = _reduced(smallest, name, lambda settings: needed(settings) <= available)
     if needed(smallest) <= available:
         changes = [

@@ -194,3 +194,12 @@ def test_slots_have_a_context_each() -> None:
     four = plan_for([model()], Settings(1024, slots=4))
 
     assert four.kv_bytes == plan_memory(model(), context_length=4096).kv_bytes
+
+
+def test_a_cache_stays_as_it_is_where_its_heads_do_not_hold_a_block() -> None:
+    narrow = model(hyper={**HYPER, "attention.key_length": 48, "attention.value_length": 48})
+
+    found = fit([narrow], Settings(), round(0.9 * needed(narrow, Settings())))
+
+    assert found.steps
+    assert found.settings.kv_type == "F16"
