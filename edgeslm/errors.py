@@ -13,6 +13,7 @@
     │   └── Unsupported              well formed, but not something edgeslm can do
     └── Failure                      exit 1: the request was fine and carrying it out failed
         ├── NativeFailure            llama.cpp refused or crashed; carries its own words
+        ├── NotEnoughMemory          the model does not fit into what is free
         ├── Busy                     everything is in use; later it may work
         ├── OutputFailure            the result could not be written
         └── MeasurementFailure       a figure could not be measured
@@ -93,6 +94,10 @@ class Failure(EdgeslmError):
 
 class NativeFailure(Failure):
     """llama.cpp refused or crashed; the message carries its own words."""
+
+
+class NotEnoughMemory(Failure):
+    """The model does not fit into the memory that is free, and would thrash if it were loaded."""
 
 
 class Busy(Failure):

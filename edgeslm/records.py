@@ -76,16 +76,30 @@ class Statistic:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Predicted resident memory of a loaded model, in bytes."""
+    """Predicted resident memory of a loaded model, in bytes.
+
+    Attributes:
+        weights_bytes: The tensors, mapped from the file.
+        kv_bytes: Keys, values and recurrent states.
+        compute_bytes: What is computed with, and logits.
+        overhead_bytes: The program, the vocabulary, the file's header.
+        copied_bytes: Tensors that are interleaved for the processor and so in memory twice.
+    """
 
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
     overhead_bytes: int
+    copied_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Everything that is resident at the peak."""
+        return self.needed_bytes + self.copied_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """What must stay resident: not the file's pages of tensors that were copied."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.overhead_bytes
 
 

@@ -28,7 +28,11 @@ CHAT_TEMPLATE = (
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "i n", "r e", "a n", "Ġ a", "o u", "Ġt he", "in g", "Ġa n", "an d")
 _NORMAL, _CONTROL = 1, 3
-_ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
+_HYBRIDS = ("granitehybrid", "lfm2")
+"""Every third layer has attention, the others a state."""
+_ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "deci", *_HYBRIDS)
+_CONVOLVED, _STATES = 4, 16
+_ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class _Shape:
     context_length: int
     head_width: int
     tied: bool
+
+    def kv_heads_of(self, layer: int) -> int:
+        """Some families differ from layer to layer: deci has twice as many in every other."""
+        if self.architecture in _HYBRIDS:
+            return self.kv_heads if layer % 3 == 1 else 0
+        return self.kv_heads * (1 + layer % 2) if self.architecture == "deci" else self.kv_heads
 
 
 def tiny_gguf(
@@ -66,7 +76,8 @@ def tiny_gguf(
 
     Args:
         path: Where the file goes.
-        architecture: "llama", "qwen2", "qwen3" or "gemma3".
+        architecture: "llama", "qwen2", "qwen3", "gemma3"; "deci", whose layers differ in their
+            heads; or "lfm2", "granitehybrid", whose layers are mostly recurrent.
         layers: Number of blocks.
         width: Length of an embedding.
         heads: Attention heads, a multiple of `kv_heads`.
@@ -91,7 +102,7 @@ def tiny_gguf(
         tied=tied,
     )
     tensors = [
-        TensorSpec(name, tensor_type(weight_type if len(size) > 1 else "F32"), size)
+        TensorSpec(name, tensor_type(weight_type if _may_be_short(name, size) else "F32"), size)
         for name, size in _tensors(shape)
     ]
     fields = (*_hyperparameters(shape, weight_type), *_vocabulary_fields())
@@ -99,6 +110,10 @@ def tiny_gguf(
         path, fields, tensors, lambda index: _weights(tensors[index], seed, index, norm_spread)
     )
     return path
+
+
+def _may_be_short(name: str, size: tuple[int, ...]) -> bool:
+    return len(size) > 1 and not name.endswith(_ALWAYS_F32)
 
 
 def tiny_imatrix(path: Path, model: Path, *, seed: int = 0) -> Path:
@@ -188,13 +203,23 @@ def _hyperparameters(shape: _Shape, weight_type: str) -> list[Field]:
         "block_count": shape.layers,
         "feed_forward_length": shape.feed_forward,
         "attention.head_count": shape.heads,
-        "attention.head_count_kv": shape.kv_heads,
         "attention.key_length": shape.head_width,
         "attention.value_length": shape.head_width,
         "rope.dimension_count": shape.head_width,
     }
     if shape.architecture == "gemma3":
         integers["attention.sliding_window"] = 32
+    if shape.architecture == "lfm2":
+        integers["shortconv.l_cache"] = _CONVOLVED
+    if shape.architecture == "granitehybrid":
+        integers |= {
+            "ssm.conv_kernel": _CONVOLVED,
+            "ssm.inner_size": 2 * shape.width,
+            "ssm.state_size": _STATES,
+            "ssm.time_step_rank": shape.heads,
+            "ssm.group_count": 1,
+        }
+    kv_heads = [shape.kv_heads_of(layer) for layer in range(shape.layers)]
     floats = {"attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 10000.0}
     own = shape.architecture
     return [
@@ -203,6 +228,9 @@ def _hyperparameters(shape: _Shape, weight_type: str) -> list[Field]:
         Field("general.license", ValueType.STRING, "apache-2.0"),
         Field("general.file_type", ValueType.UINT32, file_types[weight_type]),
         *(Field(f"{own}.{name}", ValueType.UINT32, value) for name, value in integers.items()),
+        Field(f"{own}.attention.head_count_kv", ValueType.ARRAY, kv_heads, ValueType.UINT32)
+        if len(set(kv_heads)) > 1
+        else Field(f"{own}.attention.head_count_kv", ValueType.UINT32, kv_heads[0]),
         *(Field(f"{own}.{name}", ValueType.FLOAT32, value) for name, value in floats.items()),
     ]
 
@@ -230,19 +258,21 @@ def _vocabulary_fields() -> list[Field]:
 
 def _tensors(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes (ggml order) of everything llama.cpp expects."""
+    last_norm = "token_embd_norm" if shape.architecture == "lfm2" else "output_norm"
     tensors: list[tuple[str, tuple[int, ...]]] = [
         ("token_embd.weight", (shape.width, len(byte_vocabulary()))),
-        ("output_norm.weight", (shape.width,)),
+        (f"{last_norm}.weight", (shape.width,)),
     ]
     if not shape.tied:
         tensors.append(("output.weight", (shape.width, len(byte_vocabulary()))))
     for layer in range(shape.layers):
-        tensors += [(f"blk.{layer}.{name}", size) for name, size in _block(shape)]
+        mixing = _attention(shape, layer) if shape.kv_heads_of(layer) else _recurrence(shape)
+        tensors += [(f"blk.{layer}.{name}", size) for name, size in mixing + _feed_forward(shape)]
     return tensors
 
 
-def _block(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
-    width, inner, kv = shape.width, shape.feed_forward, shape.head_width * shape.kv_heads
+def _attention(shape: _Shape, layer: int) -> list[tuple[str, tuple[int, ...]]]:
+    width, kv = shape.width, shape.head_width * shape.kv_heads_of(layer)
     attended = shape.head_width * shape.heads
     tensors: list[tuple[str, tuple[int, ...]]] = [
         ("attn_norm.weight", (width,)),
@@ -250,19 +280,50 @@ def _block(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
         ("attn_k.weight", (width, kv)),
         ("attn_v.weight", (width, kv)),
         ("attn_output.weight", (attended, width)),
-        ("ffn_norm.weight", (width,)),
-        ("ffn_gate.weight", (width, inner)),
-        ("ffn_up.weight", (width, inner)),
-        ("ffn_down.weight", (inner, width)),
     ]
     if shape.architecture == "qwen2":
         tensors += [("attn_q.bias", (attended,)), ("attn_k.bias", (kv,)), ("attn_v.bias", (kv,))]
-    if shape.architecture in ("qwen3", "gemma3"):
+    if shape.architecture in ("qwen3", "gemma3", "lfm2"):
         head = (shape.head_width,)
         tensors += [("attn_q_norm.weight", head), ("attn_k_norm.weight", head)]
     if shape.architecture == "gemma3":
         tensors += [("post_attention_norm.weight", (width,)), ("post_ffw_norm.weight", (width,))]
     return tensors
+
+
+def _recurrence(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
+    """A layer with a state: LFM2's short convolution, or Mamba 2."""
+    width, inner, heads = shape.width, 2 * shape.width, shape.heads
+    norm = ("attn_norm.weight", (width,))
+    if shape.architecture == "lfm2":
+        return [
+            norm,
+            ("shortconv.conv.weight", (_CONVOLVED, width)),
+            ("shortconv.in_proj.weight", (width, 3 * width)),
+            ("shortconv.out_proj.weight", (width, width)),
+        ]
+    convolved = inner + 2 * _STATES
+    return [
+        norm,
+        ("ssm_in.weight", (width, inner + convolved + heads)),
+        ("ssm_conv1d.weight", (_CONVOLVED, convolved)),
+        ("ssm_conv1d.bias", (convolved,)),
+        ("ssm_dt.bias", (heads,)),
+        ("ssm_a", (1, heads)),
+        ("ssm_d", (1, heads)),
+        ("ssm_norm.weight", (inner, 1)),
+        ("ssm_out.weight", (inner, width)),
+    ]
+
+
+def _feed_forward(shape: _Shape) -> list[tuple[str, tuple[int, ...]]]:
+    width, inner = shape.width, shape.feed_forward
+    return [
+        ("ffn_norm.weight", (width,)),
+        ("ffn_gate.weight", (width, inner)),
+        ("ffn_up.weight", (width, inner)),
+        ("ffn_down.weight", (inner, width)),
+    ]
 
 
 def _weights(tensor: TensorSpec, seed: int, index: int, spread: float) -> NDArray[Any]:
@@ -274,6 +335,9 @@ def _weights(tensor: TensorSpec, seed: int, index: int, spread: float) -> NDArra
     if tensor.name.endswith("norm.weight"):
         around_one: NDArray[Any] = np.float32(1) + np.float32(spread) * numbers
         return around_one
+    if tensor.name.endswith("ssm_a"):
+        decay: NDArray[Any] = -np.abs(numbers)
+        return decay
     scale = np.float32(tensor.shape[0] ** -0.5)
     scaled: NDArray[Any] = numbers * scale
     return scaled.astype(np.float16) if tensor.type.name == "F16" else scaled

@@ -41,7 +41,9 @@ def _decode(path):
     return list(ids[:count]), logits
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "qwen3", "gemma3", "deci", "lfm2", "granitehybrid"]
+)
 @pytest.mark.parametrize("weight_type", ["F32", "F16"])
 def test_llama_cpp_decodes_it(tmp_path, architecture, weight_type):
     path = tiny_gguf(tmp_path / "m.gguf", architecture=architecture, weight_type=weight_type)

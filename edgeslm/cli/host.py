@@ -13,12 +13,14 @@ import typer
 
 from edgeslm.cli import options, output
 from edgeslm.cli.hosting import (
+    kv_type_of,
     names_of,
     open_models,
     open_specialists,
     read_adapter,
     refuse_equal,
 )
+from edgeslm.cli.memory import fitted_host, given
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
@@ -30,6 +32,7 @@ _KEY_VARIABLE = "EDGESLM_API_KEY"
 
 
 def serve(
+    invocation: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(
@@ -67,6 +70,8 @@ def serve(
         ),
     ] = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
     no_speculate: options.NoSpeculate = False,
@@ -132,7 +137,6 @@ def serve(
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
     from edgeslm.bundle.model_path import find_model
-    from edgeslm.runtime.tuned import require_kv_type
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
@@ -141,13 +145,12 @@ def serve(
         raise InvalidOption(
             "one draft model for several models", hint="Serve one of them, or leave --draft out."
         )
-    if kv_type is not None:
-        require_kv_type(kv_type.upper())
     host_options = HostOptions(
         slots=slots,
         context=context,
         queue=queue,
-        kv_type=(kv_type or "").upper(),
+        kv_type=kv_type_of(models, kv_type),
+        ubatch=ubatch,
         threads=threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
@@ -155,8 +158,9 @@ def serve(
         speculate=options.speculate(draft, no_speculate),
         draft=None if draft is None else find_model(draft),
     )
-    specialists = [read_adapter(given, names) for given in adapter or ()]
+    specialists = [read_adapter(wish, names) for wish in adapter or ()]
     refuse_equal([*names, *(each.name for each in specialists)])
+    host_options = fitted_host(models, host_options, ram, given(invocation))
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)
         if not local and not api_key:

@@ -56,6 +56,21 @@ def read_adapter(text: str, models: Sequence[str]) -> Wish:
     return Wish(name.strip(), Path(file), base)
 
 
+def kv_type_of(models: Sequence[Path], given: str | None) -> str:
+    """The cache's type for all models: what the user gave, else what one was packed for.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    from edgeslm.bundle.model_path import find_package
+    from edgeslm.runtime.tuned import require_kv_type
+
+    packed = (find_package(model).kv_type for model in models)
+    kv_type = (given or next(filter(None, packed), DEFAULT_KV_TYPE)).upper()
+    require_kv_type(kv_type)
+    return kv_type
+
+
 def refuse_equal(names: Sequence[str]) -> None:
     """Return if every name is one model's alone.
 
@@ -79,7 +94,6 @@ def open_models(stack: ExitStack, models: Mapping[str, Path], options: HostOptio
         package = find_package(path)
         of_model = replace(
             options,
-            kv_type=options.kv_type or (package.kv_type or DEFAULT_KV_TYPE).upper(),
             system=package.system,
             states=package.states,
         )

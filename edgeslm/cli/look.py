@@ -29,6 +29,14 @@ def inspect(
     types: Annotated[
         bool, typer.Option("--types", help="Explain the types in the file; without one, all types.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Plan the memory it takes, against what is free.")
+    ] = False,
+    target: options.Target = None,
+    context: options.PlannedContext = None,
+    kv_type: options.PlannedKvType = None,
+    ubatch: options.PlannedUbatch = None,
+    slots: options.PlannedSlots = None,
     json: options.Json = False,
 ) -> None:
     """Say what is really inside a GGUF file, whatever its name and label claim.
@@ -37,25 +45,40 @@ def inspect(
         edgeslm inspect model.gguf
         edgeslm inspect model.gguf --tensors
         edgeslm inspect model.gguf --types
+        edgeslm inspect model.gguf --memory --context 8192
+        edgeslm inspect model.gguf --memory --target rpi4-2gb --slots 4
         edgeslm inspect --types
     """
     if file is None:
         _print_all_types(asked=types and not tensors, json=json)
         return
     from edgeslm.bundle.model_path import find_model
+    from edgeslm.cli.memory import forecast, forecast_json, print_forecast
     from edgeslm.gguf.inspection import inspect as inspect_header
     from edgeslm.gguf.reader import read_header
 
     header = read_header(find_model(file))
     inspection, problem = inspect_header(header), _problem(header)
     names = [share.type for share in inspection.types] if types else []
+    upper = None if kv_type is None else kv_type.upper()
+    wishes = {"context": context, "kv_type": upper, "ubatch": ubatch, "slots": slots}
+    if not memory and any(value is not None for value in (*wishes.values(), target)):
+        raise InvalidOption(
+            "these options are for a memory plan, which was not asked for", hint="Add --memory."
+        )
+    planned = forecast(header, wishes, target) if memory else None
     if json:
-        more = {"explained": to_json(_explained(names))} if types else {}
+        more: dict[str, Any] = {"explained": to_json(_explained(names))} if types else {}
+        if planned is not None:
+            more["memory"] = forecast_json(planned)
         output.print_json(document(INSPECTION_SCHEMA, inspection) | {"problem": problem} | more)
         return
     _print_inspection(inspection)
     if problem is not None:
         output.warn(problem)
+    if planned is not None:
+        print()
+        print_forecast(planned)
     if types:
         print()
         _print_types(names)

@@ -106,7 +106,8 @@ def print_prediction(prediction: Prediction) -> None:
                 "",
                 f"weights {format_bytes(memory.weights_bytes)}, KV {format_bytes(memory.kv_bytes)} "
                 f"for {prediction.context_length} tokens, compute "
-                f"{format_bytes(memory.compute_bytes)}, rest {format_bytes(memory.overhead_bytes)}",
+                f"{format_bytes(memory.compute_bytes)}, rest {format_bytes(memory.overhead_bytes)}"
+                + (f", copies {format_bytes(memory.copied_bytes)}" if memory.copied_bytes else ""),
             ),
             ("prefill", output.figure_text(prediction.prefill_tokens_per_second, "tokens/s")),
             ("decode", output.figure_text(prediction.decode_tokens_per_second, "tokens/s")),

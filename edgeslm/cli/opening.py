@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +25,25 @@ class Wanted:
         model: A GGUF file, or a packed directory.
         context: Tokens of context.
         kv_type: The cache's type; None for the packed one, else F16.
+        ubatch: Tokens of a prompt that are computed at once.
         threads: To compute with; None for the best that is known here.
         adapter: A file that changes the model.
         prompt_cache: Bytes on disk for states of prompts.
         draft: A smaller model that guesses ahead.
+        ram: Bytes that it may take; None for what is free.
+        explicit: Names of what the user said, which stays as it is.
     """
 
     model: Path
     context: int
     kv_type: str | None = None
+    ubatch: int = 512
     threads: int | None = None
     adapter: Path | None = None
     prompt_cache: int = 0
     draft: Path | None = None
+    ram: int | None = None
+    explicit: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         EdgeslmError: something of it cannot be had.
     """
     from edgeslm.bundle.model_path import find_package
+    from edgeslm.cli.memory import fitted
+    from edgeslm.gguf.reader import read_header
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
@@ -73,11 +81,16 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     options = ContextOptions(
         length=wanted.context,
         outputs=MOST_ROWS,
+        ubatch=wanted.ubatch,
         threads=1 if wanted.threads is None else wanted.threads,
     )
+    settled = settle(read_header(package.model), options, threads=wanted.threads, kv_type=kv_type)
+    if "ubatch" in wanted.explicit:
+        settled = replace(settled, options=replace(settled.options, ubatch=wanted.ubatch))
+    fitting = fitted(package.model, settled.options, wanted.ram, wanted.explicit)
+    settled = replace(settled, options=fitting)
     with ExitStack() as stack:
         model = stack.enter_context(Model(package.model))
-        settled = settle(model.header, options, threads=wanted.threads, kv_type=kv_type)
         adapter = None
         if wanted.adapter is not None:
             adapter = stack.enter_context(Adapter(model, wanted.adapter))

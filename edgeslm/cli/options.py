@@ -61,6 +61,16 @@ Adapter = Annotated[
     Path | None,
     typer.Option("--adapter", metavar="FILE", help="A LoRA adapter in GGUF, made for the model."),
 ]
+Ubatch = Annotated[
+    int,
+    typer.Option("--ubatch", metavar="N", help="Tokens of a prompt that are computed at once."),
+]
+UsableRam = Annotated[
+    int | None,
+    typer.Option(
+        "--ram", parser=parse_bytes, metavar="S", help="Memory it may take; default: what is free."
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -152,6 +162,14 @@ PlannedContext = Annotated[
 PlannedKvType = Annotated[
     str | None,
     typer.Option("--kv-type", metavar="TYPE", help="Type of the KV cache; default: the target's."),
+]
+PlannedUbatch = Annotated[
+    int | None,
+    typer.Option("--ubatch", metavar="N", help="Tokens computed at once; default: 512."),
+]
+PlannedSlots = Annotated[
+    int | None,
+    typer.Option("--slots", metavar="N", help="Answers at a time, as serve has them; default: 1."),
 ]
 Calibration = Annotated[
     Path | None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
-from edgeslm.cli.opening import Wanted, opened
+from edgeslm.cli.memory import given
+from edgeslm.cli.opening import Opened, Wanted, opened
 from edgeslm.cli.streaming import interruptible, show, statistics_line
 from edgeslm.errors import InvalidOption
 from edgeslm.files import read_text
@@ -18,7 +19,6 @@ from edgeslm.records import to_json
 
 if TYPE_CHECKING:
     from edgeslm.cli.keeping import Keeper
-    from edgeslm.llama.model import Model
     from edgeslm.runtime.generation import Generation
     from edgeslm.runtime.prompt import PromptEncoder
     from edgeslm.runtime.tuned import Settled
@@ -27,6 +27,7 @@ _CONTEXT = 2048
 
 
 def run(
+    invocation: typer.Context,
     model: options.Model,
     prompt: Annotated[
         str | None,
@@ -64,6 +65,8 @@ def run(
     kv_type: options.KvType = None,
     adapter: options.Adapter = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
     no_speculate: options.NoSpeculate = False,
@@ -108,9 +111,12 @@ def run(
         speculate=options.speculate(draft, no_speculate),
     )
     text = _prompt_text(prompt)
-    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache, draft)
+    wanted = Wanted(
+        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft, ram),
+        explicit=given(invocation),
+    )
     with opened(wanted) as ready:
-        _warn_beyond_training(ready.model, context)
+        _warn_beyond_training(ready)
         encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
         raw = raw or _continues_text(encoder, system)
         if raw:
@@ -133,6 +139,7 @@ def run(
 
 
 def chat(
+    invocation: typer.Context,
     model: options.Model,
     system: options.System = None,
     template: options.Template = None,
@@ -151,6 +158,8 @@ def chat(
     kv_type: options.KvType = None,
     adapter: options.Adapter = None,
     prompt_cache: options.PromptCache = "512M",  # type: ignore[assignment]
+    ubatch: options.Ubatch = 512,
+    ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
     no_speculate: options.NoSpeculate = False,
@@ -202,11 +211,14 @@ def chat(
     interactive = sys.stdin.isatty()
     keeper = _keeper(model, wanted=go_on or interactive, forbidden=no_history)
     former = keeper.last() if go_on else None
-    wanted = Wanted(model, context, kv_type, threads, adapter, prompt_cache, draft)
+    wanted = Wanted(
+        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft, ram),
+        explicit=given(invocation),
+    )
     with opened(wanted) as ready:
         encoder = PromptEncoder(ready.model, None if template is None else read_text(template))
         encoder.require_template()
-        _warn_beyond_training(ready.model, context)
+        _warn_beyond_training(ready)
         conversation = Conversation(ready.session, encoder, system=system or ready.system)
         generation = GenerationOptions(
             max_tokens,
@@ -263,12 +275,10 @@ def _continues_text(encoder: PromptEncoder, system: str | None) -> bool:
     return True
 
 
-def _warn_beyond_training(model: Model, context: int) -> None:
-    if context > model.trained_context_length:
-        output.warn(
-            f"the model was trained for {model.trained_context_length} tokens, "
-            f"not for a context of {context}"
-        )
+def _warn_beyond_training(ready: Opened) -> None:
+    context, trained = ready.settled.options.length, ready.model.trained_context_length
+    if context > trained:
+        output.warn(f"the model was trained for {trained} tokens, not for a context of {context}")
 
 
 def _prompt_text(prompt: str | None) -> str:

@@ -1,72 +1,68 @@
 """How much memory a loaded model will occupy, from its header alone.
 
     weights    the tensors' bytes: mapped from the file and read for every token
-    KV cache   per layer: cells x (key + value) x KV heads, in the type asked for
-    compute    activations and attention masks of one micro-batch
-    overhead   Python, numpy and llama.cpp, the vocabulary's tables, the file's own header
+    copied     tensors of which llama.cpp keeps a second, interleaved copy on this processor
+    KV cache   keys, values and recurrent states, see `cache`
+    compute    activations and attention masks of one micro-batch, and a row of logits per sequence
+    overhead   Python and its libraries, llama.cpp, the vocabulary's tables, the file's own header
 
-The KV cache is llama.cpp's to the byte for llama, qwen2, qwen3, gemma2 and gemma3, and for other
-families whose layers all keep keys and values. Sliding windows are counted where the file says
-which layers have one, or the family is gemma2 or gemma3; elsewhere, and for families that share a
-cache between layers (gemma3n) or compress it (deepseek2), the plan is an upper bound. The fixed
-state of recurrent layers (mamba, rwkv, the linear attention of qwen3next) is not counted.
+The plan is the peak of resident memory (`VmHWM`) of a process that loads the model, fills its
+context with prompts and answers. KV cache and copies are llama.cpp's allocations to the byte;
+compute is that of a decoder with attention and a gated feed-forward part, and an estimate for
+others. Overhead is a fit to processes on x86-64 Linux with Python 3.11 and llama-cpp-python
+0.3.36 (`scripts/bench_memory` measures what is left of it: the plan's error).
 
-Compute and overhead are fits to what stays resident
-after a prefill (`/proc/self/smaps_rollup`, x86-64 Linux, llama-cpp-python 0.3.36, SmolLM2-135M
-and Gemma-3-270M, micro-batches of 64, 128 and 512 tokens). llama.cpp *reserves* logits for a
-whole micro-batch (n_ubatch x vocabulary x 4 bytes: 512 MiB for Gemma 3), but only the rows
-asked for are ever touched, and memory that was never touched is not resident.
-
-Not counted: a CPU backend that repacks tensors keeps a second copy of them; the first, in the
-file's mapping, is never read again and the system drops it when it needs room.
+llama.cpp *reserves* more rows of logits than are wanted at a time, in the compute buffer and
+beside it. Only rows that are asked for are ever touched, and memory that was never touched is
+not resident, so only those count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from edgeslm.errors import InvalidGGUF
+from edgeslm.estimate.cache import CELLS, Layer, count_of, kv_bytes, layers, per_layer
 from edgeslm.gguf.arrays import Array
-from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import kv_tensor_type
+from edgeslm.gguf.reader import Header, TensorInfo
+from edgeslm.gguf.types import padded
 from edgeslm.records import MemoryPlan
 
-_CELLS = 256
-"""llama.cpp rounds a cache up to a multiple of this many tokens."""
-
-_PROCESS_BYTES = 43_000_000
-"""Python, numpy and llama_cpp once imported."""
-_GRAPH_BYTES = 5_000_000
+PROCESS_BYTES = 46_000_000
+"""What `edgeslm run` has before it opens a model: Python, numpy, typer, llama_cpp."""
+SERVER_BYTES = 11_000_000
+"""What `edgeslm serve` has beyond that."""
+_GRAPH_BYTES = 6_000_000
 """Compute graphs, scheduler and the code pages that decoding touches."""
-_TOKEN_BYTES = 170
+_TOKEN_BYTES = 160
 _MERGE_BYTES = 200
 """llama.cpp's tables per vocabulary entry and per BPE merge."""
+_CELL_BYTES = 200
+"""What llama.cpp and the scheduler note of each token in the cache."""
+_QUANTIZED_ACTIVATION = 1.125
+"""Bytes of one activation as it is multiplied with quantized weights."""
+_CHOICE_BYTES = 4 + 4 + 12
+"""Per sequence and vocabulary entry: a logit as computed, as handed out, and a candidate."""
 
-_WINDOW_PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
-"""Every n-th layer sees the whole context; the rest have a sliding window (`src/models/*.cpp`)."""
-_FULL_INTERVALS: Mapping[str, int] = {
-    "minimax-01": 8,
-    "qwen3next": 4,
-    "qwen35": 4,
-    "qwen35moe": 4,
-    "qwen4exp": 4,
+
+_ARM_4 = (("i8mm", 4), ("asimddp", 4))
+_ARM_8 = (("i8mm", 8), ("asimddp", 8))
+_INTERLEAVED: Mapping[str, tuple[tuple[str, int], ...]] = {
+    "IQ4_NL": (("avx2", 8), ("asimddp", 4)),
+    "MXFP4": (("avx2", 8), ("asimddp", 4)),
+    "Q1_0": _ARM_4,
+    "Q2_K": (("avx512f", 8),),
+    "Q4_0": (("avx2", 8), *_ARM_4),
+    "Q4_K": (("avx2", 8), *_ARM_8),
+    "Q5_K": _ARM_8,
+    "Q6_K": _ARM_8,
+    "Q8_0": _ARM_4,
 }
-"""Every n-th layer keeps keys and values; the rest are recurrent (`src/models/*.cpp`)."""
-_RECURRENT = frozenset({"arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"})
-"""Families without any keys and values (`llm_arch_is_recurrent`)."""
-_DEFAULT_WINDOWS: Mapping[str, int] = {"gemma2": 4096}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one layer keeps per token; `window` is None where it keeps the whole context."""
-
-    kv_heads: int
-    key_length: int
-    value_length: int
-    window: int | None
+"""Tensor types that llama.cpp copies into an interleaved form, the processor's feature that makes
+it (as Linux names it), and of what the rows must be a multiple
+(`ggml_repack_get_optimal_repack_type`)."""
+_LOOKED_UP = ("token_embd.weight", "position_embd.weight", "token_types.weight")
+"""Tensors of which single rows are read; they are multiplied with nothing."""
 
 
 def plan_memory(
@@ -75,26 +71,49 @@ def plan_memory(
     context_length: int,
     kv_type: str = "F16",
     ubatch: int = 512,
+    sequences: int = 1,
+    features: Collection[str] = (),
 ) -> MemoryPlan:
-    """Predict the memory that is resident once the model has answered a long prompt.
+    """Predict the most memory that is resident while the model answers long prompts.
 
     Args:
         header: The model.
-        context_length: Tokens the KV cache holds.
+        context_length: Tokens the KV cache holds, of all sequences together.
         kv_type: Tensor type of the cached keys and values.
         ubatch: Tokens computed at once during prefill.
+        sequences: Answers at a time, which share the cache.
+        features: The processor's, as Linux names them; without, no tensors count as copied.
 
     Raises:
         InvalidGGUF: the header lacks a hyperparameter the plan needs.
         InvalidOption: `kv_type` is no tensor type.
     """
-    cells = _padded(context_length)
+    cells = padded(context_length, CELLS)
+    kept = layers(header)
     return MemoryPlan(
         weights_bytes=sum(tensor.bytes for tensor in header.tensors),
-        kv_bytes=kv_bytes(header, context_length=context_length, kv_type=kv_type, ubatch=ubatch),
-        compute_bytes=_compute_bytes(header, cells, min(ubatch, cells)),
-        overhead_bytes=_overhead_bytes(header),
+        kv_bytes=kv_bytes(
+            header,
+            context_length=context_length,
+            kv_type=kv_type,
+            ubatch=ubatch,
+            sequences=sequences,
+        ),
+        compute_bytes=_compute_bytes(header, kept, cells, min(ubatch, cells), sequences),
+        overhead_bytes=_overhead_bytes(header) + _CELL_BYTES * cells,
+        copied_bytes=copied_bytes(header, features),
     )
+
+
+def together(plans: Iterable[MemoryPlan]) -> MemoryPlan:
+    """The plan of one process that holds several models."""
+    plans = tuple(plans)
+    sums = {
+        field.name: sum(getattr(plan, field.name) for plan in plans)
+        for field in dataclasses.fields(MemoryPlan)
+    }
+    sums["overhead_bytes"] -= PROCESS_BYTES * (len(plans) - 1)
+    return MemoryPlan(**sums)
 
 
 def weights_budget(
@@ -108,89 +127,85 @@ def weights_budget(
     return ram_bytes - (plan.total_bytes - plan.weights_bytes)
 
 
-def kv_bytes(header: Header, *, context_length: int, kv_type: str, ubatch: int) -> int:
-    """Bytes of the KV cache as llama.cpp allocates it, for one sequence."""
-    kind = kv_tensor_type(kv_type)
-    cells = _padded(context_length)
-    total = 0
-    for layer in layers(header):
-        kept = cells if layer.window is None else min(cells, _padded(layer.window + ubatch))
-        for length in (layer.key_length, layer.value_length):
-            width = layer.kv_heads * length
-            if width:
-                total += kind.bytes_for((_padded(width, kind.block_elements), kept))
-    return total
+def copied_bytes(header: Header, features: Collection[str]) -> int:
+    """Bytes of the tensors of which llama.cpp keeps an interleaved copy on such a processor.
 
-
-def layers(header: Header) -> tuple[Layer, ...]:
-    """What each layer of the model keeps in the KV cache, first layer first."""
-    count = _count(header, "block_count")
-    heads = _per_layer(header, "attention.head_count", count, least=0)
-    kv_heads = _per_layer(header, "attention.head_count_kv", count, fallback=heads, least=0)
-    width = _count(header, "embedding_length")
-    full = _lengths(header, "", (width // max(*heads, 1),) * 2)
-    swa = _lengths(header, "_swa", full)
-    recurrent = _recurrent(header, count)
-    return tuple(
-        Layer(
-            0 if recurrent[index] else kv_heads[index],
-            *(full if window is None else swa),
-            window,
-        )
-        for index, window in enumerate(_windows(header, count))
-    )
-
-
-def _lengths(header: Header, suffix: str, default: tuple[int, int]) -> tuple[int, int]:
-    """Numbers in one key and one value; `suffix` "_swa" in layers with a window."""
-    return (
-        int(header.hyper(f"attention.key_length{suffix}", default[0])),
-        int(header.hyper(f"attention.value_length{suffix}", default[1])),
-    )
-
-
-def _recurrent(header: Header, count: int) -> list[bool]:
-    """Which layers keep a fixed state in place of keys and values."""
-    family = header.architecture or ""
-    listed = header.hyper("attention.recurrent_layers")
-    if isinstance(listed, (tuple, list)) and len(listed) >= count:
-        return [bool(item) for item in listed]
-    interval = int(header.hyper("full_attention_interval", _FULL_INTERVALS.get(family, 1)))
-    return [family in _RECURRENT or (index + 1) % interval != 0 for index in range(count)]
-
-
-def _windows(header: Header, count: int) -> tuple[int | None, ...]:
-    """The sliding window of each layer, None where it sees everything."""
-    family = header.architecture or ""
-    window = header.hyper("attention.sliding_window", _DEFAULT_WINDOWS.get(family))
-    pattern: Any = header.hyper("attention.sliding_window_pattern", _WINDOW_PATTERNS.get(family))
-    if not window or pattern is None:
-        return (None,) * count
-    if isinstance(pattern, (tuple, list)):
-        slides = [bool(item) for item in pattern] + [False] * count
-    else:
-        slides = [pattern == 0 or index % pattern < pattern - 1 for index in range(count)]
-    return tuple(int(window) if slides[index] else None for index in range(count))
-
-
-def _compute_bytes(header: Header, cells: int, ubatch: int) -> int:
-    """Activations and masks of one micro-batch, and two rows of logits.
-
-    Per token: three hidden states, two feed-forward states and the queries that go beyond the
-    hidden size, in F32; a mask in F32 and F16 for each kind of attention.
+    The originals, in the file's mapping, are resident once they were copied, and never read
+    again: the system drops them when it needs room.
     """
-    width = _count(header, "embedding_length")
-    feed_forward = max(_per_layer(header, "feed_forward_length", 1, fallback=[4 * width]))
-    masks = len({layer.window is None for layer in layers(header)})
-    per_token = 4 * (3 * width + 2 * feed_forward) + masks * 6 * cells
-    return ubatch * per_token + 2 * 4 * _vocabulary(header)
+    tied = all(tensor.name != "output.weight" for tensor in header.tensors)
+    return sum(
+        tensor.bytes
+        for tensor in header.tensors
+        if _is_copied(tensor, features)
+        and (not tensor.name.endswith(_LOOKED_UP) or (tied and tensor.name == _LOOKED_UP[0]))
+    )
+
+
+def _is_copied(tensor: TensorInfo, features: Collection[str]) -> bool:
+    return len(tensor.shape) > 1 and any(
+        feature in features and tensor.shape[1] % rows == 0
+        for feature, rows in _INTERLEAVED.get(tensor.type.name, ())
+    )
+
+
+def _compute_bytes(
+    header: Header, kept: Sequence[Layer], cells: int, ubatch: int, sequences: int
+) -> int:
+    """Activations and masks of one micro-batch in the graph allocator's arrangement, and logits.
+
+    The most is alive in the feed-forward part: per token three hidden states and three inner
+    states in F32, beside the place that the queries, or a recurrent layer, left, where it is too
+    small for an inner state. Or, where that is narrow, in the attention, or in a recurrent layer.
+    A mask in F16 for each kind of attention; activations once more in 8 bits, as quantized
+    weights are multiplied with them.
+    """
+    width = count_of(header, "embedding_length")
+    heads = max(per_layer(header, "attention.head_count", len(kept), least=0), default=0)
+    queries = heads * max(layer.key_length for layer in kept)
+    keys = max(layer.kv_heads * layer.key_length for layer in kept)
+    inner = _inner_width(header, width, len(kept))
+    recurrent = any(layer.state for layer in kept)
+    left = int(header.hyper("ssm.inner_size", 0)) if recurrent else queries
+    numbers = max(
+        3 * width + 3 * inner + (left if inner > width + left else 0),
+        3 * width + 2 * queries + keys,
+        _recurrent_numbers(header, width) if recurrent else 0,
+    )
+    windows = {layer.window for layer in kept if layer.kv_heads}
+    seen = sum(
+        cells if window is None else padded(min(cells, window * sequences + ubatch), CELLS)
+        for window in windows
+    )
+    per_token = 4 * numbers + 2 * seen + _QUANTIZED_ACTIVATION * max(inner, width)
+    return round(ubatch * per_token) + _CHOICE_BYTES * sequences * _vocabulary(header)
+
+
+def _inner_width(header: Header, width: int, count: int) -> int:
+    """Numbers in the widest inner state of a feed-forward part, of all experts it uses."""
+    dense = max(per_layer(header, "feed_forward_length", count, fallback=[4 * width], least=0))
+    used = header.hyper("expert_used_count", 0)
+    if not used:
+        return dense
+    expert = per_layer(header, "expert_feed_forward_length", count, fallback=[dense], least=0)
+    shared = header.hyper("expert_shared_feed_forward_length", 0)
+    return max(int(used) * max(expert), int(shared or 0))
+
+
+def _recurrent_numbers(header: Header, width: int) -> int:
+    """Numbers per token of what a recurrent layer computes with: projected, convolved, gated."""
+    if header.hyper("shortconv.l_cache"):
+        return 7 * width
+    inner = int(header.hyper("ssm.inner_size", 0))
+    beside = 2 * int(header.hyper("ssm.group_count", 0)) * int(header.hyper("ssm.state_size", 0))
+    return 3 * width + 11 * inner // 2 + 3 * beside
 
 
 def _overhead_bytes(header: Header) -> int:
     merges = header.metadata.get("tokenizer.ggml.merges")
     merge_count = len(merges) if isinstance(merges, (tuple, list, Array)) else 0
     tables = _TOKEN_BYTES * _vocabulary(header) + _MERGE_BYTES * merge_count
-    return _PROCESS_BYTES + _GRAPH_BYTES + tables + header.data_offset
+    return PROCESS_BYTES + _GRAPH_BYTES + tables + header.data_offset
 
 
 def _vocabulary(header: Header) -> int:
@@ -200,29 +215,3 @@ def _vocabulary(header: Header) -> int:
             return tensor.shape[1]
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     return len(tokens) if isinstance(tokens, (tuple, list, Array)) else 0
-
-
-def _count(header: Header, name: str, least: int = 1) -> int:
-    value = header.hyper(name)
-    if not isinstance(value, int) or value < least:
-        raise InvalidGGUF(
-            f"{header.path}: {header.architecture}.{name} is missing or no number from {least} on",
-            hint="Convert the model again; without it no memory plan can be made.",
-        )
-    return value
-
-
-def _per_layer(
-    header: Header, name: str, count: int, *, fallback: list[int] | None = None, least: int = 1
-) -> list[int]:
-    """A hyperparameter that is one number for all layers or an array with one for each."""
-    value = header.hyper(name)
-    if value is None and fallback is not None:
-        return fallback
-    if isinstance(value, (tuple, list)) and len(value) >= count:
-        return [int(item) for item in value]
-    return [_count(header, name, least)] * count
-
-
-def _padded(value: int, multiple: int = _CELLS) -> int:
-    return -(-value // multiple) * multiple

@@ -39,7 +39,9 @@ def predict(
             f"a context needs at least one token, not {context_length}",
             hint="Try 2048.",
         )
-    memory = plan_memory(header, context_length=context_length, kv_type=kv_type)
+    memory = plan_memory(
+        header, context_length=context_length, kv_type=kv_type, features=target.features
+    )
     decode = decode_tokens_per_second(
         header, target, context_length=context_length, kv_type=kv_type
     )
@@ -59,6 +61,6 @@ def predict(
 def _fits(memory: MemoryPlan, target: Target) -> bool | None:
     """Whether the plan fits what is free; None where that is unknown and the total suffices."""
     if (free := target.memory.free_bytes) is not None:
-        return memory.total_bytes <= free
+        return memory.needed_bytes <= free
     total = target.memory.total_bytes.value
-    return False if total is not None and memory.total_bytes > total else None
+    return False if total is not None and memory.needed_bytes > total else None

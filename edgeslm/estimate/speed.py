@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from edgeslm.estimate.memory import kv_bytes, layers
+from edgeslm.estimate.cache import kv_bytes, layers
 from edgeslm.gguf.reader import Header
 from edgeslm.records import Figure, Provenance
 from edgeslm.targets.target import Target

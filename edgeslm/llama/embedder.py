@@ -32,7 +32,7 @@ class Embedder(Closing):
     """
 
     def __init__(self, model: Model, length: int, threads: int) -> None:
-        if model.header.hyper("pooling_type") == _RANK:
+        if model.hyper("pooling_type") == _RANK:
             raise Unsupported(
                 "this model ranks texts, it makes no vectors of them",
                 hint="Choose an embedding model.",

@@ -8,6 +8,7 @@ llama.cpp ends the process on some malformed files.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import NativeFailure
-from edgeslm.gguf.reader import Header
+from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import guard, native
 from edgeslm.llama.buffers import buffer_bytes
@@ -29,6 +30,8 @@ _NO_TOKEN = -1
 _ANCHOR = "\n"
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 """Pre-tokenizers whose tokenizer.json normalises to NFC first."""
+_LONGEST_KEPT = 4096
+"""Items of a metadata array that is kept; longer ones are the vocabulary's, and llama.cpp's now."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Model(Closing):
     def __init__(self, path: Path, options: ModelOptions | None = None) -> None:
         options = options or ModelOptions()
         self.path = path
-        self.header: Header = read_model(path)
+        self._header = _without_vocabulary(read_model(path))
         if not options.trusted:
             guard.ensure_loadable(path)
         self._handle: Any
@@ -75,6 +78,15 @@ class Model(Closing):
         if self._handle is not None:
             native.library().llama_model_free(self._handle)
             self._handle = None
+
+    @property
+    def header(self) -> Header:
+        """What the file says, read anew each time: its vocabulary would take megabytes to keep."""
+        return read_header(self.path)
+
+    def hyper(self, name: str) -> Any:
+        """One hyperparameter of the file, such as "pooling_type"; None where it has none."""
+        return self._header.hyper(name)
 
     @property
     def handle(self) -> Any:
@@ -119,14 +131,14 @@ class Model(Closing):
     @cached_property
     def can_generate(self) -> bool:
         """Whether the model predicts a next token; embedding models don't."""
-        return bool(
-            native.library().llama_model_has_decoder(self.handle)
-        ) and not self.header.hyper("pooling_type")
+        return bool(native.library().llama_model_has_decoder(self.handle)) and not self.hyper(
+            "pooling_type"
+        )
 
     @cached_property
     def chat_template(self) -> str | None:
         """The model's own Jinja chat template."""
-        template = self.header.get("tokenizer.chat_template")
+        template = self._header.get("tokenizer.chat_template")
         return template if isinstance(template, str) and template.strip() else None
 
     @cached_property
@@ -166,7 +178,7 @@ class Model(Closing):
     @cached_property
     def _composes(self) -> bool:
         """Whether the tokenizer was trained on composed characters; llama.cpp leaves that out."""
-        return self.header.get("tokenizer.ggml.pre") in _COMPOSING
+        return self._header.get("tokenizer.ggml.pre") in _COMPOSING
 
     def token_text(self, token: int) -> str:
         """The vocabulary entry itself, as stored in the file."""
@@ -267,6 +279,17 @@ class Model(Closing):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, without control tokens."""
         return b"".join(self.token_bytes(token) for token in tokens).decode("utf-8", "replace")
+
+
+def _without_vocabulary(header: Header) -> Header:
+    return dataclasses.replace(
+        header,
+        metadata={
+            key: value
+            for key, value in header.metadata.items()
+            if not isinstance(value, tuple) or len(value) <= _LONGEST_KEPT
+        },
+    )
 
 
 def _optional(token: int) -> int | None:

@@ -72,6 +72,11 @@ def describe_host(root: Path = Path("/")) -> Host:
     return _macos_host() if _is_macos(root) else _linux_host(root)
 
 
+def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
+    """What every core of this machine can do, as Linux names it; empty where nobody says."""
+    return _features(_processors(root))
+
+
 def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | None:
     """Why `host` is this board, or None where it isn't."""
     for name in board.match.device_tree:

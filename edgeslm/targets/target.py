@@ -121,6 +121,12 @@ class Target:
     defaults: Defaults
     match: Match
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What all its cores can do, as Linux names it."""
+        first, *others = [cluster.features for cluster in self.cores] or [()]
+        return tuple(name for name in first if all(name in other for other in others))
+
     def decode_gigabytes_per_second(self, tensor_type: str) -> Figure:
         """The figure for `tensor_type`, or the board's general one where it has none."""
         kernel = self.kernels.get(tensor_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidGGUF, InvalidOption
-from edgeslm.estimate.memory import kv_bytes, layers, plan_memory
+from edgeslm.estimate.cache import kv_bytes, layers
+from edgeslm.estimate.memory import copied_bytes, plan_memory
 from edgeslm.gguf.reader import Header, TensorInfo, read_header
 from edgeslm.gguf.types import tensor_type
 from edgeslm.testing import tiny_gguf
@@ -133,7 +135,108 @@ def test_a_model_without_attention_has_no_kv(architecture: str) -> None:
     assert plan_memory(model(architecture, sizes), context_length=256).kv_bytes == 0
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    ("architecture", "hyper", "numbers"),
+    [
+        ("lfm2", {"shortconv.l_cache": 3}, 576 * 2),
+        ("rwkv7", {"wkv.head_size": 64}, 576 * (2 + 64)),
+        (
+            "mamba2",
+            {
+                "ssm.conv_kernel": 4,
+                "ssm.inner_size": 1152,
+                "ssm.state_size": 128,
+                "ssm.group_count": 1,
+            },
+            3 * (1152 + 2 * 128) + 1152 * 128,
+        ),
+    ],
+)
+def test_states_take_the_same_for_any_context(
+    architecture: str, hyper: dict[str, object], numbers: int
+) -> None:
+    header = model(architecture, {**SMOLLM2, "attention.head_count_kv": (0,) * 30, **hyper})
+
+    for context_length in (256, 8192):
+        assert kv_bytes(
+            header, context_length=context_length, kv_type="F16", ubatch=512, sequences=3
+        ) == (3 * 30 * 4 * numbers)
+
+
+def test_falcon_h1_has_states_beside_its_keys() -> None:
+    hyper = {"ssm.conv_kernel": 4, "ssm.inner_size": 64, "ssm.state_size": 16}
+
+    kept = layers(model("falcon-h1", {**SMOLLM2, **hyper}))
+
+    assert all(layer.kv_heads == 3 and layer.state == 3 * 64 + 64 * 16 for layer in kept)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "windows"),
+    [
+        ("smallthinker", {}, [None, 4096, 4096, 4096] * 7 + [None, 4096]),
+        ("gpt-oss", {}, [100, None] * 15),
+        ("phi3", {}, [None] * 30),
+        ("llama", {}, [None] * 30),
+        ("gemma4", {"attention.sliding_window_pattern": (True, False) * 15}, [100, None] * 15),
+    ],
+)
+def test_families_differ_in_which_layers_slide(
+    architecture: str, more: dict[str, object], windows: list[int | None]
+) -> None:
+    header = model(architecture, {**SMOLLM2, "attention.sliding_window": 100, **more})
+
+    assert [layer.window for layer in layers(header)] == windows
+
+
+def test_layers_that_share_a_cache_count_once() -> None:
+    header = model("gemma4", {**SMOLLM2, "attention.shared_kv_layers": 10})
+
+    assert [layer.kv_heads for layer in layers(header)] == [3] * 20 + [0] * 10
+
+
+def test_compressed_keys_stand_for_values_too() -> None:
+    lengths = {"attention.key_length": 576, "attention.value_length": 512}
+    mla = {"attention.key_length_mla": 192, "attention.head_count_kv": 1}
+    header = model("deepseek2", {**SMOLLM2, **lengths, **mla})
+
+    assert kv_bytes(header, context_length=256, kv_type="F16", ubatch=1) == 30 * 256 * 576 * 2
+
+
+def test_layers_for_further_tokens_keep_nothing() -> None:
+    assert len(layers(model("glm4moe", {**SMOLLM2, "nextn_predict_layers": 1}))) == 29
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "lfm2", "granitehybrid", "deci"])
+def test_a_shared_cache_equals_llama_cpps_allocation(tmp_path: Path, architecture: str) -> None:
+    from edgeslm.llama.context import Context, ContextOptions
+    from edgeslm.llama.model import Model
+
+    path = tiny_gguf(
+        tmp_path / "tiny.gguf",
+        architecture=architecture,
+        layers=7,
+        width=128,
+        heads=4,
+        kv_heads=2,
+        context_length=4096,
+    )
+    options = ContextOptions(
+        length=4096, batch=256, ubatch=128, threads=1, sequences=4, unified=True, outputs=4
+    )
+    with Model(path) as loaded, Context(loaded, options) as context:
+        allocated = context.buffer_bytes["kv"]
+
+    planned = kv_bytes(
+        read_header(path), context_length=4096, kv_type="F16", ubatch=128, sequences=4
+    )
+
+    assert planned == pytest.approx(allocated, abs=0.02 * 2**20)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "qwen3", "gemma3", "lfm2", "granitehybrid", "deci"]
+)
 @pytest.mark.parametrize("kv_type", ["F16", "Q8_0"])
 def test_kv_equals_llama_cpps_allocation(tmp_path: Path, architecture: str, kv_type: str) -> None:
     from edgeslm.llama.context import Context, ContextOptions
@@ -148,18 +251,70 @@ def test_kv_equals_llama_cpps_allocation(tmp_path: Path, architecture: str, kv_t
 
     planned = kv_bytes(read_header(path), context_length=3000, kv_type=kv_type, ubatch=256)
 
-    assert planned == pytest.approx(allocated, abs=0.01 * 2**20)
+    assert planned == pytest.approx(allocated, abs=0.02 * 2**20)
+
+
+def test_copies_are_those_that_llama_cpp_makes_here(tmp_path: Path) -> None:
+    from edgeslm.llama.model import Model
+    from edgeslm.profiling.synthetic import Shape, write_synthetic
+    from edgeslm.targets.detection import cpu_features
+
+    for kind in ("Q4_0", "Q4_1", "Q6_K", "IQ4_NL"):
+        path = tmp_path / f"{kind}.gguf"
+        write_synthetic(path, Shape(2, 512, 1024, 8, 4, 64), tensor_type(kind))
+        with Model(path) as loaded:
+            copied = loaded.buffer_bytes.get("weights", 0)
+
+        assert copied_bytes(read_header(path), cpu_features()) == pytest.approx(copied, abs=6000)
+
+
+@pytest.mark.parametrize(
+    ("features", "kind", "copied"),
+    [
+        ((), "Q4_0", False),
+        (("asimd",), "Q4_0", False),
+        (("asimd", "asimddp"), "Q4_0", True),
+        (("asimd", "asimddp"), "Q8_0", True),
+        (("avx2",), "Q4_0", True),
+        (("avx2",), "Q8_0", False),
+        (("avx2",), "Q4_1", False),
+    ],
+)
+def test_copies_depend_on_the_processor(features: tuple[str, ...], kind: str, copied: bool) -> None:
+    matrix = TensorInfo("blk.0.ffn_up.weight", tensor_type(kind), (576, 1536), 0, 1000)
+    odd = TensorInfo("blk.0.ffn_down.weight", tensor_type(kind), (576, 1537), 0, 300)
+    looked_up = TensorInfo("token_embd.weight", tensor_type(kind), (576, 1536), 0, 70)
+    head = TensorInfo("output.weight", tensor_type("F16"), (576, 1536), 0, 5)
+    untied = dataclasses.replace(model("llama", SMOLLM2), tensors=(matrix, odd, looked_up, head))
+    tied = dataclasses.replace(untied, tensors=(matrix, odd, looked_up))
+
+    assert copied_bytes(untied, features) == (1000 if copied else 0)
+    assert copied_bytes(tied, features) == (1070 if copied else 0)
+
+
+def test_copied_originals_are_resident_but_not_needed() -> None:
+    header = model("llama", SMOLLM2)
+    tensor = TensorInfo("output.weight", tensor_type("Q4_0"), (576, 1536), 0, 700)
+    header = dataclasses.replace(header, tensors=(*header.tensors, tensor))
+
+    plan = plan_memory(header, context_length=256, features=("avx2",))
+
+    assert plan.copied_bytes == 700
+    assert plan.total_bytes == plan.needed_bytes + 700
+    assert plan.needed_bytes == plan_memory(header, context_length=256).total_bytes
 
 
 MEASURED = [
-    # Private and mapped bytes after prefill and decode, less tensors that llama.cpp copied and,
-    # for Gemma, the cells that a full-size window cache had beyond the window.
-    ("SmolLM2-135M Q4_1", 2048, 512, "F16", 227.8e6),
-    ("SmolLM2-135M Q4_1", 2048, 128, "F16", 217.2e6),
-    ("SmolLM2-135M Q4_1", 512, 64, "Q8_0", 173.2e6),
-    ("Gemma-3-270M Q4_K_M", 2048, 512, "F16", 386.4e6),
-    ("Gemma-3-270M Q4_K_M", 2048, 128, "F16", 367.3e6),
-    ("Gemma-3-270M Q4_K_M", 512, 64, "Q8_0", 350.7e6),
+    # VmHWM of processes that do what `edgeslm run` does, by scripts/bench_memory, less the 13.3 MB
+    # of Gemma's tensors that llama.cpp copies on that processor.
+    ("SmolLM2-135M Q4_1", 2048, 512, "F16", 233.4e6),
+    ("SmolLM2-135M Q4_1", 2048, 32, "Q8_0", 196.8e6),
+    ("SmolLM2-135M Q4_1", 512, 512, "F16", 194.6e6),
+    ("SmolLM2-135M Q4_1", 512, 32, "Q8_0", 177.6e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 512, "F16", 396.6e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 32, "Q8_0", 365.3e6),
+    ("Gemma-3-270M Q4_K_M", 512, 512, "F16", 380.4e6),
+    ("Gemma-3-270M Q4_K_M", 512, 32, "Q8_0", 360.1e6),
 ]
 MODELS = {
     "SmolLM2-135M Q4_1": model(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidGGUF, NativeFailure, NotFound
-from edgeslm.gguf.reader import read_header
+from edgeslm.gguf.reader import Header, read_header
 from edgeslm.llama.model import Model, ModelOptions
 from edgeslm.testing import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_gguf
 
@@ -94,3 +94,15 @@ def test_a_refusal_carries_the_words_of_llama_cpp(tmp_path: Path) -> None:
             Model(path, ModelOptions(trusted=trusted))
         assert "tensor 'blk.0.ffn_up.weight' not found" in caught.value.message
         assert str(path) in caught.value.message
+
+
+def test_the_vocabulary_is_not_kept_twice(
+    tiny_model: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.llama.model._LONGEST_KEPT", 100)
+    with Model(tiny_model) as opened:
+        kept = [value for value in vars(opened).values() if isinstance(value, Header)]
+        assert [header.get("tokenizer.ggml.tokens") for header in kept] == [None]
+        assert len(opened.header.metadata["tokenizer.ggml.tokens"]) == model.vocabulary_size
+        assert opened.hyper("block_count") == model.header.hyper("block_count")
+        assert opened.chat_template == CHAT_TEMPLATE

@@ -65,6 +65,7 @@ def test_only_the_bindings_are_loaded() -> None:
         "lib = native.library()\n"
         "assert lib.llama_model_quantize_default_params().nthread == 0\n"
         "assert native.ggml()\n"
+        "assert native.build_info().binding[0].isdigit()\n"
         "print(*sorted(sys.modules))"
     )
     assert not {name.split(".")[0] for name in loaded.split()} & {"llama_cpp", "numpy", "jinja2"}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeslm.errors import Unsupported
-from edgeslm.estimate.memory import Layer, layers
+from edgeslm.estimate.cache import Layer, layers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,157 @@
+"""How much memory this process may take, as the system and its control groups say.
+
+The kernel's own estimate (`MemAvailable`) is of the whole machine. A container, or a service with
+a limit, has less: the least that any control group above it leaves. Both versions of control
+groups are read, from below `root`, so that a recorded tree gives the same answer as the machine
+it was recorded on.
+
+Pages of files are free as far as this goes: the kernel drops them to make room. So a model whose
+weights are mapped does not count before it is loaded. It must count as needed, all the same:
+every token reads it all, and a model that does not fit is read from the disk for every token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+_KIB = 1024
+_UNLIMITED = 1 << 60
+"""Version 1 writes a limit of no meaning, close to 2**63, where there is none."""
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Bytes this process may have resident, those it has already included, and what limits it."""
+
+    bytes: int
+    limit: str
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Names of a control group's files, and of its file pages in `memory.stat`."""
+
+    limits: tuple[str, ...]
+    usage: str
+    file_pages: tuple[str, ...]
+
+
+_V1 = _Version(
+    ("memory.limit_in_bytes",),
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+_V2 = _Version(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+
+
+def free_memory(root: Path = Path("/")) -> FreeMemory:
+    """What the machine whose files lie under `root` leaves to this process."""
+    machine = _machine(root)
+    groups = (_left(folder, version) for folder, version in _groups(root))
+    least = min((left for left in groups if left is not None), default=None)
+    if least is not None and least < machine:
+        return FreeMemory(max(least, 0) + _resident(root), "the limit of its control group")
+    return FreeMemory(machine + _resident(root), "what is free on this machine")
+
+
+def _machine(root: Path) -> int:
+    fields = _fields(root / "proc/meminfo")
+    if "MemAvailable" in fields:
+        return fields["MemAvailable"] * _KIB
+    return int(psutil.virtual_memory().available)
+
+
+def _resident(root: Path) -> int:
+    """What this process has resident: it is taken already, and part of any plan."""
+    return _fields(root / "proc/self/status").get("VmRSS", 0) * _KIB
+
+
+def _groups(root: Path) -> list[tuple[Path, _Version]]:
+    """The folders of this process's memory control groups and of all above them."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            version, kind = _V2, "cgroup2"
+        elif "memory" in controllers.split(","):
+            version, kind = _V1, "cgroup"
+        else:
+            continue
+        for mounted, top in _mounts(root, kind):
+            folder = mounted / _below(path, top)
+            while not folder.is_dir() and folder != mounted:
+                folder = folder.parent
+            ways = [
+                folder,
+                *(above for above in folder.parents if mounted in (above, *above.parents)),
+            ]
+            found += [(way, version) for way in ways]
+    return found
+
+
+def _mounts(root: Path, kind: str) -> list[tuple[Path, str]]:
+    """Where control groups are mounted, and which group is on top there.
+
+    A line reads: id, parent, device, top, mount point, options, optional fields, "-", type,
+    source, super options.
+    """
+    mounts = []
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        places, kinds = before.split(), after.split()
+        if len(places) < 5 or len(kinds) < 3 or kinds[0] != kind:
+            continue
+        if kind == "cgroup2" or "memory" in kinds[2].split(","):
+            mounts.append((root / _unescaped(places[4]).lstrip("/"), _unescaped(places[3])))
+    return mounts
+
+
+def _below(path: str, top: str) -> PurePosixPath:
+    """A group's folder as seen from a mount that shows `top` and what lies below it."""
+    group = PurePosixPath(path)
+    try:
+        return group.relative_to(top)
+    except ValueError:
+        return PurePosixPath(".")  # the mount shows this process's own group
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\040", " ")
+
+
+def _left(folder: Path, version: _Version) -> int | None:
+    """Bytes that a group may still take; None where it has no limit."""
+    limits = [_number(folder / name) for name in version.limits]
+    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
+    usage = _number(folder / version.usage)
+    if not known or usage is None:
+        return None
+    pages = _fields(folder / "memory.stat")
+    return min(known) - usage + sum(pages.get(name, 0) for name in version.file_pages)
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Lines of a name and a number, with or without a colon."""
+    fields = {}
+    for line in _text(path).splitlines():
+        parts = line.replace(":", " ").split()
+        if len(parts) > 1 and parts[1].isdecimal():
+            fields[parts[0]] = int(parts[1])
+    return fields
+
+
+def _text(path: Path) -> str:
+    """A small file of /proc or /sys, empty where it is missing or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
