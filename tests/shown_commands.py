@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
-from edgeslm.testing import CHAT_TEMPLATE, tiny_imatrix
+from edgeslm.testing import CHAT_TEMPLATE, tiny_adapter, tiny_imatrix
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -211,7 +211,9 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         target = folder / word
         if before in ("-o", "--output", ">") or target.exists():
             continue
-        if word.endswith("imatrix.gguf"):
+        if before == "--adapter":
+            tiny_adapter(folder / word.rpartition("=")[2], stand_ins.model)
+        elif word.endswith("imatrix.gguf"):
             tiny_imatrix(target, next(folder / name for name in words if name.endswith(".gguf")))
         elif word.endswith(".gguf"):
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import pytest
 
 from edgeslm.runtime.prompt_states import PromptStates
 from edgeslm.runtime.state_file import Origin
+from edgeslm.testing import tiny_gguf
 
 ORIGIN = Origin("a" * 64, "build 1", "F16")
 OTHERS = (
@@ -213,3 +217,49 @@ def test_a_process_that_is_killed_leaves_no_wrong_state(tmp_path: Path) -> None:
             assert _keep(states, [99, round_], 1_000_000)
         left = [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
         assert left == []
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_the_program_leave_no_wrong_state(tmp_path: Path) -> None:
+    """Killed at any moment, the next run works, answers the same, and all states are right."""
+    model = tiny_gguf(
+        tmp_path / "model.gguf", layers=8, width=256, heads=4, kv_heads=4, context_length=4096
+    )
+    states = tmp_path / "cache" / "states"
+    command = [
+        *(sys.executable, "-m", "edgeslm", "run", str(model), "-p", "Who are you?", "--json"),
+        *("--system", "You answer in rhymes. " * 60, "--temperature", "0", "-n", "4", "-t", "1"),
+        *("--context", "4096", "--no-speculate"),
+    ]
+    environment = os.environ | {"EDGESLM_CACHE": str(tmp_path / "cache")}
+
+    def run() -> tuple[list[int], int]:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        answer = json.loads(done.stdout)
+        return answer["tokens"], answer["reused_tokens"]
+
+    expected, _ = run()
+    whole = {path.name: path.read_bytes() for path in states.iterdir()}
+    assert len(whole) == 1
+    began = time.monotonic()
+    shutil.rmtree(states)
+    run()
+    duration = time.monotonic() - began
+    chance = random.Random(1)
+    kept = 0
+    for _ in range(50):
+        shutil.rmtree(states, ignore_errors=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.3, 1.05) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = {path.name: path.read_bytes() for path in states.glob("*.state")}
+        assert found in ({}, whole)
+        kept += bool(found)
+        answered, reused = run()
+        assert answered == expected
+        assert bool(reused) == bool(found)
+        assert {path.name for path in states.iterdir()} == set(whole)
+    assert 0 < kept < 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,3 +106,28 @@ def test_what_is_no_adapter_is_refused(tiny_model: Path, given: str, said: str) 
         served(tiny_model, options=("--name", "tiny", f"--adapter={given}")),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_second_one_costs_its_file(tmp_path: Path) -> None:
+    """And less than 5 MB more, on a model of ordinary size."""
+    path = os.environ.get("EDGESLM_SMOLLM2_GGUF")
+    if not path:
+        pytest.skip("EDGESLM_SMOLLM2_GGUF does not name SmolLM2")
+    every = ("attn_q.weight", "attn_v.weight", "ffn_up.weight", "ffn_down.weight")
+    files = [
+        tiny_adapter(tmp_path / f"{name}.gguf", Path(path), tensors=every, rank=32, seed=seed)
+        for seed, name in enumerate(NAMES[1:])
+    ]
+    peaks = []
+    for count in (1, 2):
+        given = [f"--adapter={file.stem}={file}" for file in files[:count]]
+        common = ("--name", "tiny", "--context", "512", "--slots", "2", "--prompt-cache", "0")
+        with served(Path(path), options=(*common, *given)) as running, running.client() as client:
+            for name in NAMES[: count + 1] * 2:
+                _ask(client, name, QUESTIONS[0])
+            status = Path(f"/proc/{running.process.pid}/status").read_text()
+            peaks.append(1024 * int(status.partition("VmHWM:")[2].split()[0]))
+    size = files[1].stat().st_size
+    print(f"\nfile {size / 1e6:.1f} MB, second specialist {(peaks[1] - peaks[0]) / 1e6:.1f} MB")
+    assert peaks[1] - peaks[0] < size + 5_000_000
