@@ -10,6 +10,7 @@
     │   ├── InvalidTarget            a target file that breaks the schema
     │   ├── InvalidRecipe            a recipe that breaks the form, or does not fit the model
     │   ├── PromptTooLong            it does not fit into the context
+    │   ├── Exhausted                a chat template used up what it was allowed
     │   └── Unsupported              well formed, but not something edgeslm can do
     └── Failure                      exit 1: the request was fine and carrying it out failed
         ├── NativeFailure            llama.cpp refused or crashed; carries its own words
@@ -82,6 +83,16 @@ class InvalidRecipe(UserError):
 
 class PromptTooLong(UserError):
     """A prompt that does not fit into the context."""
+
+
+class Exhausted(UserError):
+    """A chat template used up what it was allowed."""
+
+    def __init__(self, what: str = "works without end") -> None:
+        super().__init__(
+            f"the chat template {what}",
+            hint="Use another one with --template, or leave it out with --raw.",
+        )
 
 
 class Unsupported(UserError):

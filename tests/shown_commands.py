@@ -212,7 +212,8 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         if before in ("-o", "--output", ">") or target.exists():
             continue
         if before == "--adapter":
-            tiny_adapter(folder / word.rpartition("=")[2], stand_ins.model)
+            base = next(name for name in words if name.endswith(".gguf"))
+            tiny_adapter(folder / word.rpartition("=")[2], folder / base)
         elif word.endswith("imatrix.gguf"):
             tiny_imatrix(target, next(folder / name for name in words if name.endswith(".gguf")))
         elif word.endswith(".gguf"):

@@ -148,6 +148,16 @@ def kv_bytes(
     return total
 
 
+def can_hold(header: Header, kv_type: str) -> bool:
+    """Whether llama.cpp takes a cache in that type: its blocks must fit into a head."""
+    block = kv_tensor_type(kv_type).block_elements
+    return all(
+        layer.key_length % block == 0 and layer.value_length % block == 0
+        for layer in layers(header)
+        if layer.kv_heads
+    )
+
+
 def layers(header: Header) -> tuple[Layer, ...]:
     """What each layer of the model keeps, first layer first."""
     family = header.architecture or ""

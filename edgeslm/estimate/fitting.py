@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.errors import NotEnoughMemory
-from edgeslm.estimate.cache import layers
+from edgeslm.estimate.cache import can_hold
 from edgeslm.estimate.memory import plan_memory, together
 from edgeslm.gguf.reader import Header
-from edgeslm.gguf.types import TENSOR_TYPES, kv_tensor_type
+from edgeslm.gguf.types import TENSOR_TYPES
 from edgeslm.records import MemoryPlan
 from edgeslm.units import format_bytes
 
@@ -142,7 +142,7 @@ def fit(
     def fits(settings: Settings) -> bool:
         return needed(settings) <= available_bytes
 
-    order = [name for name in _NAMES if name != "kv_type" or _may_be_small(headers)]
+    order = [name for name in _NAMES if name != "kv_type" or all(can_hold(header, _SMALL_KV) for header in headers)]
     settings, steps = wishes, []
     for name in order:
         if fits(settings):
@@ -155,17 +155,6 @@ def fit(
     if not fits(settings):
         raise _refusal(wishes, settings, available_bytes, needed, explicit, order)
     return Fitting(settings, plan_for(headers, settings, features=features), tuple(steps))
-
-
-def _may_be_small(headers: Sequence[Header]) -> bool:
-    """Whether llama.cpp takes a cache in that type: its blocks must fit into a head."""
-    block = kv_tensor_type(_SMALL_KV).block_elements
-    return all(
-        layer.key_length % block == 0 and layer.value_length % block == 0
-        for header in headers
-        for layer in layers(header)
-        if layer.kv_heads
-    )
 
 
 def _reduced(settings: Settings, name: str, fits: Callable[[Settings], bool]) -> Settings:

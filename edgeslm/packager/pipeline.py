@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeslm.bundle.directory import Manifest, PromptFile, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
 from edgeslm.errors import InvalidOption, reading
+from edgeslm.estimate.cache import can_hold
 from edgeslm.estimate.prediction import predict
 from edgeslm.files import scratch_folder
 from edgeslm.gguf.validation import read_model
@@ -94,6 +95,8 @@ def pack(
         prompt = None
         if system is not None:
             cache = kv_type or target.defaults.kv_type
+            if kv_type is None and not can_hold(read_model(packed), cache):
+                cache = "F16"
             baked = folder / "baked"
             state = bake(packed, system, baked, prediction.context_length, cache) if bake else None
             prompt = PromptFile(system, cache, state)

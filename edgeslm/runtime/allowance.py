@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from jinja2.utils import Namespace
 
-from edgeslm.errors import UserError
+from edgeslm.errors import Exhausted
 
 _T = TypeVar("_T")
 
@@ -42,16 +42,6 @@ _MOST_BITS = 8192
 _DEEPEST = 200
 _WIDEST = 999
 _DIGITS = re.compile(r"\d{4,}|\*")
-
-
-class Exhausted(UserError):
-    """A template used up what it was allowed."""
-
-    def __init__(self, what: str = "works without end") -> None:
-        super().__init__(
-            f"the chat template {what}",
-            hint="Use another one with --template, or leave it out with --raw.",
-        )
 
 
 class Allowance:

@@ -22,9 +22,8 @@ from itertools import takewhile
 from threading import Lock
 from typing import Any
 
-from edgeslm.errors import UserError
+from edgeslm.errors import Exhausted, UserError
 from edgeslm.llama.model import Model
-from edgeslm.runtime.allowance import Exhausted
 from edgeslm.runtime.messages import Message, plain_message, rewritten, texts
 from edgeslm.runtime.slots import common
 from edgeslm.runtime.templates import Template

@@ -15,8 +15,9 @@ from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.tests import TESTS
 
+from edgeslm.errors import Exhausted
 from edgeslm.runtime import allowance
-from edgeslm.runtime.allowance import CALL, Exhausted, current
+from edgeslm.runtime.allowance import CALL, current
 
 OWN = "edgeslm "
 """Begins the names of our filters; no template can write a space into one."""

@@ -21,10 +21,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner
 from jinja2.visitor import NodeTransformer
 
-from edgeslm.errors import UserError
+from edgeslm.errors import Exhausted, UserError
 from edgeslm.runtime import allowance
 from edgeslm.runtime import template_filters as filters
-from edgeslm.runtime.allowance import CALL, Allowance, Exhausted, allowed, current
+from edgeslm.runtime.allowance import CALL, Allowance, allowed, current
 
 _LONGEST_SOURCE = 50_000
 _LEAST_OUTPUT, _OUTPUT_PER_INPUT = 1_000_000, 8
