@@ -20,7 +20,7 @@ from edgeslm.cli.hosting import (
     read_adapter,
     refuse_equal,
 )
-from edgeslm.cli.memory import fitted_host, given
+from edgeslm.cli.memory import fitted_host, given, size_of
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
@@ -160,7 +160,13 @@ def serve(
     )
     specialists = [read_adapter(wish, names) for wish in adapter or ()]
     refuse_equal([*names, *(each.name for each in specialists)])
-    host_options = fitted_host(models, host_options, ram, given(invocation))
+    host_options = fitted_host(
+        models,
+        host_options,
+        ram,
+        given(invocation),
+        size_of(*(each.file for each in specialists)),
+    )
     with serving.listen(host, port) as listening, ExitStack() as stack:
         local = serving.is_loopback(listening)
         if not local and not api_key:

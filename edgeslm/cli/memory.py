@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,11 @@ _UBATCH = 512
 
 
 def fitted(
-    model: Path, wishes: ContextOptions, ram: int | None, explicit: Collection[str]
+    headers: Sequence[Header],
+    wishes: ContextOptions,
+    ram: int | None,
+    explicit: Collection[str],
+    beside_bytes: int = 0,
 ) -> ContextOptions:
     """Options for one answer at a time that fit into what is free, or into `ram` bytes.
 
@@ -41,18 +46,24 @@ def fitted(
     from edgeslm.estimate.fitting import Settings
 
     settings = Settings(wishes.length, wishes.kv_type, wishes.ubatch)
-    settings = _settle([model], settings, ram, explicit, beside_bytes=0)
+    settings = _settle(headers, settings, ram, explicit, beside_bytes=beside_bytes)
     return dataclasses.replace(
         wishes, length=settings.context, kv_type=settings.kv_type, ubatch=settings.ubatch
     )
 
 
 def fitted_host(
-    models: Sequence[Path], wishes: HostOptions, ram: int | None, explicit: Collection[str]
+    models: Sequence[Path],
+    wishes: HostOptions,
+    ram: int | None,
+    explicit: Collection[str],
+    beside_bytes: int = 0,
 ) -> HostOptions:
     """The same for models that are served together, with the same options each."""
+    from edgeslm.bundle.model_path import find_model
     from edgeslm.estimate.fitting import Settings
     from edgeslm.estimate.memory import SERVER_BYTES
+    from edgeslm.gguf.reader import read_header
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.tuned import AUTO
 
@@ -60,28 +71,31 @@ def fitted_host(
     # what is no size or type at all is refused as such, and not as too much
     ContextOptions(wishes.context * wishes.slots, kv_type=kv_type, ubatch=wishes.ubatch)
     settings = Settings(wishes.context, kv_type, wishes.ubatch, wishes.slots)
-    settings = _settle(models, settings, ram, explicit, beside_bytes=SERVER_BYTES)
+    paths = [*map(find_model, models), *([wishes.draft] if wishes.draft else [])]
+    try:
+        headers = [read_header(path) for path in paths]
+    except InvalidGGUF:
+        return wishes  # whoever loads it says what is wrong
+    beside_bytes += SERVER_BYTES
+    settings = _settle(headers, settings, ram, explicit, beside_bytes=beside_bytes)
     if settings.kv_type == kv_type:
         settings = dataclasses.replace(settings, kv_type=wishes.kv_type)
     return dataclasses.replace(wishes, **dataclasses.asdict(settings))
 
 
 def _settle(
-    models: Sequence[Path],
+    headers: Sequence[Header],
     wishes: Settings,
     ram: int | None,
     explicit: Collection[str],
     *,
     beside_bytes: int,
 ) -> Settings:
-    from edgeslm.bundle.model_path import find_model
     from edgeslm.estimate.fitting import fit
-    from edgeslm.gguf.reader import read_header
     from edgeslm.targets.detection import cpu_features
 
     free = _free(ram)
     try:
-        headers = [read_header(find_model(model)) for model in models]
         found = fit(
             headers,
             wishes,
@@ -93,7 +107,7 @@ def _settle(
     except InvalidGGUF:
         return wishes  # whoever loads it says what is wrong
     except NotEnoughMemory as error:
-        names = " and ".join(map(str, models))
+        names = " and ".join(str(header.path) for header in headers)
         message = f"{names}: {error.message} ({free.limit})"
         raise NotEnoughMemory(message, hint=error.hint) from error
     if found.steps:
@@ -101,6 +115,15 @@ def _settle(
     for step in found.steps:
         _say(step.sentence)
     return found.settings
+
+
+def size_of(*files: Path | None) -> int:
+    """Bytes that files take; nothing for one that is not there, which its reader says."""
+    total = 0
+    for file in filter(None, files):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
 
 
 def _free(ram: int | None) -> FreeMemory:

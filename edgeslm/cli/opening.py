@@ -64,8 +64,8 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     Raises:
         EdgeslmError: something of it cannot be had.
     """
-    from edgeslm.bundle.model_path import find_package
-    from edgeslm.cli.memory import fitted
+    from edgeslm.bundle.model_path import find_model, find_package
+    from edgeslm.cli.memory import fitted, size_of
     from edgeslm.gguf.reader import read_header
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.context import ContextOptions
@@ -84,10 +84,13 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         ubatch=wanted.ubatch,
         threads=1 if wanted.threads is None else wanted.threads,
     )
-    settled = settle(read_header(package.model), options, threads=wanted.threads, kv_type=kv_type)
+    headers = [read_header(package.model)]
+    settled = settle(headers[0], options, threads=wanted.threads, kv_type=kv_type)
     if "ubatch" in wanted.explicit:
         settled = replace(settled, options=replace(settled.options, ubatch=wanted.ubatch))
-    fitting = fitted(package.model, settled.options, wanted.ram, wanted.explicit)
+    if wanted.draft is not None:
+        headers.append(read_header(find_model(wanted.draft)))
+    fitting = fitted(headers, settled.options, wanted.ram, wanted.explicit, size_of(wanted.adapter))
     settled = replace(settled, options=fitting)
     with ExitStack() as stack:
         model = stack.enter_context(Model(package.model))
@@ -99,6 +102,6 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         )
         draft = None
         if wanted.draft is not None:
-            draft = stack.enter_context(Model(find_package(wanted.draft).model))
+            draft = stack.enter_context(Model(find_model(wanted.draft)))
         session = stack.enter_context(Session(model, settled.options, states, draft))
         yield Opened(model, session, settled, package.system, adapter)

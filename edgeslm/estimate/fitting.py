@@ -142,7 +142,11 @@ def fit(
     def fits(settings: Settings) -> bool:
         return needed(settings) <= available_bytes
 
-    order = [name for name in _NAMES if name != "kv_type" or all(can_hold(header, _SMALL_KV) for header in headers)]
+    order = [
+        name
+        for name in _NAMES
+        if name != "kv_type" or all(can_hold(header, _SMALL_KV) for header in headers)
+    ]
     settings, steps = wishes, []
     for name in order:
         if fits(settings):

@@ -187,16 +187,13 @@ class Context(Closing):
             DecodeAborted: `cancelled` returned True.
             NativeFailure: llama.cpp failed, or the cache is full.
         """
-        lib = native.library()
-        if cancelled is not None:
-            self._cancelled = cancelled
-            lib.llama_set_abort_callback(self._handle, self._abort_callback, None)
-        try:
-            with native.signals_deferred() as self._signals, native.captured_log() as lines:
-                status = lib.llama_decode(self._handle, batch.native)
-        finally:
-            if cancelled is not None:
-                lib.llama_set_abort_callback(self._handle, self._no_callback, None)
+        mark = native.log_mark()
+        if cancelled is None:
+            # Nothing calls back into Python, where a signal's handler could raise: as short as can
+            # be, since after each token the processor's caches hold nothing of ours any more.
+            status = native.library().llama_decode(self._handle, batch.native)
+        else:
+            status = self._decode_until(batch, cancelled)
         if status == _OK:
             return
         if status == _ABORTED:
@@ -206,9 +203,21 @@ class Context(Closing):
                 f"the context of {self.length} tokens is full", hint="Use a longer --context."
             )
         raise NativeFailure(
-            f"llama.cpp failed to decode: {native.reason(lines, f'status {status}')}",
+            "llama.cpp failed to decode: "
+            f"{native.reason(native.log_since(mark), f'status {status}')}",
             hint="Check the model with: edgeslm inspect FILE",
         )
+
+    def _decode_until(self, batch: Batch, cancelled: Callable[[], bool]) -> int:
+        """The status of a decode that `cancelled`, or a signal, can stop."""
+        lib = native.library()
+        self._cancelled = cancelled
+        lib.llama_set_abort_callback(self._handle, self._abort_callback, None)
+        try:
+            with native.signals_deferred() as self._signals:
+                return int(lib.llama_decode(self._handle, batch.native))
+        finally:
+            lib.llama_set_abort_callback(self._handle, self._no_callback, None)
 
     def _must_stop(self, _data: object) -> bool:
         return bool(self._signals) or self._cancelled()

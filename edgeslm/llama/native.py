@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass
@@ -60,6 +60,8 @@ class _Log:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._buffers: list[deque[LogLine]] = []
+        self.latest: deque[LogLine] = deque(maxlen=_KEPT_LINES)
+        self.count = 0
         self._level = 0
         self._echo = bool(os.environ.get("EDGESLM_NATIVE_LOG"))
 
@@ -72,7 +74,8 @@ class _Log:
         if self._level == _LEVEL_DEBUG:
             return
         with self._lock:
-            for buffer in self._buffers:
+            self.count += 1
+            for buffer in (self.latest, *self._buffers):
                 buffer.append(LogLine(self._level, line.rstrip("\n")))
 
     @contextmanager
@@ -244,7 +247,20 @@ def captured_log() -> AbstractContextManager[deque[LogLine]]:
     return _log.captured()
 
 
-def reason(lines: deque[LogLine], default: str) -> str:
+def log_mark() -> int:
+    """How far the log is, for `log_since`; takes next to no time, unlike `captured_log`."""
+    lib = library()
+    lib.llama_log_set(_callback(lib), None)
+    return _log.count
+
+
+def log_since(mark: int) -> list[LogLine]:
+    """The lines since then, the newest few hundred, from whatever thread."""
+    new = _log.count - mark
+    return list(_log.latest)[-new:] if new else []
+
+
+def reason(lines: Iterable[LogLine], default: str) -> str:
     """The first error llama.cpp logged, else its first warning, else `default`."""
     for level in (_LEVEL_ERROR, _LEVEL_WARN):
         for line in lines:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -103,8 +103,8 @@ class Hosted(Closing):
             if options.draft is not None:
                 self._draft = Model(options.draft)
             self.encoder = PromptEncoder(self.model, options.template)
-            if options.template is not None:
-                self.encoder.require_template()
+            with suppress(UserError) if options.template is None else nullcontext():
+                self.encoder.require_template()  # now, and not while the first client waits
             self._turn = turn
             self._settled = self._settle()
             self._engine = self._start() if self.model.can_generate else None
