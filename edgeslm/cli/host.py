@@ -74,7 +74,7 @@ def serve(
     ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
-    no_speculate: options.NoSpeculate = False,
+    guess: options.Guess = None,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="Requests that may wait for a slot.")
     ] = 64,
@@ -155,7 +155,7 @@ def serve(
         grammars=allow_grammars,
         template=None if template is None else read_text(template),
         state_bytes=prompt_cache,
-        speculate=options.speculate(draft, no_speculate),
+        speculate=options.speculate(draft, guess),
         draft=None if draft is None else find_model(draft),
     )
     specialists = [read_adapter(wish, names) for wish in adapter or ()]

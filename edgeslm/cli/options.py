@@ -85,8 +85,13 @@ Draft = Annotated[
         help="A smaller model of the same vocabulary that guesses ahead, where that is faster.",
     ),
 ]
-NoSpeculate = Annotated[
-    bool, typer.Option("--no-speculate", help="Guess no tokens ahead, not even from the text.")
+Guess = Annotated[
+    bool | None,
+    typer.Option(
+        "--speculate/--no-speculate",
+        help="Guess tokens ahead from the text, where that is faster; default: unless a seed or "
+        "temperature 0 asks for the same answer again.",
+    ),
 ]
 MaxTokens = Annotated[
     int | None, typer.Option("--tokens", "-n", metavar="N", help="Most tokens to answer with.")
@@ -197,14 +202,16 @@ SaveRecipe = Annotated[
 ]
 
 
-def speculate(draft: Path | None, no_speculate: bool) -> Speculate:
-    """What --draft and --no-speculate say together.
+def speculate(draft: Path | None, wanted: bool | None) -> Speculate:
+    """What --draft and --speculate say together.
 
     Raises:
-        InvalidOption: the opposite of each other.
+        InvalidOption: they contradict each other.
     """
-    if draft is not None and no_speculate:
+    if draft is not None and wanted is False:
         raise InvalidOption(
             "--draft and --no-speculate exclude each other", hint="Use one of them."
         )
-    return "off" if no_speculate else "auto"
+    if wanted is None:
+        return "auto" if draft is None else "on"
+    return "on" if wanted else "off"

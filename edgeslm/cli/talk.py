@@ -69,7 +69,7 @@ def run(
     ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
-    no_speculate: options.NoSpeculate = False,
+    guess: options.Guess = None,
     json: options.Json = False,
 ) -> None:
     """Answer one prompt: the answer on stdout, what it took on stderr.
@@ -108,7 +108,7 @@ def run(
         tuple(stop or ()),
         sampling,
         shift=True,
-        speculate=options.speculate(draft, no_speculate),
+        speculate=options.speculate(draft, guess),
     )
     text = _prompt_text(prompt)
     wanted = Wanted(
@@ -162,7 +162,7 @@ def chat(
     ram: options.UsableRam = None,
     threads: options.Threads = None,
     draft: options.Draft = None,
-    no_speculate: options.NoSpeculate = False,
+    guess: options.Guess = None,
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the last conversation with this model.")
     ] = False,
@@ -225,7 +225,7 @@ def chat(
             sampling=sampling,
             shift=True,
             adapter=ready.adapter,
-            speculate=options.speculate(draft, no_speculate),
+            speculate=options.speculate(draft, guess),
         )
         shown = ChatOptions(
             styled=can_style() and not plain,

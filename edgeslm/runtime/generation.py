@@ -13,7 +13,7 @@ from edgeslm.llama.sampler import SamplingOptions
 
 OnText = Callable[[str], None]
 Cancelled = Callable[[], bool]
-Speculate = Literal["auto", "always", "off"]
+Speculate = Literal["auto", "on", "off", "always"]
 MOST_ALTERNATIVES = 100
 
 
@@ -43,8 +43,9 @@ class GenerationOptions:
         shift: When the context is full, drop the older half of what follows those, and go on.
             Without `max_tokens` an answer ends after as many tokens as the context has.
         adapter: What changes the model for this answer.
-        speculate: Whether tokens may be guessed ahead and computed together: "auto" where that
-            measures faster and no seed is given, "off", or "always" as far as there are guesses.
+        speculate: Whether tokens may be guessed ahead and computed together: "on" where that
+            measures faster, "auto" the same but never where the same answer is expected again (a
+            seed, or temperature 0), "off", or "always" as far as there are guesses.
     """
 
     max_tokens: int | None = None

@@ -89,11 +89,14 @@ class Job:
     def may_draft(self) -> bool:
         """Whether tokens may be guessed ahead.
 
-        Who gives a seed wants the same answer again. How many tokens are computed together depends
-        on how long that takes, and some kernels round differently by it: then nothing is guessed.
+        Who gives a seed, or temperature 0, expects the same answer again. How many tokens are
+        computed together depends on how long that takes, and some kernels round differently by it:
+        then nothing is guessed.
         """
-        repeatable = self.options.sampling.seed is not None
-        return self.always_drafts or (self.options.speculate == "auto" and not repeatable)
+        sampling = self.options.sampling
+        repeatable = sampling.seed is not None or sampling.temperature == 0
+        wanted = self.options.speculate
+        return wanted in ("on", "always") or (wanted == "auto" and not repeatable)
 
     @property
     def always_drafts(self) -> bool:

@@ -253,13 +253,15 @@ def test_one_row_of_logits_leaves_no_room(model: Model) -> None:
     assert answer.tokens == _answer(model, PROMPTS[0], GREEDY, "off").tokens
 
 
-def test_by_itself_it_leaves_seeds_alone(model: Model) -> None:
-    """How much is drafted depends on the time, and a seed asks for the same again."""
-    seeded = GenerationOptions(150, (), SamplingOptions(temperature=0, seed=1))
-    assert _answer(model, PROMPTS[0], seeded, "auto").drafted_tokens == 0
-    free = replace(seeded, sampling=SamplingOptions(temperature=0))
-    guessed = _answer(model, PROMPTS[0], free, "auto")
-    assert guessed.tokens == _answer(model, PROMPTS[0], free, "off").tokens
+@pytest.mark.parametrize("sampling", [SamplingOptions(temperature=0), SamplingOptions(seed=1)])
+def test_by_itself_it_leaves_alone_what_is_to_be_the_same_again(
+    model: Model, sampling: SamplingOptions
+) -> None:
+    """How much is drafted depends on the time."""
+    options = GenerationOptions(150, (), sampling)
+    assert _answer(model, PROMPTS[0], options, "auto").drafted_tokens == 0
+    guessed = _answer(model, PROMPTS[0], options, "on")
+    assert guessed.tokens == _answer(model, PROMPTS[0], options, "off").tokens
 
 
 def test_other_words_are_refused() -> None:
