@@ -48,11 +48,17 @@ KvType = Annotated[
         "model was packed.",
     ),
 ]
+
+
+def _bytes_or_none(text: str) -> int:
+    return 0 if text.strip() == "0" else parse_bytes(text)
+
+
 PromptCache = Annotated[
     int,
     typer.Option(
         "--prompt-cache",
-        parser=parse_bytes,
+        parser=_bytes_or_none,
         metavar="S",
         help="Disk space for the states of long system prompts; 0 keeps none.",
     ),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
+import pytest
 
 Edgeslm = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -191,6 +192,17 @@ def test_a_chat_through_a_pipe_answers_each_line(edgeslm: Edgeslm, tiny_model: P
     exchanges = [json.loads(line) for line in done.stdout.splitlines()]
     assert [exchange["prompt"] for exchange in exchanges] == ["one", "two"]
     assert all(exchange["text"] for exchange in exchanges)
+
+
+def test_a_long_system_prompt_is_read_once(
+    edgeslm: Edgeslm, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path))
+    ask = ("run", tiny_model, "-p", "hi", "--system", "You are kind. " * 20, "-n", 4, "--json")
+    for cache, reused in (("0", False), ("0", False), ("10M", False), ("10M", True), ("0", False)):
+        answer = json.loads(edgeslm(*ask, *GREEDY, "--prompt-cache", cache).stdout)
+        assert bool(answer["reused_tokens"]) == reused
+    assert len(list((tmp_path / "states").iterdir())) == 1
 
 
 def test_a_draft_model_changes_no_answer(edgeslm: Edgeslm, tiny_model: Path) -> None:
