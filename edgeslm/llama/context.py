@@ -24,6 +24,7 @@ from edgeslm.llama.model import Model
 
 _OK, _NO_SLOT, _ABORTED = 0, 1, 2
 _CONTEXT_STEP = 256
+_GROUP = 16
 _MOST_LOGIT_BYTES = 16 << 20
 _LIMITS = {"length": 2**31 - _CONTEXT_STEP, "threads": 512, "prefill_threads": 512}
 
@@ -360,8 +361,12 @@ class Context(Closing):
 
 
 def rows_of_logits(model: Model) -> int:
-    """How many rows of logits one decode may give where memory is short: 1 to 512."""
-    return max(1, min(512, _MOST_LOGIT_BYTES // (4 * model.vocabulary_size)))
+    """How many rows of logits one decode may give where memory is short: 1 to 512.
+
+    A multiple of 16 where it is more: some kernels round differently for what is left over.
+    """
+    rows = max(1, min(512, _MOST_LOGIT_BYTES // (4 * model.vocabulary_size)))
+    return rows if rows < _GROUP else rows // _GROUP * _GROUP
 
 
 def _never() -> bool:

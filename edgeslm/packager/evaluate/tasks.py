@@ -33,6 +33,7 @@ from edgeslm.packager.evaluate.chunks import (
 from edgeslm.packager.evaluate.divergence import Average, share, surprise
 from edgeslm.progress import bar
 
+_GROUP = 16
 _FIELDS = ("question", "choices", "answer")
 _EXAMPLE = '{"question": "Water is", "choices": ["wet", "dry"], "answer": 0}'
 
@@ -117,7 +118,7 @@ def likelihoods(model: Model, tasks: TaskFile, threads: int) -> list[list[float]
     require_predictions(model)
     prepared = [_prepare(model, tasks, question) for question in tasks.questions]
     longest = max(item.longest for item in prepared)
-    rows = rows_at_once(model.vocabulary_size)
+    rows = max(_GROUP, rows_at_once(model.vocabulary_size) // _GROUP * _GROUP)
     options = ContextOptions(length=longest, threads=threads, outputs=rows)
     found = []
     with (
@@ -177,7 +178,11 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 class _Scorer:
-    """Log-likelihoods of choices, with the question kept in the KV cache."""
+    """Log-likelihoods of choices, with most of the question kept in the KV cache.
+
+    Some of llama.cpp's kernels round differently for tokens in fours and for those left over. So
+    each choice is computed from a multiple of sixteen on, to its end, as a prompt of that text is.
+    """
 
     def __init__(self, model: Model, context: Context, rows: int) -> None:
         self._model = model
@@ -191,31 +196,36 @@ class _Scorer:
     def likelihoods(self, item: _Prepared) -> list[float]:
         """Of each choice's tokens behind the shared ones, in nats, the largest is the likeliest."""
         context, shared = self._context, item.shared.tolist()
+        kept = (len(shared) - 1) // _GROUP * _GROUP
         context.forget()
-        context.prefill(shared, cancelled=not_yet)
-        after_shared = context.logits()[None].copy()
-        require_numbers(self._model, after_shared)
+        if kept:
+            context.prefill(shared[:kept], cancelled=not_yet)
         results = []
         for rest in item.rests:
-            total = -surprise(after_shared, rest[:1].astype(np.int64)).sum() if len(rest) else 0.0
-            for at in range(0, len(rest) - 1, self._batch.capacity):
-                part = rest[at : at + self._batch.capacity + 1]
-                total -= self._decode(part, len(shared) + at)
-            results.append(float(total))
-            if not context.forget(len(shared)):
+            tokens = np.array([*shared[kept:], *rest.tolist()], np.int32)
+            results.append(-self._surprise(tokens, kept, len(shared) - kept))
+            if not context.forget(kept):
                 context.forget()
-                context.prefill(shared, cancelled=not_yet)
+                context.prefill(shared[:kept], cancelled=not_yet)
         return results
 
-    def _decode(self, part: NDArray[np.int32], position: int) -> float:
-        """Surprise at all tokens of `part` but the first, which stands at `position`."""
-        self._batch.clear()
-        for index, token in enumerate(part[:-1].tolist()):
-            self._batch.add(token, position + index, logits=True)
-        self._context.decode(self._batch, cancelled=not_yet)
-        logits = self._context.all_logits(len(part) - 1)
-        require_numbers(self._model, logits)
-        return float(surprise(logits, part[1:].astype(np.int64)).sum())
+    def _surprise(self, tokens: NDArray[np.int32], position: int, first: int) -> float:
+        """Surprise at the tokens from the `first` on; the one before all stands at `position`."""
+        total = 0.0
+        for start in range(0, len(tokens), self._batch.capacity):
+            part = tokens[start : start + self._batch.capacity].tolist()
+            self._batch.clear()
+            wanted = []
+            for index, token in enumerate(part, start):
+                says = first <= index + 1 < len(tokens)
+                self._batch.add(token, position + index, logits=says)
+                wanted += [index + 1] if says else []
+            self._context.decode(self._batch, cancelled=not_yet)
+            if wanted:
+                logits = self._context.all_logits(len(wanted))
+                require_numbers(self._model, logits)
+                total += float(surprise(logits, tokens[wanted].astype(np.int64)).sum())
+        return total
 
 
 def _question(path: Path, number: int, line: bytes) -> Question:
