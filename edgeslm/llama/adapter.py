@@ -9,7 +9,7 @@ from typing import Any
 from edgeslm.errors import InvalidOption, NativeFailure
 from edgeslm.files import sha256
 from edgeslm.gguf.adapters import read_adapter
-from edgeslm.llama import native
+from edgeslm.llama import native, pages
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
 
@@ -35,6 +35,7 @@ class Adapter(Closing):
                 f"a strength of {strength}", hint=f"At most {_MOST_STRENGTH:g}; 1 is usual."
             )
         read_adapter(path, model.header)
+        pages.keep_large_apart()
         self.path = path
         self.strength = strength
         self.digest = f"{sha256(path)} {strength!r}"

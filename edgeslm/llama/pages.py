@@ -19,6 +19,9 @@ import numpy as np
 _MAPS = Path("/proc/self/maps")
 _BLOCK = 1 << 20
 _LEAST_BLOCKS = 4
+_MMAP_THRESHOLD = -3
+"""Its number in glibc's malloc.h."""
+_LARGE = 1 << 20
 
 Range = tuple[int, int]
 """First address, and the one after the last."""
@@ -53,6 +56,17 @@ def give_back_file(path: Path) -> int:
         for range_, rights, mapped in _mappings()
         if mapped == wanted and "w" not in rights
     )
+
+
+def keep_large_apart() -> None:
+    """Have each large buffer in pages of its own from now on, so that they go back when it is freed.
+
+    glibc puts them into its heap once it has seen such a one freed; where buffers are replaced again
+    and again, as with each change of adapter, the gaps they leave stay. Elsewhere nothing happens.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell is not None:
+        tell(_MMAP_THRESHOLD, _LARGE)
 
 
 def _mappings() -> Iterator[tuple[Range, str, str]]:
