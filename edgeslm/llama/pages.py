@@ -59,10 +59,11 @@ def give_back_file(path: Path) -> int:
 
 
 def keep_large_apart() -> None:
-    """Have each large buffer in pages of its own from now on, so that they go back when it is freed.
+    """Have each large buffer in pages of its own from now on, which go back when it is freed.
 
-    glibc puts them into its heap once it has seen such a one freed; where buffers are replaced again
-    and again, as with each change of adapter, the gaps they leave stay. Elsewhere nothing happens.
+    glibc puts them into its heap once it has seen such a one freed; where buffers are replaced
+    again and again, as with each change of adapter, the gaps they leave stay. Elsewhere nothing
+    happens.
     """
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is not None:
