@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CONTEXT = 2048
 _KV_TYPE = "F16"
 _UBATCH = 512
+_LEFT_OVER = 0.01
+"""Of what is free, for what nobody can plan; a model that just does not fit crawls."""
 
 
 def fitted(
@@ -46,10 +48,36 @@ def fitted(
     from edgeslm.estimate.fitting import Settings
 
     settings = Settings(wishes.length, wishes.kv_type, wishes.ubatch)
+    rows = _rows_that_fit(headers, settings, wishes.outputs, ram, beside_bytes)
     settings = _settle(headers, settings, ram, explicit, beside_bytes=beside_bytes)
     return dataclasses.replace(
-        wishes, length=settings.context, kv_type=settings.kv_type, ubatch=settings.ubatch
+        wishes,
+        length=settings.context,
+        kv_type=settings.kv_type,
+        ubatch=settings.ubatch,
+        outputs=rows,
     )
+
+
+def _rows_that_fit(
+    headers: Sequence[Header], settings: Settings, rows: int, ram: int | None, beside_bytes: int
+) -> int:
+    """Rows of logits at a time: as many, or one where they do not fit beside everything else."""
+    from edgeslm.estimate.fitting import plan_for
+    from edgeslm.estimate.memory import row_bytes
+    from edgeslm.targets.detection import cpu_features
+
+    if rows == 1:
+        return rows
+    more = (rows - 1) * row_bytes(headers[0])
+    try:
+        plan = plan_for(headers, settings, features=cpu_features())
+    except InvalidGGUF:
+        return rows  # whoever loads it says what is wrong
+    if plan.needed_bytes + more + beside_bytes <= _free(ram).bytes:
+        return rows
+    _say(f"no guessing ahead: it saves {format_bytes(more)}, copied text comes more slowly")
+    return 1
 
 
 def fitted_host(
@@ -129,7 +157,10 @@ def size_of(*files: Path | None) -> int:
 def _free(ram: int | None) -> FreeMemory:
     from edgeslm.targets.free_memory import FreeMemory, free_memory
 
-    return free_memory() if ram is None else FreeMemory(ram, "what --ram allows")
+    if ram is not None:
+        return FreeMemory(ram, "what --ram allows")
+    free = free_memory()
+    return FreeMemory(round((1 - _LEFT_OVER) * free.bytes), free.limit)
 
 
 def given(context: Context) -> Collection[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeslm.bundle.model_path import Package
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
     from edgeslm.runtime.session import Session
@@ -30,6 +31,7 @@ class Wanted:
         adapter: A file that changes the model.
         prompt_cache: Bytes on disk for states of prompts.
         draft: A smaller model that guesses ahead.
+        guesses: Whether tokens may be guessed ahead.
         ram: Bytes that it may take; None for what is free.
         explicit: Names of what the user said, which stays as it is.
     """
@@ -42,6 +44,7 @@ class Wanted:
     adapter: Path | None = None
     prompt_cache: int = 0
     draft: Path | None = None
+    guesses: bool = True
     ram: int | None = None
     explicit: Collection[str] = ()
 
@@ -65,33 +68,13 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         EdgeslmError: something of it cannot be had.
     """
     from edgeslm.bundle.model_path import find_model, find_package
-    from edgeslm.cli.memory import fitted, size_of
-    from edgeslm.gguf.reader import read_header
     from edgeslm.llama.adapter import Adapter
-    from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
-    from edgeslm.runtime.speculation import MOST_ROWS
-    from edgeslm.runtime.tuned import require_kv_type, settle
 
     package = find_package(wanted.model)
-    kv_type = (wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper()
-    require_kv_type(kv_type)
-    options = ContextOptions(
-        length=wanted.context,
-        outputs=MOST_ROWS,
-        ubatch=wanted.ubatch,
-        threads=1 if wanted.threads is None else wanted.threads,
-    )
-    headers = [read_header(package.model)]
-    settled = settle(headers[0], options, threads=wanted.threads, kv_type=kv_type)
-    if "ubatch" in wanted.explicit:
-        settled = replace(settled, options=replace(settled.options, ubatch=wanted.ubatch))
-    if wanted.draft is not None:
-        headers.append(read_header(find_model(wanted.draft)))
-    fitting = fitted(headers, settled.options, wanted.ram, wanted.explicit, size_of(wanted.adapter))
-    settled = replace(settled, options=fitting)
+    settled = _settled(wanted, package)
     with ExitStack() as stack:
         model = stack.enter_context(Model(package.model))
         adapter = None
@@ -105,3 +88,34 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
             draft = stack.enter_context(Model(find_model(wanted.draft)))
         session = stack.enter_context(Session(model, settled.options, states, draft))
         yield Opened(model, session, settled, package.system, adapter)
+
+
+def _settled(wanted: Wanted, package: Package) -> Settled:
+    """What it will run with: as the user said, as tuned, and so that it fits.
+
+    The headers, with their vocabularies, are gone when this returns.
+    """
+    from edgeslm.bundle.model_path import find_model
+    from edgeslm.cli.memory import fitted, size_of
+    from edgeslm.gguf.reader import read_header
+    from edgeslm.llama.context import ContextOptions
+    from edgeslm.runtime.speculation import MOST_ROWS
+    from edgeslm.runtime.tuned import require_kv_type, settle
+
+    kv_type = (wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper()
+    require_kv_type(kv_type)
+    options = ContextOptions(
+        length=wanted.context,
+        outputs=MOST_ROWS if wanted.guesses else 1,
+        as_it_fills=True,
+        ubatch=wanted.ubatch,
+        threads=1 if wanted.threads is None else wanted.threads,
+    )
+    headers = [read_header(package.model)]
+    settled = settle(headers[0], options, threads=wanted.threads, kv_type=kv_type)
+    if "ubatch" in wanted.explicit:
+        settled = replace(settled, options=replace(settled.options, ubatch=wanted.ubatch))
+    if wanted.draft is not None:
+        headers.append(read_header(find_model(wanted.draft)))
+    fitting = fitted(headers, settled.options, wanted.ram, wanted.explicit, size_of(wanted.adapter))
+    return replace(settled, options=fitting)

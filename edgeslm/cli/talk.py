@@ -112,7 +112,9 @@ def run(
     )
     text = _prompt_text(prompt)
     wanted = Wanted(
-        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft, ram),
+        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft),
+        guesses=generation.may_guess,
+        ram=ram,
         explicit=given(invocation),
     )
     with opened(wanted) as ready:
@@ -212,7 +214,9 @@ def chat(
     keeper = _keeper(model, wanted=go_on or interactive, forbidden=no_history)
     former = keeper.last() if go_on else None
     wanted = Wanted(
-        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft, ram),
+        *(model, context, kv_type, ubatch, threads, adapter, prompt_cache, draft),
+        guesses=guess is not False,  # /set may change what is repeatable
+        ram=ram,
         explicit=given(invocation),
     )
     with opened(wanted) as ready:

@@ -7,6 +7,8 @@ What costs least to give up goes first:
     3. fewer slots             as many answers as before, but fewer of them at a time
     4. a shorter context       less of a text can be read, so this comes last, down to a floor
 
+Before any of them, `run` and `chat` leave out the rows of logits for guessing ahead.
+
 Each goes only as far as is needed, and what it saves is saved for good: a later step does not undo
 an earlier one. What the user set is never changed. If the rest does not suffice, the refusal names
 the nearest setting that would do. Pure: headers and numbers, nothing is loaded.
@@ -30,8 +32,8 @@ from edgeslm.units import format_bytes
 
 LEAST_UBATCH = 32
 """Below it, prompts are read hardly faster than answers are written, and little is saved."""
-LEAST_CONTEXT = 512
-"""A chat template, a question and an answer; the floor unless the user asked for less."""
+LEAST_CONTEXT = 256
+"""A chat template, a short question and an answer; llama.cpp's caches come in steps of as much."""
 _STEP = 256
 _SMALL_KV = "Q8_0"
 

@@ -181,6 +181,11 @@ def _compute_bytes(
     return round(ubatch * per_token) + _CHOICE_BYTES * sequences * _vocabulary(header)
 
 
+def row_bytes(header: Header) -> int:
+    """What one more row of logits takes, of those that one decode may give at once."""
+    return 4 * _vocabulary(header)
+
+
 def _inner_width(header: Header, width: int, count: int) -> int:
     """Numbers in the widest inner state of a feed-forward part, of all experts it uses."""
     dense = max(per_layer(header, "feed_forward_length", count, fallback=[4 * width], least=0))

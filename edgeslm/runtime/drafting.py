@@ -104,7 +104,7 @@ class Drafts:
     def _track(self, share: Share) -> _Track | None:
         """What is known of the share's answer by now; None if it is to go without drafts."""
         job, sequence = share.slot.job, share.slot.sequence
-        if job is None or not job.may_draft or share.slot.dropped:
+        if job is None or not job.options.may_guess or share.slot.dropped:
             return None
         track = self._tracks.get(sequence)
         if track is None or track.job is not job:

@@ -58,6 +58,17 @@ class GenerationOptions:
     adapter: Adapter | None = None
     speculate: Speculate = "auto"
 
+    @property
+    def may_guess(self) -> bool:
+        """Whether tokens may be guessed ahead.
+
+        Who gives a seed, or temperature 0, expects the same answer again. How many tokens are
+        computed together depends on how long that takes, and some kernels round differently by it:
+        then nothing is guessed by itself.
+        """
+        repeatable = self.sampling.seed is not None or self.sampling.temperature == 0
+        return self.speculate in ("on", "always") or (self.speculate == "auto" and not repeatable)
+
     def __post_init__(self) -> None:
         if self.speculate not in get_args(Speculate):
             raise InvalidOption(

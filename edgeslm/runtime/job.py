@@ -86,19 +86,6 @@ class Job:
         return min(self.options.max_tokens or self.room, self.room) - len(self._tokens)
 
     @property
-    def may_draft(self) -> bool:
-        """Whether tokens may be guessed ahead.
-
-        Who gives a seed, or temperature 0, expects the same answer again. How many tokens are
-        computed together depends on how long that takes, and some kernels round differently by it:
-        then nothing is guessed.
-        """
-        sampling = self.options.sampling
-        repeatable = sampling.seed is not None or sampling.temperature == 0
-        wanted = self.options.speculate
-        return wanted in ("on", "always") or (wanted == "auto" and not repeatable)
-
-    @property
     def always_drafts(self) -> bool:
         """Whether all that can be guessed is to be guessed."""
         return self.options.speculate == "always"

@@ -5,7 +5,9 @@ a limit, has less: the least that any control group above it leaves. Both versio
 groups are read, from below `root`, so that a recorded tree gives the same answer as the machine
 it was recorded on.
 
-Pages of files are free as far as this goes: the kernel drops them to make room. So a model whose
+What this process has already is part of what it may have: its own memory, and those pages of
+files that another group has paid for. Pages of files are free as far as this goes: the kernel
+drops them to make room. So a model whose
 weights are mapped does not count before it is loaded. It must count as needed, all the same:
 every token reads it all, and a model that does not fit is read from the disk for every token.
 """
@@ -32,29 +34,37 @@ class FreeMemory:
 
 @dataclass(frozen=True)
 class _Version:
-    """Names of a control group's files, and of its file pages in `memory.stat`."""
+    """Names of a control group's files; and in `memory.stat`, of its file pages, and the mapped."""
 
     limits: tuple[str, ...]
     usage: str
     file_pages: tuple[str, ...]
+    mapped: str
 
 
 _V1 = _Version(
     ("memory.limit_in_bytes",),
     "memory.usage_in_bytes",
     ("total_inactive_file", "total_active_file"),
+    "total_mapped_file",
 )
-_V2 = _Version(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+_V2 = _Version(
+    ("memory.max", "memory.high"),
+    "memory.current",
+    ("inactive_file", "active_file"),
+    "file_mapped",
+)
 
 
 def free_memory(root: Path = Path("/")) -> FreeMemory:
     """What the machine whose files lie under `root` leaves to this process."""
-    machine = _machine(root)
-    groups = (_left(folder, version) for folder, version in _groups(root))
+    own, files = _resident(root)
+    machine = _machine(root) + own
+    groups = (_left(folder, version, files) for folder, version in _groups(root))
     least = min((left for left in groups if left is not None), default=None)
-    if least is not None and least < machine:
-        return FreeMemory(max(least, 0) + _resident(root), "the limit of its control group")
-    return FreeMemory(machine + _resident(root), "what is free on this machine")
+    if least is not None and own + least < machine:
+        return FreeMemory(own + max(least, 0), "the limit of its control group")
+    return FreeMemory(machine, "what is free on this machine")
 
 
 def _machine(root: Path) -> int:
@@ -64,9 +74,11 @@ def _machine(root: Path) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _resident(root: Path) -> int:
-    """What this process has resident: it is taken already, and part of any plan."""
-    return _fields(root / "proc/self/status").get("VmRSS", 0) * _KIB
+def _resident(root: Path) -> tuple[int, int]:
+    """What this process has resident, and is part of any plan: its own memory, pages of files."""
+    fields = _fields(root / "proc/self/status")
+    files = fields.get("RssFile", 0)
+    return fields.get("RssAnon", fields.get("VmRSS", 0)) * _KIB, files * _KIB
 
 
 def _groups(root: Path) -> list[tuple[Path, _Version]]:
@@ -123,15 +135,20 @@ def _unescaped(text: str) -> str:
     return text.replace("\\040", " ")
 
 
-def _left(folder: Path, version: _Version) -> int | None:
-    """Bytes that a group may still take; None where it has no limit."""
+def _left(folder: Path, version: _Version, files: int) -> int | None:
+    """Bytes that this process may take beyond its own memory; None where the group has no limit.
+
+    Of its `files` bytes of mapped files, what the group has not paid for is left to it as well.
+    """
     limits = [_number(folder / name) for name in version.limits]
     known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
     usage = _number(folder / version.usage)
     if not known or usage is None:
         return None
     pages = _fields(folder / "memory.stat")
-    return min(known) - usage + sum(pages.get(name, 0) for name in version.file_pages)
+    paid_for_elsewhere = max(0, files - pages.get(version.mapped, 0))
+    dropped = sum(pages.get(name, 0) for name in version.file_pages)
+    return min(known) - usage + dropped + paid_for_elsewhere
 
 
 def _number(path: Path) -> int | None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from edgeslm.targets.free_memory import free_memory
 
 MIB = 2**20
-RESIDENT = 20 * 1024
-"""What the recorded process has resident, in KiB."""
+RESIDENT, FILES = 20 * 1024, 8 * 1024
+"""What the recorded process has resident of its own, and of files, in KiB."""
 
 
 def _tree(root: Path, cgroup: str, mountinfo: str, files: dict[str, str]) -> Path:
     common = {
         "proc/meminfo": "MemTotal: 4000000 kB\nMemFree: 100000 kB\nMemAvailable: 2048000 kB\n",
-        "proc/self/status": f"Name:\tpython3\nVmRSS:\t   {RESIDENT} kB\nThreads:\t1\n",
+        "proc/self/status": f"Name:\tpython3\nVmRSS:\t   {RESIDENT + FILES} kB\n"
+        f"RssAnon:\t   {RESIDENT} kB\nRssFile:\t   {FILES} kB\nThreads:\t1\n",
         "proc/self/cgroup": cgroup,
         "proc/self/mountinfo": mountinfo,
     }
@@ -33,13 +34,15 @@ V1_MOUNTS = (
 V2_MOUNTS = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
-def _v1(folder: str, limit: int, usage: int, pages: int) -> dict[str, str]:
+def _v1(
+    folder: str, limit: int, usage: int, pages: int, mapped: int = FILES * 1024
+) -> dict[str, str]:
     place = f"sys/fs/cgroup/memory/{folder}".rstrip("/")
     return {
         f"{place}/memory.limit_in_bytes": f"{limit}\n",
         f"{place}/memory.usage_in_bytes": f"{usage}\n",
         f"{place}/memory.stat": f"cache 1\ninactive_file 7\ntotal_inactive_file {pages}\n"
-        f"total_active_file {pages}\n",
+        f"total_active_file {pages}\ntotal_mapped_file {mapped}\n",
     }
 
 
@@ -49,7 +52,8 @@ def _v2(folder: str, limit: str, usage: int, pages: int, high: str = "max") -> d
         f"{place}/memory.max": f"{limit}\n",
         f"{place}/memory.high": f"{high}\n",
         f"{place}/memory.current": f"{usage}\n",
-        f"{place}/memory.stat": f"anon 1\ninactive_file {pages}\nactive_file 0\n",
+        f"{place}/memory.stat": f"anon 1\ninactive_file {pages}\nactive_file 0\n"
+        f"file_mapped {FILES * 1024}\n",
     }
 
 
@@ -129,6 +133,7 @@ def test_a_mount_point_with_a_space_is_found(tmp_path: Path) -> None:
     files = {
         "sys/fs/c g/memory.max": f"{30 * MIB}",
         "sys/fs/c g/memory.current": "0",
+        "sys/fs/c g/memory.stat": f"file_mapped {FILES * 1024}\n",
     }
 
     assert free_memory(_tree(tmp_path, "0::/\n", mounts, files)).bytes == (
@@ -138,3 +143,10 @@ def test_a_mount_point_with_a_space_is_found(tmp_path: Path) -> None:
 
 def test_this_machine_has_some() -> None:
     assert free_memory().bytes > MIB
+
+
+def test_pages_of_files_that_another_group_has_paid_for_are_left_to_it(tmp_path: Path) -> None:
+    files = _v1("board", 150 * MIB, 60 * MIB, 10 * MIB, mapped=3 * MIB)
+    tree = _tree(tmp_path, "4:memory:/board\n", V1_MOUNTS.format(top="/"), files)
+
+    assert free_memory(tree).bytes == (150 - 60 + 2 * 10 + 8 - 3) * MIB + RESIDENT * 1024
