@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from edgeslm.cli.memory import fitted_host, given, size_of
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.files import read_text
 from edgeslm.units import parse_bytes
-
-if TYPE_CHECKING:
-    pass
 
 _KEY_VARIABLE = "EDGESLM_API_KEY"
 
@@ -150,7 +147,7 @@ def serve(
         context=context,
         queue=queue,
         kv_type=kv_type_of(models, kv_type),
-        ubatch=ubatch,
+        ubatch=ubatch if "ubatch" in given(invocation) else None,
         threads=threads,
         grammars=allow_grammars,
         template=None if template is None else read_text(template),

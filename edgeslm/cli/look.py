@@ -66,7 +66,8 @@ def inspect(
         raise InvalidOption(
             "these options are for a memory plan, which was not asked for", hint="Add --memory."
         )
-    planned = forecast(header, wishes, target) if memory else None
+    # what is no model has no plan, whose problem is told
+    planned = forecast(header, wishes, target) if memory and problem is None else None
     if json:
         more: dict[str, Any] = {"explained": to_json(_explained(names))} if types else {}
         if planned is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.cli import output
-from edgeslm.errors import EdgeslmError, InvalidGGUF, InvalidOption, NotEnoughMemory
+from edgeslm.errors import EdgeslmError, InvalidOption, NotEnoughMemory
 from edgeslm.records import to_json
 from edgeslm.units import format_bytes
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from edgeslm.runtime.server.hosted import HostOptions
     from edgeslm.targets.free_memory import FreeMemory
 
-_CONTEXT = 2048
-_KV_TYPE = "F16"
-_UBATCH = 512
+_MOST = 2**31 - 256
 _LEFT_OVER = 0.01
 """Of what is free, for what nobody can plan; a model that just does not fit crawls."""
 
@@ -44,40 +42,21 @@ def fitted(
 
     Raises:
         NotEnoughMemory: the model does not fit.
+        InvalidGGUF: a header lacks a hyperparameter.
     """
     from edgeslm.estimate.fitting import Settings
 
-    settings = Settings(wishes.length, wishes.kv_type, wishes.ubatch)
-    rows = _rows_that_fit(headers, settings, wishes.outputs, ram, beside_bytes)
-    settings = _settle(headers, settings, ram, explicit, beside_bytes=beside_bytes)
+    if not {"guess", "draft"}.isdisjoint(explicit):
+        explicit = [*explicit, "rows"]
+    settings = Settings(wishes.length, wishes.kv_type, wishes.ubatch, rows=wishes.outputs)
+    settings = _settle(headers, settings, ram, explicit, beside_bytes)
     return dataclasses.replace(
         wishes,
         length=settings.context,
         kv_type=settings.kv_type,
         ubatch=settings.ubatch,
-        outputs=rows,
+        outputs=settings.rows,
     )
-
-
-def _rows_that_fit(
-    headers: Sequence[Header], settings: Settings, rows: int, ram: int | None, beside_bytes: int
-) -> int:
-    """Rows of logits at a time: as many, or one where they do not fit beside everything else."""
-    from edgeslm.estimate.fitting import plan_for
-    from edgeslm.estimate.memory import row_bytes
-    from edgeslm.targets.detection import cpu_features
-
-    if rows == 1:
-        return rows
-    more = (rows - 1) * row_bytes(headers[0])
-    try:
-        plan = plan_for(headers, settings, features=cpu_features())
-    except InvalidGGUF:
-        return rows  # whoever loads it says what is wrong
-    if plan.needed_bytes + more + beside_bytes <= _free(ram).bytes:
-        return rows
-    _say(f"no guessing ahead: it saves {format_bytes(more)}, copied text comes more slowly")
-    return 1
 
 
 def fitted_host(
@@ -87,28 +66,34 @@ def fitted_host(
     explicit: Collection[str],
     beside_bytes: int = 0,
 ) -> HostOptions:
-    """The same for models that are served together, with the same options each."""
+    """The same for models that are served together, with the same options each.
+
+    What is not said, and left to what was tuned, is planned as it is by default.
+    """
     from edgeslm.bundle.model_path import find_model
     from edgeslm.estimate.fitting import Settings
     from edgeslm.estimate.memory import SERVER_BYTES
-    from edgeslm.gguf.reader import read_header
+    from edgeslm.gguf.validation import read_model
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.tuned import AUTO
 
-    kv_type = _KV_TYPE if wishes.kv_type == AUTO else wishes.kv_type
+    usual = Settings()
+    kv_type = usual.kv_type if wishes.kv_type == AUTO else wishes.kv_type
+    ubatch = wishes.ubatch or usual.ubatch
     # what is no size or type at all is refused as such, and not as too much
-    ContextOptions(wishes.context * wishes.slots, kv_type=kv_type, ubatch=wishes.ubatch)
-    settings = Settings(wishes.context, kv_type, wishes.ubatch, wishes.slots)
+    ContextOptions(wishes.context * wishes.slots, kv_type=kv_type, ubatch=ubatch)
     paths = [*map(find_model, models), *([wishes.draft] if wishes.draft else [])]
-    try:
-        headers = [read_header(path) for path in paths]
-    except InvalidGGUF:
-        return wishes  # whoever loads it says what is wrong
-    beside_bytes += SERVER_BYTES
-    settings = _settle(headers, settings, ram, explicit, beside_bytes=beside_bytes)
-    if settings.kv_type == kv_type:
-        settings = dataclasses.replace(settings, kv_type=wishes.kv_type)
-    return dataclasses.replace(wishes, **dataclasses.asdict(settings))
+    asked = Settings(wishes.context, kv_type, ubatch, wishes.slots)
+    found = _settle(
+        [read_model(path) for path in paths], asked, ram, explicit, beside_bytes + SERVER_BYTES
+    )
+    return dataclasses.replace(
+        wishes,
+        context=found.context,
+        slots=found.slots,
+        kv_type=wishes.kv_type if found.kv_type == kv_type else found.kv_type,
+        ubatch=wishes.ubatch if found.ubatch == ubatch else found.ubatch,
+    )
 
 
 def _settle(
@@ -116,7 +101,6 @@ def _settle(
     wishes: Settings,
     ram: int | None,
     explicit: Collection[str],
-    *,
     beside_bytes: int,
 ) -> Settings:
     from edgeslm.estimate.fitting import fit
@@ -132,8 +116,6 @@ def _settle(
             features=cpu_features(),
             beside_bytes=beside_bytes,
         )
-    except InvalidGGUF:
-        return wishes  # whoever loads it says what is wrong
     except NotEnoughMemory as error:
         names = " and ".join(str(header.path) for header in headers)
         message = f"{names}: {error.message} ({free.limit})"
@@ -203,26 +185,37 @@ def forecast(header: Header, wishes: Mapping[str, Any], target: str | None) -> F
         NotFound, InvalidTarget: as from `load_target`.
     """
     from edgeslm.estimate.fitting import Settings, fit, plan_for
+    from edgeslm.estimate.memory import SERVER_BYTES
     from edgeslm.targets.detection import cpu_features
 
     free: FreeMemory | None
     given = {name: value for name, value in wishes.items() if value is not None}
     for name, value in given.items():
-        if isinstance(value, int) and value < 1:
+        if isinstance(value, int) and not 1 <= value <= _MOST:
             raise InvalidOption(
-                f"--{name} must be at least 1, not {value}", hint="Leave it out for the default."
+                f"--{name} must be at least 1, and at most {_MOST}, not {value}",
+                hint="Leave it out for the default.",
             )
     if target is None:
         free, features = _free(None), cpu_features()
-        settings = Settings(_CONTEXT, _KV_TYPE, _UBATCH)
+        settings = Settings()
     else:
         free, features, settings = _of_target(target)
     settings = dataclasses.replace(settings, **given)
+    beside = SERVER_BYTES if "slots" in given else 0
     plan = plan_for([header], settings, features=features)
+    plan = dataclasses.replace(plan, overhead_bytes=plan.overhead_bytes + beside)
     if free is None:
         return Forecast(settings, plan, None, None, None, None)
     try:
-        found = fit([header], settings, free.bytes, explicit=given, features=features)
+        found = fit(
+            [header],
+            settings,
+            free.bytes,
+            explicit=given,
+            features=features,
+            beside_bytes=beside,
+        )
     except NotEnoughMemory as error:
         return Forecast(settings, plan, free, False, None, error)
     return Forecast(settings, plan, free, not found.steps, found, None)
@@ -235,7 +228,7 @@ def _of_target(name: str) -> tuple[FreeMemory | None, tuple[str, ...], Settings]
     from edgeslm.targets.loading import load_target
 
     board = load_target(name)
-    settings = Settings(board.defaults.context_length, board.defaults.kv_type, _UBATCH)
+    settings = Settings(board.defaults.context_length, board.defaults.kv_type)
     free = board.memory.free_bytes
     left = None if free is None else FreeMemory(free, f"what the system leaves on {board.name}")
     return left, board.features, settings

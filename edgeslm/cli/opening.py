@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeslm.bundle.model_path import Package
+    from edgeslm.gguf.reader import Header
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
     from edgeslm.runtime.session import Session
@@ -68,54 +68,52 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         EdgeslmError: something of it cannot be had.
     """
     from edgeslm.bundle.model_path import find_model, find_package
+    from edgeslm.gguf.validation import read_model
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
 
     package = find_package(wanted.model)
-    settled = _settled(wanted, package)
+    paths = [package.model, *([find_model(wanted.draft)] if wanted.draft else [])]
+    headers = [read_model(path) for path in paths]
+    settled = _settled(wanted, package.kv_type, headers)
     with ExitStack() as stack:
-        model = stack.enter_context(Model(package.model))
+        model, *drafts = (
+            stack.enter_context(Model(path, header=header))
+            for path, header in zip(paths, headers, strict=True)
+        )
+        headers.clear()  # and with them the vocabularies
         adapter = None
         if wanted.adapter is not None:
             adapter = stack.enter_context(Adapter(model, wanted.adapter))
         states = stack.enter_context(
             PromptStates(states_folder(), wanted.prompt_cache, package.states)
         )
-        draft = None
-        if wanted.draft is not None:
-            draft = stack.enter_context(Model(find_model(wanted.draft)))
-        session = stack.enter_context(Session(model, settled.options, states, draft))
+        session = stack.enter_context(Session(model, settled.options, states, *drafts))
         yield Opened(model, session, settled, package.system, adapter)
 
 
-def _settled(wanted: Wanted, package: Package) -> Settled:
-    """What it will run with: as the user said, as tuned, and so that it fits.
-
-    The headers, with their vocabularies, are gone when this returns.
-    """
-    from edgeslm.bundle.model_path import find_model
+def _settled(wanted: Wanted, packed_kv_type: str | None, headers: Sequence[Header]) -> Settled:
+    """What it will run with: as the user said, as tuned, and so that it fits."""
     from edgeslm.cli.memory import fitted, size_of
-    from edgeslm.gguf.reader import read_header
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.speculation import MOST_ROWS
     from edgeslm.runtime.tuned import require_kv_type, settle
 
-    kv_type = (wanted.kv_type or package.kv_type or DEFAULT_KV_TYPE).upper()
+    kv_type = (wanted.kv_type or packed_kv_type or DEFAULT_KV_TYPE).upper()
     require_kv_type(kv_type)
+    usual = ContextOptions()
     options = ContextOptions(
         length=wanted.context,
+        batch=max(usual.batch, wanted.ubatch),
+        ubatch=wanted.ubatch,
         outputs=MOST_ROWS if wanted.guesses else 1,
         as_it_fills=True,
-        ubatch=wanted.ubatch,
         threads=1 if wanted.threads is None else wanted.threads,
     )
-    headers = [read_header(package.model)]
     settled = settle(headers[0], options, threads=wanted.threads, kv_type=kv_type)
     if "ubatch" in wanted.explicit:
         settled = replace(settled, options=replace(settled.options, ubatch=wanted.ubatch))
-    if wanted.draft is not None:
-        headers.append(read_header(find_model(wanted.draft)))
     fitting = fitted(headers, settled.options, wanted.ram, wanted.explicit, size_of(wanted.adapter))
     return replace(settled, options=fitting)

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from edgeslm.errors import InvalidGGUF
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import kv_tensor_type, padded
+from edgeslm.gguf.validation import MAX_BLOCKS
 
 CELLS = 256
 """llama.cpp rounds a cache up to a multiple of this many tokens."""
+_MOST = 2**30
+"""Beyond any real width, window or count."""
 
 _WINDOW_PATTERNS: Mapping[str, int] = {
     "afmoe": 4,
@@ -162,6 +164,10 @@ def layers(header: Header) -> tuple[Layer, ...]:
     """What each layer of the model keeps, first layer first."""
     family = header.architecture or ""
     count = count_of(header, "block_count") - _extra_layers(header)
+    if count > MAX_BLOCKS:
+        raise InvalidGGUF(
+            f"{header.path}: {count} blocks", hint=f"llama.cpp knows at most {MAX_BLOCKS}."
+        )
     heads = per_layer(header, "attention.head_count", count, least=0)
     kv_heads = per_layer(header, "attention.head_count_kv", count, fallback=heads, least=0)
     width = count_of(header, "embedding_length")
@@ -182,9 +188,8 @@ def layers(header: Header) -> tuple[Layer, ...]:
 
 def _extra_layers(header: Header) -> int:
     """Blocks that predict further tokens; nothing is kept for them unless they are asked for."""
-    count = header.hyper("nextn_predict_layers", 0)
-    blocks = header.hyper("block_count", 0)
-    return count if isinstance(count, int) and 0 < count < blocks else 0
+    count = whole(header, "nextn_predict_layers")
+    return count if count < count_of(header, "block_count") else 0
 
 
 def _lengths(header: Header, suffix: str, default: tuple[int, int]) -> tuple[int, int]:
@@ -193,10 +198,9 @@ def _lengths(header: Header, suffix: str, default: tuple[int, int]) -> tuple[int
     Where both are compressed, only what stands in the key's place is kept.
     """
     compressed = header.hyper(f"attention.key_length_mla{suffix}")
-    value = header.hyper(f"attention.value_length{suffix}", default[1])
     return (
-        int(header.hyper(f"attention.key_length{suffix}", default[0])),
-        0 if compressed else int(value),
+        whole(header, f"attention.key_length{suffix}", default[0]),
+        0 if compressed else whole(header, f"attention.value_length{suffix}", default[1]),
     )
 
 
@@ -212,7 +216,7 @@ def _recurrent(header: Header, kv_heads: list[int]) -> list[bool]:
     listed = header.hyper("attention.recurrent_layers")
     if isinstance(listed, (tuple, list)) and len(listed) >= count:
         return [bool(item) for item in listed[:count]]
-    interval = int(header.hyper("full_attention_interval", _FULL_INTERVALS.get(family, 1)))
+    interval = whole(header, "full_attention_interval", _FULL_INTERVALS.get(family, 1))
     return [interval > 0 and (index + 1) % interval != 0 for index in range(count)]
 
 
@@ -220,7 +224,7 @@ def _state(header: Header, width: int, heads: int) -> int:
     """Numbers in the state of a recurrent layer (`llama_hparams::n_embd_r`, `n_embd_s`)."""
 
     def number(name: str, default: int = 0) -> int:
-        return int(header.hyper(name, default))
+        return whole(header, name, default)
 
     if head := number("wkv.head_size"):
         return width * (number("token_shift_count", 2) + head)
@@ -238,24 +242,26 @@ def _state(header: Header, width: int, heads: int) -> int:
 def _windows(header: Header, count: int) -> tuple[int | None, ...]:
     """The sliding window of each layer, None where it sees everything."""
     family = header.architecture or ""
-    window = header.hyper("attention.sliding_window", _DEFAULT_WINDOWS.get(family))
-    pattern: Any = header.hyper("attention.sliding_window_pattern", _WINDOW_PATTERNS.get(family))
+    window = whole(header, "attention.sliding_window", _DEFAULT_WINDOWS.get(family, 0))
+    pattern = header.hyper("attention.sliding_window_pattern")
+    if not isinstance(pattern, (tuple, list)) and pattern is not None:
+        pattern = count_of(header, "attention.sliding_window_pattern", least=0)
+    pattern = _WINDOW_PATTERNS.get(family) if pattern is None else pattern
     if not window or pattern is None or family in _IGNORED_WINDOWS:
         return (None,) * count
     if isinstance(pattern, (tuple, list)):
         slides = [bool(item) for item in pattern] + [False] * count
     else:
-        whole = 0 if _WINDOW_PATTERNS.get(family, 0) < 0 else abs(pattern) - 1
-        slides = [pattern == 0 or index % abs(pattern) != whole for index in range(count)]
+        unlimited = 0 if _WINDOW_PATTERNS.get(family, 0) < 0 else abs(pattern) - 1
+        slides = [pattern == 0 or index % abs(pattern) != unlimited for index in range(count)]
     width = int(_FIXED_WINDOWS.get(family, window))
     return tuple(width if slides[index] else None for index in range(count))
 
 
 def _shared_from(header: Header, count: int) -> int:
     """The first layer that keeps nothing of its own."""
-    shared = header.hyper("attention.shared_kv_layers", 0)
-    if header.architecture == "gemma4" and isinstance(shared, int):
-        return count - shared
+    if header.architecture == "gemma4":
+        return count - whole(header, "attention.shared_kv_layers")
     return _SHARED_FROM.get(header.architecture or "", count)
 
 
@@ -263,15 +269,20 @@ def count_of(header: Header, name: str, least: int = 1) -> int:
     """A hyperparameter that is a whole number.
 
     Raises:
-        InvalidGGUF: it is missing, or less than `least`.
+        InvalidGGUF: it is missing, less than `least`, or beyond any real size.
     """
     value = header.hyper(name)
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int) or not least <= value <= _MOST:
         raise InvalidGGUF(
             f"{header.path}: {header.architecture}.{name} is missing or no number from {least} on",
             hint="Convert the model again; without it no memory plan can be made.",
         )
     return value
+
+
+def whole(header: Header, name: str, default: int = 0) -> int:
+    """A hyperparameter that is a whole number if it is there; fails as `count_of` does."""
+    return default if header.hyper(name) is None else count_of(header, name, least=0)
 
 
 def per_layer(
@@ -282,5 +293,7 @@ def per_layer(
     if value is None and fallback is not None:
         return fallback
     if isinstance(value, (tuple, list)) and len(value) >= count:
-        return [int(item) for item in value]
+        items = [int(item) for item in value if isinstance(item, int) and 0 <= item <= _MOST]
+        if len(items) == len(value):
+            return items
     return [count_of(header, name, least)] * count

@@ -2,12 +2,11 @@
 
 What costs least to give up goes first:
 
-    1. smaller micro-batches   the answer is the same; prompts are read somewhat more slowly
-    2. a KV cache in Q8_0      half of the cache, for a change in quality that is hard to measure
-    3. fewer slots             as many answers as before, but fewer of them at a time
-    4. a shorter context       less of a text can be read, so this comes last, down to a floor
-
-Before any of them, `run` and `chat` leave out the rows of logits for guessing ahead.
+    1. no guessing ahead       the answer is the same; text that is copied comes more slowly
+    2. smaller micro-batches   the answer is the same; prompts are read somewhat more slowly
+    3. a KV cache in Q8_0      half of the cache, for a change in quality that is hard to measure
+    4. fewer slots             as many answers as before, but fewer of them at a time
+    5. a shorter context       less of a text can be read, so this comes last, down to a floor
 
 Each goes only as far as is needed, and what it saves is saved for good: a later step does not undo
 an earlier one. What the user set is never changed. If the rest does not suffice, the refusal names
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +46,14 @@ class Settings:
         kv_type: Type of cached keys and values.
         ubatch: Tokens computed at once.
         slots: Answers computed at a time, each with a context of its own in one shared cache.
+        rows: Rows of logits that one decode may give: more than one to guess ahead with.
     """
 
     context: int = 2048
     kv_type: str = "F16"
     ubatch: int = 512
     slots: int = 1
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ class Fitting:
     steps: tuple[Step, ...]
 
 
-_NAMES = {"ubatch": "ubatch", "kv_type": "KV cache", "slots": "slots", "context": "context"}
+_NAMES = {
+    "rows": "tokens at a time",
+    "ubatch": "ubatch",
+    "kv_type": "KV cache",
+    "slots": "slots",
+    "context": "context",
+}
 _OPTIONS = {
     "ubatch": "--ubatch",
     "kv_type": "--kv-type",
@@ -90,6 +97,7 @@ _OPTIONS = {
     "context": "--context",
 }
 _COSTS = {
+    "rows": "nothing is guessed ahead",
     "ubatch": "prompts are read more slowly",
     "kv_type": "the quality hardly changes",
     "slots": "more requests wait for each other",
@@ -108,6 +116,7 @@ def plan_for(
             kv_type=settings.kv_type,
             ubatch=settings.ubatch,
             sequences=settings.slots,
+            rows=settings.rows,
             features=features,
         )
         for header in headers
@@ -165,27 +174,38 @@ def fit(
 
 def _reduced(settings: Settings, name: str, fits: Callable[[Settings], bool]) -> Settings:
     """The largest smaller value of one setting that fits, else the smallest."""
-    candidates = [
-        dataclasses.replace(settings, **{name: value}) for value in _smaller(settings, name)
-    ]
-    place = bisect_left(candidates, True, key=fits)  # less takes less, so all after it fit
-    return [settings, *candidates][min(place + 1, len(candidates))]
+
+    def with_value(value: Any) -> Settings:
+        return dataclasses.replace(settings, **{name: value})
+
+    values = _smaller(settings, name)
+    if not values:
+        return settings
+    # less takes less, so all after the first that fits do
+    place = bisect_left(values, True, key=lambda value: fits(with_value(value)))
+    return with_value(values[min(place, len(values) - 1)])
 
 
-def _smaller(settings: Settings, name: str) -> Iterator[Any]:
+def _smaller(settings: Settings, name: str) -> Sequence[Any]:
     """Values of one setting that take less than it has, most first."""
+    if name == "rows":
+        return [1] if settings.rows > 1 else []
     if name == "ubatch":
-        value = settings.ubatch
-        while (value := value // 2) >= LEAST_UBATCH:
-            yield value
-    elif name == "kv_type":
-        if _bits(settings.kv_type) > _bits(_SMALL_KV):
-            yield _SMALL_KV
-    elif name == "slots":
-        yield from range(settings.slots - 1, 0, -1)
-    else:
-        highest = (settings.context - 1) // _STEP * _STEP
-        yield from range(highest, LEAST_CONTEXT - 1, -_STEP)
+        halves = (settings.ubatch >> shift for shift in range(1, settings.ubatch.bit_length()))
+        return [half for half in halves if half >= LEAST_UBATCH]
+    if name == "kv_type":
+        return [_SMALL_KV] if _bits(settings.kv_type) > _bits(_SMALL_KV) else []
+    if name == "slots":
+        return range(settings.slots - 1, 0, -1)
+    highest = (settings.context - 1) // _STEP * _STEP
+    return range(highest, LEAST_CONTEXT - 1, -_STEP)
+
+
+def _option(name: str, settings: Settings) -> str:
+    """How a user says it."""
+    if name == "rows":
+        return "--no-speculate" if settings.rows == 1 else "--speculate"
+    return f"{_OPTIONS[name]} {getattr(settings, name)}"
 
 
 def _bits(kv_type: str) -> float:
@@ -217,14 +237,13 @@ def _refusal(
             continue
         changed = _reduced(reduced, name, lambda settings: needed(settings) <= available)
         if needed(changed) <= available:
-            value = getattr(changed, name)
-            return NotEnoughMemory(message, hint=f"It fits with {_OPTIONS[name]} {value}.")
+            return NotEnoughMemory(message, hint=f"It fits with {_option(name, changed)}.")
     smallest = reduced
     for name in order:
         smallest = _reduced(smallest, name, lambda settings: needed(settings) <= available)
     if needed(smallest) <= available:
         changes = [
-            f"{_OPTIONS[name]} {getattr(smallest, name)}"
+            _option(name, smallest)
             for name in _NAMES
             if getattr(smallest, name) != getattr(reduced, name)
         ]
@@ -240,7 +259,7 @@ def _refusal(
 def _with(reduced: Settings, wishes: Settings, explicit: Collection[str]) -> str:
     """The settings that the message is about: what was asked for, and how far the rest went."""
     named = [
-        f"{_OPTIONS[name]} {getattr(reduced, name)}"
+        _option(name, reduced)
         for name in _NAMES
         if name in explicit or getattr(reduced, name) != getattr(wishes, name)
     ]

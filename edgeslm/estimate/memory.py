@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from edgeslm.estimate.cache import CELLS, Layer, count_of, kv_bytes, layers, per_layer
+from edgeslm.estimate.cache import CELLS, Layer, count_of, kv_bytes, layers, per_layer, whole
 from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import padded
@@ -72,6 +72,7 @@ def plan_memory(
     kv_type: str = "F16",
     ubatch: int = 512,
     sequences: int = 1,
+    rows: int = 1,
     features: Collection[str] = (),
 ) -> MemoryPlan:
     """Predict the most memory that is resident while the model answers long prompts.
@@ -82,6 +83,7 @@ def plan_memory(
         kv_type: Tensor type of the cached keys and values.
         ubatch: Tokens computed at once during prefill.
         sequences: Answers at a time, which share the cache.
+        rows: Rows of logits that one decode may give, as guessing ahead needs several.
         features: The processor's, as Linux names them; without, no tensors count as copied.
 
     Raises:
@@ -99,7 +101,8 @@ def plan_memory(
             ubatch=ubatch,
             sequences=sequences,
         ),
-        compute_bytes=_compute_bytes(header, kept, cells, min(ubatch, cells), sequences),
+        compute_bytes=_compute_bytes(header, kept, cells, min(ubatch, cells), sequences)
+        + 4 * max(0, rows - sequences) * _vocabulary(header),
         overhead_bytes=_overhead_bytes(header) + _CELL_BYTES * cells,
         copied_bytes=copied_bytes(header, features),
     )
@@ -166,7 +169,7 @@ def _compute_bytes(
     keys = max(layer.kv_heads * layer.key_length for layer in kept)
     inner = _inner_width(header, width, len(kept))
     recurrent = any(layer.state for layer in kept)
-    left = int(header.hyper("ssm.inner_size", 0)) if recurrent else queries
+    left = whole(header, "ssm.inner_size") if recurrent else queries
     numbers = max(
         3 * width + 3 * inner + (left if inner > width + left else 0),
         3 * width + 2 * queries + keys,
@@ -181,28 +184,23 @@ def _compute_bytes(
     return round(ubatch * per_token) + _CHOICE_BYTES * sequences * _vocabulary(header)
 
 
-def row_bytes(header: Header) -> int:
-    """What one more row of logits takes, of those that one decode may give at once."""
-    return 4 * _vocabulary(header)
-
-
 def _inner_width(header: Header, width: int, count: int) -> int:
     """Numbers in the widest inner state of a feed-forward part, of all experts it uses."""
     dense = max(per_layer(header, "feed_forward_length", count, fallback=[4 * width], least=0))
-    used = header.hyper("expert_used_count", 0)
+    used = max(per_layer(header, "expert_used_count", count, fallback=[0], least=0))
     if not used:
         return dense
     expert = per_layer(header, "expert_feed_forward_length", count, fallback=[dense], least=0)
-    shared = header.hyper("expert_shared_feed_forward_length", 0)
-    return max(int(used) * max(expert), int(shared or 0))
+    shared = whole(header, "expert_shared_feed_forward_length")
+    return max(used * max(expert), shared)
 
 
 def _recurrent_numbers(header: Header, width: int) -> int:
     """Numbers per token of what a recurrent layer computes with: projected, convolved, gated."""
-    if header.hyper("shortconv.l_cache"):
+    if whole(header, "shortconv.l_cache"):
         return 7 * width
-    inner = int(header.hyper("ssm.inner_size", 0))
-    beside = 2 * int(header.hyper("ssm.group_count", 0)) * int(header.hyper("ssm.state_size", 0))
+    inner = whole(header, "ssm.inner_size")
+    beside = 2 * whole(header, "ssm.group_count") * whole(header, "ssm.state_size")
     return 3 * width + 11 * inner // 2 + 3 * beside
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import NativeFailure
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama import guard, native
@@ -30,8 +31,6 @@ _NO_TOKEN = -1
 _ANCHOR = "\n"
 _COMPOSING = frozenset({"qwen2", "qwen35"})
 """Pre-tokenizers whose tokenizer.json normalises to NFC first."""
-_LONGEST_KEPT = 4096
-"""Items of a metadata array that is kept; longer ones are the vocabulary's, and llama.cpp's now."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Model(Closing):
     Args:
         path: A GGUF file.
         options: How the weights are held.
+        header: Its header, where `read_model` has read it already.
 
     Raises:
         NotFound: there is no such file.
@@ -63,10 +63,12 @@ class Model(Closing):
         NativeFailure: llama.cpp refused it; the message has its reason.
     """
 
-    def __init__(self, path: Path, options: ModelOptions | None = None) -> None:
+    def __init__(
+        self, path: Path, options: ModelOptions | None = None, *, header: Header | None = None
+    ) -> None:
         options = options or ModelOptions()
         self.path = path
-        self._header = _without_vocabulary(read_model(path))
+        self._header = _without_vocabulary(header or read_model(path))
         if not options.trusted:
             guard.ensure_loadable(path)
         self._handle: Any
@@ -285,9 +287,7 @@ def _without_vocabulary(header: Header) -> Header:
     return dataclasses.replace(
         header,
         metadata={
-            key: value
-            for key, value in header.metadata.items()
-            if not isinstance(value, tuple) or len(value) <= _LONGEST_KEPT
+            key: value for key, value in header.metadata.items() if not isinstance(value, Array)
         },
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.estimate.memory import plan_memory
+from edgeslm.estimate.memory import SERVER_BYTES, plan_memory
 from edgeslm.gguf.reader import read_header
 from edgeslm.testing import tiny_gguf
 
@@ -36,10 +36,16 @@ def test_the_plan_is_json(edgeslm: Edgeslm, tiny_model: Path) -> None:
 
     memory = json.loads(told.stdout)["memory"]
     assert memory["provenance"] == "estimated"
-    assert memory["settings"] == {"context": 2048, "kv_type": "F16", "ubatch": 64, "slots": 3}
+    assert memory["settings"] == {
+        "context": 2048,
+        "kv_type": "F16",
+        "ubatch": 64,
+        "slots": 3,
+        "rows": 1,
+    }
     planned = plan_memory(read_header(tiny_model), context_length=3 * 2048, ubatch=64, sequences=3)
     assert memory["plan"]["kv_bytes"] == planned.kv_bytes
-    assert memory["plan"]["needed_bytes"] == planned.needed_bytes
+    assert memory["plan"]["needed_bytes"] == planned.needed_bytes + SERVER_BYTES
     assert memory["fits"] is True
     assert memory["fitting"]["steps"] == []
 

@@ -99,7 +99,7 @@ def test_a_refusal_carries_the_words_of_llama_cpp(tmp_path: Path) -> None:
 def test_the_vocabulary_is_not_kept_twice(
     tiny_model: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.llama.model._LONGEST_KEPT", 100)
+    monkeypatch.setattr("edgeslm.gguf.reader._LONG", 100)
     with Model(tiny_model) as opened:
         kept = [value for value in vars(opened).values() if isinstance(value, Header)]
         assert [header.get("tokenizer.ggml.tokens") for header in kept] == [None]

@@ -40,7 +40,7 @@ class HostOptions:
         context: Tokens that one prompt and its answer may have together.
         queue: Requests that may wait for a slot.
         kv_type: Type of cached keys and values; `AUTO` for the one that was tuned.
-        ubatch: Most tokens of a prompt that are computed at once.
+        ubatch: Tokens of a prompt that are computed at once; None for what was tuned.
         threads: Threads to compute with; None for as many as were tuned, or as help here.
         sampling: What is not said in a request.
         grammars: Whether requests may give a grammar of their own. llama.cpp follows any, however
@@ -57,7 +57,7 @@ class HostOptions:
     context: int = 2048
     queue: int = 64
     kv_type: str = "F16"
-    ubatch: int = 512
+    ubatch: int | None = None
     threads: int | None = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammars: bool = False
@@ -230,15 +230,15 @@ class Hosted(Closing):
             sequences=options.slots,
             unified=options.slots > 1,
             outputs=max(options.slots, rows_of_logits(self.model)),
-            ubatch=options.ubatch,
             as_it_fills=True,
             threads=1 if options.threads is None else options.threads,
         )
         settled = settle(
             self.model.header, context, threads=options.threads, kv_type=options.kv_type
         )
-        ubatch = min(settled.options.ubatch, options.ubatch)
-        return replace(settled, options=replace(settled.options, ubatch=ubatch))
+        ubatch = options.ubatch or settled.options.ubatch
+        batch = max(settled.options.batch, ubatch)
+        return replace(settled, options=replace(settled.options, ubatch=ubatch, batch=batch))
 
 
 class Specialist:
