@@ -233,7 +233,7 @@ def model_file(directory: Path, manifest: Manifest) -> Path:
 
 
 def state_files(directory: Path, manifest: Manifest) -> tuple[Path, ...]:
-    """The states of a packed directory that are there; without them it only takes longer."""
+    """The states of a packed directory; without them it only takes longer."""
     entry = manifest.prompt.state if manifest.prompt else None
     return () if entry is None else (directory / entry.file,)
 
@@ -262,6 +262,8 @@ def _put_prompt(prompt: PromptFile, folder: Path, directory: Path) -> PromptEntr
         return PromptEntry(prompt.system, prompt.kv_type, None)
     size = prompt.state.stat().st_size
     sha256 = _put(prompt.state, folder / STATE_NAME, directory, _ignore, move=True)
+    with writing(directory):  # for whoever may read the model
+        (folder / STATE_NAME).chmod((folder / MODEL_NAME).stat().st_mode & 0o777)
     return PromptEntry(prompt.system, prompt.kv_type, StateEntry(STATE_NAME, sha256, size))
 
 

@@ -63,9 +63,7 @@ def _check_metadata(header: Header, base: Header) -> None:
         if kind is not ValueType.STRING or header.get(key) != wanted:
             said = printable(str(header.get(key)))
             _fail(header, f"no low-rank adapter: {key} is {said}, not {wanted}")
-    if header.metadata_types["general.architecture"][0] is not ValueType.STRING or (
-        header.architecture != base.architecture
-    ):
+    if header.architecture is None or header.architecture != base.architecture:
         _fail(header, f"an adapter for {header.architecture}; the model is {base.architecture}")
     kind, _ = header.metadata_types.get("adapter.lora.alpha", (ValueType.FLOAT32, None))
     alpha = header.get("adapter.lora.alpha", 0.0)

@@ -335,24 +335,22 @@ class Context(Closing):
         lib.llama_memory_seq_add(self._memory, sequence, start + count, -1, -count)
         return True
 
-    def share(self, source: int, target: int, count: int) -> bool:
+    @property
+    def can_share(self) -> bool:
+        """Whether `share` can do anything.
+
+        Not with recurrent states. Nor with a cache that is as small as its windows: what sequences
+        share there is kept when the windows have moved past it, until it is full.
+        """
+        window = self.model.sliding_window
+        return self.options.unified and not self.model.recurrent and (not window or self.can_shift)
+
+    def share(self, source: int, target: int, count: int) -> None:
         """Have the empty sequence `target` begin with the first `count` tokens of `source`.
 
-        Nothing is copied: both refer to the same keys and values.
-
-        Returns:
-            False where the model's memory is not kept by position (recurrent state, or a sliding
-            window that has moved past them); then `target` stays empty.
+        Nothing is copied: both refer to the same keys and values. Only where `can_share`.
         """
-        lib = native.library()
-        if not self.options.unified or self.model.recurrent:
-            return False
-        window = self.model.sliding_window
-        oldest = int(lib.llama_memory_seq_pos_min(self._memory, source))
-        if window and oldest > max(0, count - window):
-            return False
-        lib.llama_memory_seq_cp(self._memory, source, target, 0, count)
-        return True
+        native.library().llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     @property
     def handle(self) -> Any:

@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from edgeslm.errors import NativeFailure
@@ -38,8 +39,9 @@ def ensure_loadable(path: Path) -> None:
         NativeFailure: the child died or reported an error.
     """
     mark = _mark(path)
-    if mark is not None and mark.exists():
-        return
+    with suppress(OSError):  # somebody else's folder
+        if mark is not None and mark.exists():
+            return
     child = _try(path)
     if child.returncode != 0:
         raise NativeFailure(_last_words(path, child), hint=_HINTS.get(-child.returncode, _DAMAGED))

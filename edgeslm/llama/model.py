@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import NativeFailure
+from edgeslm.files import identity
 from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.validation import read_model
@@ -68,6 +69,8 @@ class Model(Closing):
     ) -> None:
         options = options or ModelOptions()
         self.path = path
+        self.identity = identity(path)
+        """Of the file that was loaded; another one may lie there by now."""
         self._header = _without_vocabulary(header or read_model(path))
         if not options.trusted:
             guard.ensure_loadable(path)
@@ -203,7 +206,7 @@ class Model(Closing):
                 on text that comes from somebody else.
         """
         tokens = self._tokenize(text, add_special, parse_special)
-        if parse_special or self._control_ids.isdisjoint(tokens):
+        if parse_special or self._splits_words or self._control_ids.isdisjoint(tokens):
             return tokens
         plain = self._tokenize(text, False, False)
         if self._control_ids.isdisjoint(plain):
@@ -214,8 +217,17 @@ class Model(Closing):
         # What belongs around a text stands around any other text too.
         one = self._tokenize(_ANCHOR, False, False)
         both = self._tokenize(_ANCHOR, True, False)
-        at = next(n for n in range(len(both)) if both[n : n + len(one)] == one)
+        places = (n for n in range(len(both)) if both[n : n + len(one)] == one)
+        at = next(places, 0) if one else 0
         return [*both[:at], *apart, *both[at + len(one) :]]
+
+    @cached_property
+    def _splits_words(self) -> bool:
+        """Whether text becomes tokens word by word, as in BERT.
+
+        Pieces cannot add up to control tokens then, and one of these stands for unknown words.
+        """
+        return bool(self._header.get("tokenizer.ggml.model") == "bert")
 
     @cached_property
     def _control_ids(self) -> frozenset[int]:

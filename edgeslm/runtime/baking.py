@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeslm.errors import PromptTooLong
+from edgeslm.errors import OutputFailure, PromptTooLong
 from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
@@ -50,8 +50,13 @@ def bake_state(
             return None
         states = PromptStates(folder, most_bytes=1 << 62)
         generation = GenerationOptions(1, sampling=SamplingOptions(temperature=0), keep=keep)
-        options = ContextOptions(length=len(tokens) + 1, kv_type=kv_type, threads=threads)
+        options = ContextOptions(length=context_length, kv_type=kv_type, threads=threads)
         with Session(opened, options, states) as session:
             session.generate(tokens, generation)
         states.close()
-    return next(iter(states.files()), None)
+    made = states.files()
+    if not made:
+        raise OutputFailure(
+            f"cannot write the state of the system prompt to {folder}", hint="Is the disk full?"
+        )
+    return made[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from contextlib import suppress
 
 from edgeslm.errors import EdgeslmError
-from edgeslm.files import remembered_sha256
+from edgeslm.files import identity, remembered_sha256
 from edgeslm.llama import native
 from edgeslm.llama.context import Context
+from edgeslm.llama.model import Model
 from edgeslm.llama.state import copy_state, restore_state, state_bytes
 from edgeslm.runtime.prompt_states import LEAST_TOKENS, PromptStates
 from edgeslm.runtime.slots import Slot
@@ -25,7 +27,7 @@ class Beginnings:
     def __init__(self, context: Context, states: PromptStates) -> None:
         self._context = context
         self._states = states
-        self._origins: dict[str, Origin] = {}
+        self._hash: Future[str | None] | None = None
 
     def boundary(self, prompt_tokens: int, common: int) -> int:
         """After how many tokens of a prompt its state is worth keeping; 0 for nowhere.
@@ -34,7 +36,10 @@ class Beginnings:
             prompt_tokens: All of it.
             common: With how many of them other prompts begin, too.
         """
-        return common if LEAST_TOKENS <= common < prompt_tokens else 0
+        if not self._states.keeps or not LEAST_TOKENS <= common < prompt_tokens:
+            return 0
+        self._start_hash()  # it is ready when the prompt is computed
+        return common
 
     def restore(self, slot: Slot, prompt: tuple[int, ...]) -> bool:
         """Have `slot` hold more of the beginning of `prompt` than it does, if that is known."""
@@ -78,19 +83,40 @@ class Beginnings:
 
     def _origin(self, slot: Slot) -> Origin | None:
         """What computes in `slot`; None if the model's file is no longer there."""
+        digest = self._start_hash().result()
         adapter = "" if slot.adapter is None else slot.adapter.digest
-        if adapter not in self._origins:
-            with suppress(EdgeslmError):
-                self._origins[adapter] = origin_of(self._context, adapter)
-        return self._origins.get(adapter)
+        return None if digest is None else origin_of(self._context, digest, adapter)
+
+    def _start_hash(self) -> Future[str | None]:
+        """Of the model's file: it takes its time, and elsewhere."""
+        if self._hash is None:
+            model = self._context.model
+            self._hash = self._states.work_out(lambda: hash_of(model))
+        return self._hash
 
 
-def origin_of(context: Context, adapter: str = "") -> Origin:
+def hash_of(model: Model) -> str | None:
+    """The hash of the file that was loaded; None if it is no longer there."""
+    with suppress(EdgeslmError):
+        if identity(model.path) == model.identity:
+            digest = remembered_sha256(model.path)
+            if identity(model.path) == model.identity:
+                return digest
+    return None
+
+
+def origin_of(context: Context, model_hash: str, adapter: str = "") -> Origin:
     """What states that are computed in `context` depend on.
 
-    Raises:
-        EdgeslmError: the model's file cannot be read.
+    Args:
+        context: Where they are computed.
+        model_hash: Of its model's file.
+        adapter: What tells its adapter from others; empty where there is none.
     """
     options = context.options
-    build = f"{native.build_info().binding}, flash attention {options.flash_attention}"
-    return Origin(remembered_sha256(context.model.path), build, options.kv_type, adapter)
+    parts = [native.build_info().binding, f"flash attention {options.flash_attention}"]
+    trained = context.model.hyper("rope.scaling.original_context_length")
+    if trained:  # some models turn positions otherwise where the context is longer
+        length = context.length if options.unified else context.length // options.sequences
+        parts.append("long" if length > trained else "short")
+    return Origin(model_hash, ", ".join(parts), options.kv_type, adapter)

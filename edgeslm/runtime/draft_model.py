@@ -65,7 +65,7 @@ class DraftModel(Closing):
         self._batch = Batch(self._context.most_tokens)
         self._lines = [_Line([]) for _ in range(options.sequences)]
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
-        self._share = model.header.file_bytes / target.header.file_bytes
+        self._share = model.path.stat().st_size / target.path.stat().st_size
 
     def close(self) -> None:
         """Free the context."""

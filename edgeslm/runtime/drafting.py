@@ -59,6 +59,8 @@ class Drafts:
 
         There are none while a prompt is computed: it fills the batch.
         """
+        for sequence in [each for each, track in self._tracks.items() if track.job.done]:
+            del self._tracks[sequence]
         self._together = all(_goes_on(share) for share in shares)
         if not self._possible or not self._together:
             return shares
@@ -92,11 +94,14 @@ class Drafts:
         self._model_rate.fade()
         for share, right in zip(shares, kept, strict=True):
             track = self._tracks.get(share.slot.sequence)
-            if track is not None and share.draft:
+            if track is not None:
                 spent += track.drafting_seconds
-                if track.by_model:
+                if track.by_model and share.draft:
                     for index in range(min(right + 1, len(share.draft))):
                         self._model_rate.add(index < right)
+                elif track.drafting_seconds:  # it was asked, and was not sure
+                    self._model_rate.add(False)
+                track.drafting_seconds = 0.0
             if share.slot.job is None:
                 self._tracks.pop(share.slot.sequence, None)
         self._ledger.step(plain, spent=spent, saved=sum(kept) * plain / len(shares))

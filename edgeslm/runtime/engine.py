@@ -99,10 +99,11 @@ class Engine(Closing):
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
-        self._tasks: deque[Callable[[], None]] = deque([self._scheduler.preload])
+        self._tasks: deque[Callable[[], None]] = deque()
         self._at_step_end: dict[Callable[[], None], None] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
+        self.run(self._scheduler.preload)
         self._thread.start()
 
     @property

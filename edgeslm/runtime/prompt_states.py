@@ -13,11 +13,12 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
+from typing import TypeVar
 
 from edgeslm.errors import EdgeslmError
 from edgeslm.files import atomic_path, cache_folder
@@ -31,10 +32,13 @@ from edgeslm.runtime.state_file import (
     write_state,
 )
 
+_T = TypeVar("_T")
+
 DEFAULT_BYTES = 512_000_000
 LEAST_TOKENS = 48
 """Fewer are computed as fast as read, and are not worth a write."""
 _MOST_UNPROVEN = 8
+_MOST_SEEN = 256
 _SUFFIX = ".state"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}-[0-9a-f]{32}\.state")
 
@@ -68,7 +72,7 @@ class PromptStates(Closing):
         self._given = [(path, head) for path in given if (head := read_head(path)) is not None]
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="edgeslm-states")
         self._unproven: set[str] = set()
-        self._seen: set[str] = set()
+        self._seen: dict[str, None] = {}
         self.restored = 0
         """How often a state was taken from here."""
         self.written = 0
@@ -77,6 +81,15 @@ class PromptStates(Closing):
     def close(self) -> None:
         """Wait until what is being written is complete."""
         self._writer.shutdown()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything may be put here."""
+        return self._folder is not None
+
+    def work_out(self, task: Callable[[], _T]) -> Future[_T]:
+        """Have something done in the thread that writes."""
+        return self._writer.submit(task)
 
     @property
     def empty(self) -> bool:
@@ -131,9 +144,11 @@ class PromptStates(Closing):
         if self._folder is None or state_bytes > self._most_bytes or not self._worth(name):
             return False
         path = self._folder / name
-        if path.exists() or any(head.tokens == tuple(tokens) for _, head in self._given):
+        if any(head.tokens == tuple(tokens) for _, head in self._given):
             return False
         with suppress(OSError, EdgeslmError), ExitStack() as stack:
+            if path.exists():
+                return False
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = stack.enter_context(atomic_path(path))
             temporary.chmod(0o600)
@@ -154,7 +169,9 @@ class PromptStates(Closing):
         """Whether a write is likely to pay."""
         if len(self._unproven) < _MOST_UNPROVEN or name in self._seen:
             return True
-        self._seen.add(name)
+        self._seen[name] = None
+        if len(self._seen) > _MOST_SEEN:
+            self._seen.pop(next(iter(self._seen)))
         return False
 
     def _open(self, entry: _Entry, origin: Origin) -> StateFile | None:
@@ -182,9 +199,10 @@ class PromptStates(Closing):
 
     def files(self) -> list[Path]:
         """All states in the folder, of whatever model."""
-        if self._folder is None:
-            return []
-        return [path for path in self._folder.glob(f"*{_SUFFIX}") if _NAME.fullmatch(path.name)]
+        if self._folder is not None:
+            with suppress(OSError):  # somebody else's folder
+                return [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return []
 
     def _make_room(self) -> None:
         """Remove what was not used for longest until the rest fits."""

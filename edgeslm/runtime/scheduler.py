@@ -167,11 +167,12 @@ class Scheduler:
             self.slots, key=lambda other: (other.overlap(prompt, slot.adapter), other is slot)
         )
         shared = best.overlap(prompt, slot.adapter)
-        self._cut(slot, slot.overlap(prompt, slot.adapter))
-        if best is not slot and shared:
+        if best is not slot and shared and self.context.can_share:
             self._cut(slot, 0)
-            if self.context.share(best.sequence, slot.sequence, shared):
-                slot.cached = list(prompt[:shared])
+            self.context.share(best.sequence, slot.sequence, shared)
+            slot.cached = list(prompt[:shared])
+        else:
+            self._cut(slot, slot.overlap(prompt, slot.adapter))
         if self._beginnings is not None:
             job.boundary = self._beginnings.boundary(len(prompt), job.options.keep)
             self._beginnings.restore(slot, prompt)
@@ -179,11 +180,11 @@ class Scheduler:
 
     def _shift(self, slot: Slot, job: Job) -> None:
         """Make room in a slot that is full, or end its answer there."""
-        kept = max(_SINKS, min(job.options.keep, self.length // 2))
+        kept = self._alone_from(slot, max(_SINKS, min(job.options.keep, self.length // 2)))
         dropped = (len(slot.cached) - kept) // 2
         if (
             len(slot.cached) == self.length
-            and self._alone_from(slot, kept)
+            and dropped
             and self.context.shift(kept, dropped, sequence=slot.sequence)
         ):
             del slot.cached[kept : kept + dropped]
@@ -193,18 +194,21 @@ class Scheduler:
             job.end_at_limit()
             slot.job = None
 
-    def _alone_from(self, slot: Slot, start: int) -> bool:
-        """Whether no other slot has the same cells after `start`; idle ones give them up."""
+    def _alone_from(self, slot: Slot, start: int) -> int:
+        """From where on, not before `start`, no other slot has the same cells.
+
+        Those that wait give them up; those that answer keep what they have.
+        """
         others = [
-            other
+            (other, common(other.cached, slot.cached))
             for other in self.slots
-            if other is not slot and common(other.cached, slot.cached) > start
+            if other is not slot and other.adapter is slot.adapter
         ]
-        if any(other.job is not None for other in others):
-            return False
-        for other in others:
-            self._cut(other, start)
-        return True
+        start = max([start, *(shared for other, shared in others if other.job is not None)])
+        for other, shared in others:
+            if shared > start:
+                self._cut(other, start)
+        return start
 
     def _cut(self, slot: Slot, count: int, *, clean: bool = True) -> None:
         """Keep the first `count` tokens of a slot, or none where that is not possible.

@@ -148,6 +148,36 @@ def test_a_bundle_is_replaced(tmp_path, packed):
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "tiny.gguf", "other.gguf"}
 
 
+STATE = {"file": "prompt.state", "sha256": "0" * 64, "file_bytes": 3}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({**STATE, "file": "../prompt.state"}, "not a plain file name"),
+        ({**STATE, "file": "/etc/passwd"}, "not a plain file name"),
+        ({**STATE, "file": "manifest.json"}, "not a plain file name"),
+        ({**STATE, "file": "model.gguf"}, "named twice"),
+        ({**STATE, "sha256": "0"}, "not a SHA-256"),
+        ({**STATE, "file_bytes": "3"}, "wrong type"),
+        ({"file": "prompt.state"}, "missing"),
+        ("prompt.state", "wrong type"),
+    ],
+)
+def test_a_state_that_is_not_described_well_is_refused(packed, state, message):
+    prompt = {"system": "Be kind.", "kv_type": "F16", "state": state}
+    edit(packed, lambda data: data.update(prompt=prompt))
+    with pytest.raises(InvalidBundle, match=message):
+        read_manifest(packed)
+
+
+def test_a_state_that_is_not_there_is_found_out(packed):
+    prompt = {"system": "Be kind.", "kv_type": "F16", "state": STATE}
+    edit(packed, lambda data: data.update(prompt=prompt))
+    with pytest.raises(InvalidBundle, match=r"prompt\.state: missing"):
+        verify_bundle(packed)
+
+
 @pytest.mark.parametrize("renames", [1, 2])
 def test_an_exchange_that_was_killed_is_settled(tmp_path, model, packed, monkeypatch, renames):
     """After the first of two renames the old bundle comes back, after the second it goes."""

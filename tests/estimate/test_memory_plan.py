@@ -377,3 +377,41 @@ def test_more_context_never_takes_less(
     assert 0 < small.kv_bytes <= large.kv_bytes
     assert 0 < small.compute_bytes <= large.compute_bytes
     assert small.weights_bytes == large.weights_bytes
+
+
+_NAMES = (
+    *SMOLLM2,
+    *GEMMA3_270M,
+    *("attention.sliding_window_pattern", "attention.recurrent_layers", "expert_used_count"),
+    *("full_attention_interval", "shortconv.l_cache", "ssm.inner_size", "ssm.state_size"),
+    *("ssm.group_count", "ssm.conv_kernel", "nextn_predict_layers", "wkv.head_size"),
+    *("attention.shared_kv_layers", "expert_feed_forward_length", "kda.head_dim"),
+)
+_VALUES = st.one_of(
+    st.integers(0, 2**64),
+    st.floats(),
+    st.text(max_size=3),
+    st.booleans(),
+    st.lists(st.one_of(st.integers(0, 2**32), st.floats(), st.text(max_size=2)), max_size=20).map(
+        tuple
+    ),
+    st.just((4,) * 30),
+    st.none(),
+)
+
+
+@given(
+    st.sampled_from(["llama", "gemma3", "gemma4", "lfm2", "mamba2", "granitehybrid", "rwkv7"]),
+    st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=4),
+)
+def test_whatever_a_header_says_there_is_a_plan_or_a_reason(
+    family: str, damage: dict[str, object]
+) -> None:
+    sound = model(family, SMOLLM2)
+    damaged = {f"{family}.{name}": value for name, value in damage.items()}
+    header = dataclasses.replace(sound, metadata={**sound.metadata, **damaged})
+    try:
+        plan = plan_memory(header, context_length=512, ubatch=32, sequences=2, rows=16)
+    except InvalidGGUF:
+        return
+    assert plan.total_bytes > 0

@@ -126,6 +126,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, tiny_model: Path) -> None:
         ({"general__type": Field("general.type", ValueType.STRING, "model")}, "general.type"),
         ({"general__type": Field("general.type", ValueType.UINT32, 7)}, "general.type"),
         ({"general__type": None}, "general.type"),
+        ({"general__architecture": None}, "an adapter for None"),
         ({"adapter__type": Field("adapter.type", ValueType.STRING, "ia3")}, "adapter.type"),
         (
             {"general__architecture": Field("general.architecture", ValueType.STRING, "qwen2")},

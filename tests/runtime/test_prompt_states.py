@@ -178,6 +178,20 @@ def test_others_cannot_read_what_was_said(tmp_path: Path) -> None:
     assert next(folder.iterdir()).stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_of_somebody_else_costs_only_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_args: object, **_more: object) -> bool:
+        raise PermissionError(13, "denied")
+
+    with PromptStates(tmp_path / "states") as states:
+        monkeypatch.setattr(Path, "exists", denied)
+        monkeypatch.setattr(Path, "iterdir", denied)
+        assert states.empty
+        assert not _keep(states, [1, 2])
+        assert states.longest(ORIGIN, [1, 2, 3], beyond=0) is None
+
+
 WRITER = """
 import sys
 from pathlib import Path

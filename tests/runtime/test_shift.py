@@ -72,23 +72,39 @@ def test_a_model_that_cannot_shift_ends_its_answer(tmp_path: Path) -> None:
 
 
 def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
-    """Cells that two slots share cannot move under one of them."""
+    """Cells that two slots share cannot move under one of them; those after them can."""
     common = model.tokenize("you are a helper who answers in rhymes " * 3)
     prompts = [common + model.tokenize(text) for text in ("one", "two")]
     context = ContextOptions(length=512, threads=1, sequences=2, unified=True, outputs=2)
-    alone = []
-    for prompt in prompts:
-        with Engine(model, context) as engine:
-            options = GenerationOptions(100, sampling=ENDLESS)
-            alone.append(engine.submit(prompt, options).result(60).tokens)
+    short_options = GenerationOptions(100, sampling=ENDLESS)
+    with Engine(model, context) as engine:
+        alone = engine.submit(prompts[1], short_options).result(60)
     with Engine(model, context) as engine:
         engine.submit(prompts[0], GenerationOptions(1, sampling=ENDLESS)).result(60)
         long = engine.submit(
             prompts[0], GenerationOptions(500, sampling=ENDLESS, keep=10, shift=True)
         )
-        short = engine.submit(prompts[1], GenerationOptions(100, sampling=ENDLESS))
-        assert short.result(60).tokens[:20] == alone[1][:20]
-        answer = long.result(60)
-        assert answer.finish_reason is FinishReason.LENGTH
-        again = engine.submit(prompts[1], GenerationOptions(100, sampling=ENDLESS)).result(60)
-        assert again.tokens[:20] == alone[1][:20]
+        # a neighbour is busy all the time that the other one answers
+        neighbours = [engine.submit(prompts[1], short_options) for _ in range(12)]
+        for neighbour in neighbours:
+            assert neighbour.result(60).tokens[:20] == alone.tokens[:20]
+        assert len(long.result(60).tokens) == 500
+        again = engine.submit(prompts[1], short_options).result(60)
+        assert again.tokens[:20] == alone.tokens[:20]
+
+
+def test_windows_do_not_fill_up_with_a_beginning_that_several_share(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "window.gguf", architecture="gemma3", context_length=1024)
+    context = ContextOptions(
+        length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, unified=True, outputs=4
+    )
+    with Model(path) as model, Engine(model, context) as engine:
+        common = model.tokenize("you are a helper who answers in rhymes " * 6)
+        assert len(common) > 150
+        engine.submit(common, GenerationOptions(1, sampling=ENDLESS)).result(60)
+        tickets = [
+            engine.submit([*common, 20 + number], GenerationOptions(120, sampling=ENDLESS))
+            for number in range(4)
+        ]
+        for ticket in tickets:
+            assert len(ticket.result(60).tokens) == 120
