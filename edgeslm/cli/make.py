@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -297,7 +296,7 @@ def pack(
     """
     from edgeslm.packager.ladder import pack_ladder
     from edgeslm.packager.pipeline import pack as pack_model
-    from edgeslm.runtime.baking import bake_state
+    from edgeslm.runtime.baking import Baker
     from edgeslm.runtime.governor import default_threads
     from edgeslm.targets.loading import load_target
 
@@ -336,7 +335,7 @@ def pack(
         kv_type=cache_type,
         effort=effort,
         system=None if system is None else _system_prompt(system),
-        bake=partial(bake_state, threads=threads or default_threads()),
+        baker=Baker(threads or default_threads()),
     )
     for warning in result.warnings:
         output.warn(warning)

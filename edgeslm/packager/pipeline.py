@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from edgeslm.bundle.directory import Manifest, PromptFile, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
@@ -12,6 +13,7 @@ from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.cache import can_hold
 from edgeslm.estimate.prediction import predict
 from edgeslm.files import scratch_folder
+from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.convert import convert
 from edgeslm.packager.quantize import Effort, Wishes, quantize
@@ -19,9 +21,20 @@ from edgeslm.packager.quantize.result import is_quantized
 from edgeslm.records import Prediction
 from edgeslm.targets.target import Target
 
-Bake = Callable[[Path, str, Path, int, str], Path | None]
 DEFAULT_TYPE = "Q4_K_M"
 """What float weights become when nothing else is asked for: the usual compromise."""
+
+
+class Baker(Protocol):
+    """Computes the state of a system prompt; who runs models can."""
+
+    def check(self, model: Path, system: str, context_length: int) -> None:
+        """Return if the model of `model`'s vocabulary can be told that, or raise a UserError."""
+
+    def bake(
+        self, model: Path, system: str, folder: Path, context_length: int, kv_type: str
+    ) -> Path | None:
+        """The file of the state, made in `folder`; None if the text is too short for one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ def pack(
     kv_type: str | None = None,
     effort: Effort | None = None,
     system: str | None = None,
-    bake: Bake | None = None,
+    baker: Baker | None = None,
 ) -> PackResult:
     """Convert, quantize and predict as needed, and write a directory ready for the board.
 
@@ -64,8 +77,7 @@ def pack(
         kv_type: The type of the KV cache the prediction is for; None for the target's default.
         effort: How much to find out before a mix is chosen.
         system: What the model is told about its task there.
-        bake: Computes the state of that; called with the model, the text, a folder for the file,
-            the length of the context and the cache's type.
+        baker: Computes the state of that; without it, the text is packed alone.
 
     Raises:
         UserError: the model or an option is wrong.
@@ -81,28 +93,34 @@ def pack(
     ensure_replaceable(output)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
-        if system is not None and not read_model(source).get("tokenizer.chat_template"):
-            raise InvalidOption(
-                f"{model}: this model has no chat template, so nothing can be told to it",
-                hint="Leave out --system, or choose a model that can chat.",
-            )
-        # what cannot be predicted is known before the work
-        predict(read_model(source), target, context_length=context_length, kv_type=kv_type)
+        # what cannot be predicted, or told to the model, is known before the work
+        header = read_model(source)
+        if kv_type is None and not can_hold(header, target.defaults.kv_type):
+            kv_type = "F16"
+        expected = partial(predict, target=target, context_length=context_length, kv_type=kv_type)
+        length = expected(header).context_length
+        if system is not None:
+            _require_template(model, header)
+            if baker is not None:
+                baker.check(source, system, length)
         packed, warnings = _quantized(source, folder / "quantized.gguf", way, target, effort)
-        prediction = predict(
-            read_model(packed), target, context_length=context_length, kv_type=kv_type
-        )
+        prediction = expected(read_model(packed))
         prompt = None
         if system is not None:
             cache = kv_type or target.defaults.kv_type
-            if kv_type is None and not can_hold(read_model(packed), cache):
-                cache = "F16"
-            baked = folder / "baked"
-            state = bake(packed, system, baked, prediction.context_length, cache) if bake else None
+            state = baker.bake(packed, system, folder / "baked", length, cache) if baker else None
             prompt = PromptFile(system, cache, state)
         move = packed.parent == folder
         manifest = write_bundle(output, packed, prediction, move=move, prompt=prompt)
     return PackResult(output, manifest, prediction, warnings)
+
+
+def _require_template(model: Path, header: Header) -> None:
+    if not header.get("tokenizer.chat_template"):
+        raise InvalidOption(
+            f"{model}: this model has no chat template, so nothing can be told to it",
+            hint="Leave out --system, or choose a model that can chat.",
+        )
 
 
 @dataclass(frozen=True)

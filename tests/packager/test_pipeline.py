@@ -108,13 +108,11 @@ def test_a_foreign_directory_is_refused_before_any_work(tmp_path, model, target,
 
 
 def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
-    from functools import partial
-
     from edgeslm.bundle.model_path import find_package
     from edgeslm.llama.context import ContextOptions
     from edgeslm.llama.model import Model
     from edgeslm.llama.sampler import SamplingOptions
-    from edgeslm.runtime.baking import bake_state
+    from edgeslm.runtime.baking import Baker
     from edgeslm.runtime.generation import GenerationOptions
     from edgeslm.runtime.messages import Message
     from edgeslm.runtime.prompt import PromptEncoder
@@ -122,7 +120,7 @@ def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
     from edgeslm.runtime.session import Session
 
     system = "You are a helper on a small board and answer in one sentence. " * 2
-    bake = partial(bake_state, threads=1)
+    baker = Baker(1)
     made = [
         pack(
             model,
@@ -131,7 +129,7 @@ def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
             context_length=256,
             kv_type="F16",
             system=system,
-            bake=bake,
+            baker=baker,
         )
         for name in ("packed", "again")
     ]
@@ -163,24 +161,18 @@ def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
 
 
 def test_a_short_system_prompt_needs_no_state(tmp_path, model, target):
-    from functools import partial
+    from edgeslm.runtime.baking import Baker
 
-    from edgeslm.runtime.baking import bake_state
-
-    result = pack(
-        model, tmp_path / "packed", target=target, system="Hi.", bake=partial(bake_state, threads=1)
-    )
+    result = pack(model, tmp_path / "packed", target=target, system="Hi.", baker=Baker(1))
     assert result.manifest.prompt.system == "Hi."
     assert result.manifest.prompt.state is None
     assert result.manifest == verify_bundle(tmp_path / "packed")
 
 
 def test_a_system_prompt_needs_a_template_and_room(tmp_path, model, target):
-    from functools import partial
+    from edgeslm.runtime.baking import Baker
 
-    from edgeslm.runtime.baking import bake_state
-
-    bake = partial(bake_state, threads=1)
+    baker = Baker(1)
     with pytest.raises(EdgeslmError, match="context of 64"):
         pack(
             model,
@@ -188,6 +180,41 @@ def test_a_system_prompt_needs_a_template_and_room(tmp_path, model, target):
             target=target,
             context_length=64,
             system="word " * 100,
-            bake=bake,
+            baker=baker,
         )
+    data = model.read_bytes()
+    model.write_bytes(data.replace(b"tokenizer.chat_template", b"tokenizer.chat_templ_te"))
+    with pytest.raises(EdgeslmError, match="no chat template"):
+        pack(model, tmp_path / "packed", target=target, system="Be kind.", baker=baker)
     assert not (tmp_path / "packed").exists()
+
+
+def test_what_a_model_cannot_be_told_is_known_before_it_is_quantized(
+    tmp_path, model, target, monkeypatch
+):
+    from edgeslm.runtime.baking import Baker
+
+    def never(*_arguments, **_more):
+        raise AssertionError
+
+    monkeypatch.setattr(pipeline, "quantize", never)
+    with pytest.raises(EdgeslmError, match="context of 64"):
+        pack(
+            model,
+            tmp_path / "packed",
+            target=target,
+            context_length=64,
+            system="word " * 100,
+            baker=Baker(1),
+        )
+
+
+def test_the_cache_is_of_a_type_that_the_model_can_hold(tmp_path, model):
+    from edgeslm.runtime.baking import Baker
+
+    board = load_target("rpi-zero-2w")
+    assert board.defaults.kv_type == "Q8_0"  # which heads of 16 numbers cannot be
+    result = pack(model, tmp_path / "packed", target=board, system="Be kind.", baker=Baker(1))
+    assert result.manifest.prompt.kv_type == "F16"
+    planned = predict(read_header(model), board, kv_type="F16").memory.kv_bytes
+    assert result.prediction.memory.kv_bytes == planned
