@@ -200,7 +200,7 @@ def forecast(header: Header, wishes: Mapping[str, Any], target: str | None) -> F
         free, features = _free(None), cpu_features()
         settings = Settings()
     else:
-        free, features, settings = _of_target(target)
+        free, features, settings = _of_target(target, header)
     settings = dataclasses.replace(settings, **given)
     beside = SERVER_BYTES if "slots" in given else 0
     plan = plan_for([header], settings, features=features)
@@ -221,14 +221,15 @@ def forecast(header: Header, wishes: Mapping[str, Any], target: str | None) -> F
     return Forecast(settings, plan, free, not found.steps, found, None)
 
 
-def _of_target(name: str) -> tuple[FreeMemory | None, tuple[str, ...], Settings]:
+def _of_target(name: str, header: Header) -> tuple[FreeMemory | None, tuple[str, ...], Settings]:
     """What is free on a board, what its cores can do, and its defaults."""
     from edgeslm.estimate.fitting import Settings
+    from edgeslm.estimate.prediction import usual_kv_type
     from edgeslm.targets.free_memory import FreeMemory
     from edgeslm.targets.loading import load_target
 
     board = load_target(name)
-    settings = Settings(board.defaults.context_length, board.defaults.kv_type)
+    settings = Settings(board.defaults.context_length, usual_kv_type(header, board))
     free = board.memory.free_bytes
     left = None if free is None else FreeMemory(free, f"what the system leaves on {board.name}")
     return left, board.features, settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeslm.errors import InvalidOption
+from edgeslm.estimate.cache import can_hold
 from edgeslm.estimate.energy import decode_joules_per_token
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.speed import decode_tokens_per_second, prefill_tokens_per_second
@@ -33,7 +34,7 @@ def predict(
     if context_length is None:
         context_length = target.defaults.context_length
     if kv_type is None:
-        kv_type = target.defaults.kv_type
+        kv_type = usual_kv_type(header, target)
     if context_length < 1:
         raise InvalidOption(
             f"a context needs at least one token, not {context_length}",
@@ -56,6 +57,12 @@ def predict(
         decode_tokens_per_second=decode,
         decode_joules_per_token=decode_joules_per_token(target, decode),
     )
+
+
+def usual_kv_type(header: Header, target: Target) -> str:
+    """The target's default type of cache, F16 where the model's heads cannot be kept in it."""
+    usual = target.defaults.kv_type
+    return usual if can_hold(header, usual) else "F16"
 
 
 def _fits(memory: MemoryPlan, target: Target) -> bool | None:

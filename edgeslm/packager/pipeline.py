@@ -10,8 +10,7 @@ from typing import Protocol
 from edgeslm.bundle.directory import Manifest, PromptFile, ensure_replaceable, write_bundle
 from edgeslm.bundle.model_path import find_model
 from edgeslm.errors import InvalidOption, reading
-from edgeslm.estimate.cache import can_hold
-from edgeslm.estimate.prediction import predict
+from edgeslm.estimate.prediction import predict, usual_kv_type
 from edgeslm.files import scratch_folder
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
@@ -95,8 +94,7 @@ def pack(
         source = as_gguf(model, folder / "converted.gguf")
         # what cannot be predicted, or told to the model, is known before the work
         header = read_model(source)
-        if kv_type is None and not can_hold(header, target.defaults.kv_type):
-            kv_type = "F16"
+        kv_type = kv_type or usual_kv_type(header, target)
         expected = partial(predict, target=target, context_length=context_length, kv_type=kv_type)
         length = expected(header).context_length
         if system is not None:
@@ -107,9 +105,10 @@ def pack(
         prediction = expected(read_model(packed))
         prompt = None
         if system is not None:
-            cache = kv_type or target.defaults.kv_type
-            state = baker.bake(packed, system, folder / "baked", length, cache) if baker else None
-            prompt = PromptFile(system, cache, state)
+            state = None
+            if baker is not None:
+                state = baker.bake(packed, system, folder / "baked", length, kv_type)
+            prompt = PromptFile(system, kv_type, state)
         move = packed.parent == folder
         manifest = write_bundle(output, packed, prediction, move=move, prompt=prompt)
     return PackResult(output, manifest, prediction, warnings)

@@ -92,8 +92,9 @@ def test_names_too_long_for_the_disk(tmp_path, model, target):
             pack(source, output, target=target)
 
 
-def test_the_target_says_what_is_planned_for(tmp_path, model):
+def test_the_target_says_what_is_planned_for(tmp_path):
     target = load_target("rpi-zero-2w")
+    model = tiny_gguf(tmp_path / "tiny.gguf", head_width=32)
     small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0").path
     planned = pack(small, tmp_path / "packed", target=target).prediction
     assert planned == predict(read_header(small), target, context_length=1024, kv_type="Q8_0")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from edgeslm.errors import InvalidOption
 from edgeslm.estimate.energy import seconds_per_token
 from edgeslm.estimate.memory import weights_budget
+from edgeslm.estimate.prediction import usual_kv_type
 from edgeslm.estimate.speed import standing_seconds, unread_tensor, weight_seconds
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import DEFAULT_ALIGNMENT, kv_tensor_type, padded
@@ -259,7 +260,7 @@ def demands_for(header: Header, wishes: Wishes, target: Target | None = None) ->
     context_length = wishes.context_length or (
         target.defaults.context_length if target else _CONTEXT_LENGTH
     )
-    kv_type = wishes.kv_type or (target.defaults.kv_type if target else _KV_TYPE)
+    kv_type = wishes.kv_type or (usual_kv_type(header, target) if target else _KV_TYPE)
     kv_tensor_type(kv_type)
     return Demands(
         header=header,
