@@ -52,7 +52,7 @@ def predict(
         context_length=context_length,
         memory=memory,
         memory_free_bytes=target.memory.free_bytes,
-        fits=_fits(memory, target),
+        fits=fits_in(memory, target),
         prefill_tokens_per_second=prefill_tokens_per_second(header, target),
         decode_tokens_per_second=decode,
         decode_joules_per_token=decode_joules_per_token(target, decode),
@@ -65,7 +65,7 @@ def usual_kv_type(header: Header, target: Target) -> str:
     return usual if can_hold(header, usual) else "F16"
 
 
-def _fits(memory: MemoryPlan, target: Target) -> bool | None:
+def fits_in(memory: MemoryPlan, target: Target) -> bool | None:
     """Whether the plan fits what is free; None where that is unknown and the total suffices."""
     if (free := target.memory.free_bytes) is not None:
         return memory.needed_bytes <= free

@@ -5,6 +5,9 @@ Decode reads every weight once per token, so its speed is memory bandwidth over 
     seconds per token = sum over tensor types of bytes / the target's bytes per second, + KV cache
                         + the target's overhead, once and for each layer, where it states any
 
+Where nobody measured the target's own machine, but somebody published rows of its board, the
+factors are those of the physical model that is fitted to all rows (see `physics`, `fitted`).
+
 Read are all tensors but the token embedding, of which one row is looked up; where there is no
 `output.weight` the embedding is also the output head and is read like the rest. The KV cache
 counts at half the context, the mean depth of filling it once. Mixtures of experts read fewer
@@ -21,14 +24,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edgeslm.estimate.cache import kv_bytes, layers
+from edgeslm.estimate.fitted import fitted, rests_on_rows
+from edgeslm.estimate.physics import (
+    Machine,
+    machine_of,
+    prefill_terms,
+    standing_terms,
+    weight_terms,
+)
+from edgeslm.estimate.work import work_of
 from edgeslm.gguf.reader import Header
+from edgeslm.gguf.types import tensor_type as tensor_type_of
 from edgeslm.records import Figure, Provenance
 from edgeslm.targets.target import Target
 
 _EMBEDDING = "token_embd.weight"
 _HEAD = "output.weight"
+_PROMPT = 512
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,11 @@ def decode_tokens_per_second(
 
 
 def weight_seconds(target: Target, tensor_type: str, count: int) -> Cost:
-    """What reading `count` bytes of weights of a type takes."""
+    """What reading `count` bytes of weights of a type takes, and multiplying with them."""
+    if rests_on_rows(target):
+        seconds = count * _seconds_per_byte(machine_of(target), tensor_type)
+        speed = f" at {count / seconds / 1e9:.3g} GB/s" if count else ""
+        return Cost(seconds, f"{tensor_type} {count / 1e6:.0f} MB{speed} ({_rows(target)})")
     rate = target.decode_gigabytes_per_second(tensor_type)
     if rate.value is None:
         return Cost(None, _lacks(target, f"decode bandwidth (memory or kernels.{tensor_type})"))
@@ -80,7 +99,13 @@ def weight_seconds(target: Target, tensor_type: str, count: int) -> Cost:
 
 def standing_seconds(header: Header, target: Target, *, context_length: int, kv_type: str) -> Cost:
     """What a token takes whatever types the weights have: the KV cache and the overhead."""
-    cache = kv_bytes(header, context_length=max(context_length // 2, 1), kv_type=kv_type, ubatch=1)
+    depth = max(context_length // 2, 1)
+    if rests_on_rows(target):
+        terms = standing_terms(machine_of(target), work_of(header), depth, kv_type)
+        seconds = fitted().decode.predict(terms).seconds
+        what = f"KV cache at half of {context_length} tokens, attention and pauses"
+        return Cost(seconds, f"{what} {seconds * 1e3:.2g} ms ({_rows(target)})")
+    cache = kv_bytes(header, context_length=depth, kv_type=kv_type, ubatch=1)
     rate = target.cache_gigabytes_per_second(kv_type)
     if rate.value is None:
         return Cost(None, _lacks(target, "decode bandwidth (memory)"))
@@ -99,6 +124,10 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
 
     A figure without a value says in `source` what the target's file lacks.
     """
+    if rests_on_rows(target):
+        terms = prefill_terms(machine_of(target), work_of(header), _PROMPT / 2)
+        value = fitted().speed("prefill", terms).value
+        return Figure(value, Provenance.ESTIMATED, f"a prompt of {_PROMPT} tokens, {_rows(target)}")
     seconds = 0.0
     used: list[str] = []
     for name, weights in _matrix_weights(header).most_common():
@@ -138,6 +167,19 @@ def _matrix_weights(header: Header) -> Counter[str]:
         if len(tensor.shape) > 1 and tensor.name not in (_EMBEDDING, _HEAD):
             counts[tensor.type.name] += tensor.elements
     return counts
+
+
+@lru_cache(maxsize=1024)
+def _seconds_per_byte(machine: Machine, tensor_type: str) -> float:
+    kind = tensor_type_of(tensor_type)
+    weights = kind.block_elements / kind.block_bytes
+    terms = weight_terms(machine, tensor_type, 1.0, weights)
+    return fitted().decode.predict(terms).seconds
+
+
+def _rows(target: Target) -> str:
+    count = sum(fitted().sources[target.board].values())
+    return f"fitted to published rows, {count} of this board"
 
 
 def _lacks(target: Target, what: str) -> str:

@@ -1,0 +1,165 @@
+"""What a fit promises: known boards come out as measured, unknown ones with their uncertainty."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import InvalidOption
+from edgeslm.estimate.fit import FitOptions, fit
+from edgeslm.estimate.fitted import (
+    fit_rows,
+    fitted,
+    rests_on_rows,
+    rows_digest,
+    targets_of,
+    terms_of,
+)
+from edgeslm.estimate.mixes import as_file_type
+from edgeslm.estimate.rows import all_rows, model_configs
+from edgeslm.estimate.shapes import header_from_config
+from edgeslm.estimate.speed import decode_tokens_per_second
+from edgeslm.gguf.reader import Header
+from edgeslm.records import Figure, Provenance
+from edgeslm.targets.loading import data_directory, list_targets, load_target
+
+
+def model(name: str = "llama-3.2-1b", label: str = "Q4_K_M") -> Header:
+    return as_file_type(header_from_config(Path(name), model_configs()[name]), label)
+
+
+def test_the_shipped_fit_is_that_of_the_shipped_rows() -> None:
+    """After a change of rows or physics: scripts/bench_predict --write."""
+    content = json.loads((data_directory() / "rows" / "fitted.json").read_text())
+    rows = all_rows()
+
+    again = fit_rows(rows, targets_of(rows))
+
+    assert content["rows"] == rows_digest()
+    assert content["sources"] == again.sources
+    assert content["decode"]["mean"] == pytest.approx(again.decode.mean.tolist(), abs=1e-3)
+    assert content["prefill"]["mean"] == pytest.approx(again.prefill.mean.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize(("phase", "most"), [("decode", 0.12), ("prefill", 0.25)])
+def test_models_that_were_left_out_are_predicted(phase: str, most: float) -> None:
+    rows = all_rows()
+    targets = targets_of(rows)
+    errors = []
+    inside = []
+    for left_out in ("gemma-3-1b", "llama-3.2-1b", "qwen2.5-0.5b", "phi-4-mini"):
+        found = fit_rows([row for row in rows if row.model != left_out], targets)
+        for row in rows:
+            measured = getattr(row, phase)
+            if row.model == left_out and measured:
+                predicted = found.speed(phase, terms_of(row, phase, targets[row.target]))
+                errors.append(abs(predicted.value / measured - 1))
+                inside.append(predicted.low <= measured <= predicted.high)
+
+    assert statistics.median(errors) <= most
+    assert sum(inside) / len(inside) >= 0.8
+
+
+def test_a_board_is_predicted_as_it_was_measured() -> None:
+    (result,) = fit(model(), [load_target("rpi4")], FitOptions(context_length=128))
+
+    assert result.fits is True
+    assert result.rows and result.provenance is Provenance.ESTIMATED
+    assert result.decode_tokens_per_second and result.prefill_tokens_per_second
+    assert result.decode_tokens_per_second.value == pytest.approx(4.469, rel=0.1)
+    assert result.prefill_tokens_per_second.value == pytest.approx(11.86, rel=0.15)
+    low, high = result.decode_tokens_per_second[1:]
+    assert low < result.decode_tokens_per_second.value < high < 2 * low
+
+
+def test_a_long_context_is_slower_and_larger() -> None:
+    target = [load_target("rpi5")]
+    (short,) = fit(model(), target, FitOptions(context_length=256))
+    (long,) = fit(model(), target, FitOptions(context_length=8192))
+
+    assert short.decode_tokens_per_second and long.decode_tokens_per_second
+    assert long.decode_tokens_per_second.value < 0.8 * short.decode_tokens_per_second.value
+    assert long.peak_memory_bytes > short.peak_memory_bytes + 100e6
+
+
+def test_a_board_that_nobody_measured_is_less_certain() -> None:
+    board = dataclasses.replace(load_target("rpi4"), board="new", id="new", kernels={})
+
+    known, new = fit(model(), [load_target("rpi4"), board], FitOptions())
+
+    assert known.decode_tokens_per_second and new.decode_tokens_per_second
+    assert spread(new.decode_tokens_per_second) > 1.3 * spread(known.decode_tokens_per_second)
+    assert "no measured row" in new.supported_by
+
+
+def test_a_calibrated_target_speaks_for_itself() -> None:
+    target = load_target("rpi4")
+    measured = Figure(2.0, Provenance.MEASURED, "here")
+    kernels = {
+        name: dataclasses.replace(kernel, decode_gigabytes_per_second=measured)
+        for name, kernel in target.kernels.items()
+    }
+    own = dataclasses.replace(target, kernels=kernels)
+
+    (result,) = fit(model(), [own], FitOptions(context_length=128))
+
+    assert not rests_on_rows(own)
+    assert result.provenance is Provenance.CALIBRATED
+    assert result.decode_tokens_per_second
+    expected = decode_tokens_per_second(model(), own, context_length=128).value
+    assert result.decode_tokens_per_second.value == expected
+
+
+def test_the_prediction_of_one_speed_and_the_fit_agree() -> None:
+    for target in list_targets():
+        if rests_on_rows(target):
+            (result,) = fit(model(), [target], FitOptions(context_length=1024, kv_type="F16"))
+            assert result.decode_tokens_per_second
+            alone = decode_tokens_per_second(model(), target, context_length=1024, kv_type="F16")
+            both = (alone.value, result.decode_tokens_per_second.value)
+            assert both[0] == pytest.approx(both[1], rel=1e-3), target.id
+
+
+def test_energy_and_battery_follow_from_the_watts() -> None:
+    target = load_target("rpi4")
+    (result,) = fit(model(), [target], FitOptions(battery_watt_hours=18.0))
+
+    assert target.power.load_watts.value == 6
+    assert result.decode_joules_per_token and result.decode_tokens_per_second
+    speed = result.decode_tokens_per_second.value
+    assert result.decode_joules_per_token.value == pytest.approx(6 / speed)
+    assert result.battery_hours and result.battery_hours.value == pytest.approx(3.0)
+    assert result.idle_hours == pytest.approx(18 / 2.5)
+
+
+def test_the_wait_for_the_first_token_grows_with_the_prompt() -> None:
+    (result,) = fit(model(), [load_target("rpi5")], FitOptions(prompts=(100, 1000)))
+
+    short, long = (each.seconds for each in result.first_token)
+    assert short.low < short.value < short.high
+    assert long.value > 10 * short.value
+
+
+def test_contexts_of_no_tokens_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="at least one token"):
+        fit(model(), [load_target("rpi5")], FitOptions(context_length=0))
+
+
+def test_every_target_gets_a_memory_plan_and_speeds() -> None:
+    results = fit(model("smollm2-360m"), list_targets(), FitOptions())
+
+    assert len(results) == len(list_targets())
+    for result in results:
+        assert result.peak_memory_bytes > 0
+        for interval in (result.decode_tokens_per_second, result.prefill_tokens_per_second):
+            assert interval and 0 < interval.low < interval.value < interval.high
+    assert fitted() is fitted()
+
+
+def spread(interval: tuple[float, float, float]) -> float:
+    _, low, high = interval
+    return high / low

@@ -1,0 +1,170 @@
+"""A configuration alone gives the tensors that the converted file has, to the byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.errors import EdgeslmError, InvalidCheckpoint, Unsupported
+from edgeslm.estimate.mixes import as_file_type
+from edgeslm.estimate.rows import model_configs
+from edgeslm.estimate.shapes import header_from_config, header_of_config
+from edgeslm.estimate.work import work_of
+from edgeslm.targets.loading import data_directory
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "tie_word_embeddings": True,
+}
+
+
+PUBLISHED_PARAMETERS = {
+    "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952,
+    "llama-3.2-1b": 1_235_814_432,
+    "qwen2.5-0.5b": 630_167_424 - 151_936 * 896,
+    "qwen3-0.6b": 751_632_384 - 151_936 * 1024,
+    "lfm2-350m": 354_483_968,
+    "phi-4-mini": 3_836_021_760,
+    "olmo-2-1b": 1_484_916_736,
+    "smollm3-3b": 3_075_098_624,
+}
+"""As llama-bench or the makers state them; Llama's has 32 factors of its rope more."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_real_models_have_as_many_weights_as_published(name: str) -> None:
+    header = header_from_config(Path(name), model_configs()[name])
+
+    count = sum(tensor.elements for tensor in header.tensors)
+
+    assert count == pytest.approx(PUBLISHED_PARAMETERS[name], rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "label", "size"),
+    [
+        ("gemma-3-1b", "IQ3_XS", 683_281_408),
+        ("gemma-3-1b", "IQ3_M", 690_527_488),
+        ("gemma-3-1b", "Q3_K_L", 745_042_432),
+        ("gemma-3-1b", "Q4_K_M", 799_525_120),
+        ("gemma-3-270m", "Q3_K_S", 230_183_424),
+        ("gemma-3-270m", "Q4_K_S", 243_362_304),
+        ("gemma-3-270m", "IQ4_NL", 235_764_224),
+        ("llama-3.2-1b", "Q3_K_M", 683_012_224),
+        ("llama-3.2-1b", "Q5_K_S", 884_732_032),
+        ("llama-3.2-1b", "Q5_1", 945_549_440),
+        ("llama-3.2-1b", "Q6_K", 1_013_969_024),
+        ("llama-3.2-1b", "Q8_0", 1_313_251_456),
+    ],
+)
+def test_a_label_gives_the_size_that_llama_bench_saw(model: str, label: str, size: int) -> None:
+    """Sizes of tensors in sensura-san/llm-bench, files made by llama-quantize b7095."""
+    header = as_file_type(header_from_config(Path(model), model_configs()[model]), label)
+
+    assert sum(tensor.bytes for tensor in header.tensors) == pytest.approx(size, rel=1e-6)
+
+
+def test_experts_are_counted_as_far_as_a_token_uses_them() -> None:
+    dense = header_from_config(Path("dense"), LLAMA)
+    mixture = header_from_config(
+        Path("mixture"),
+        LLAMA
+        | {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 160,
+        },
+    )
+
+    read, once = (sum(work_of(each).read.values()) for each in (mixture, dense))
+
+    feed_forward = 3 * 2 * 3 * 64 * 160
+    gates = 2 * 3 * 64 * 8
+    norms = 4 * 3 * 2 * 16
+    assert read == once + feed_forward + gates + norms
+
+
+def test_a_window_bounds_what_is_read_of_the_cache() -> None:
+    work = work_of(header_from_config(Path("gemma"), model_configs()["gemma-3-1b"]))
+
+    assert work.cache_bytes(512) == 26 * 2 * 512 * 512
+    assert work.cache_bytes(4096) == (4 * 4096 + 22 * 512) * 2 * 512
+    assert work.cache_bytes(4096, "Q8_0") == pytest.approx(work.cache_bytes(4096) * 8.5 / 16)
+
+
+def test_layers_that_convolve_keep_no_keys() -> None:
+    work = work_of(header_from_config(Path("lfm2"), model_configs()["lfm2-350m"]))
+
+    assert work.cached == {None: 6 * 2 * 8 * 128}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, Unsupported, "MambaForCausalLM"),
+        ({"architectures": []}, InvalidCheckpoint, "no architecture"),
+        ({"quantization_config": {"bits": 4}}, Unsupported, "quantized"),
+        ({"hidden_size": None}, InvalidCheckpoint, "lacks hidden_size"),
+        ({"hidden_size": -1}, InvalidCheckpoint, "hidden_size"),
+        ({"num_hidden_layers": 10**9}, InvalidCheckpoint, "num_hidden_layers"),
+        ({"vocab_size": True}, InvalidCheckpoint, "vocab_size"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(
+    change: dict[str, Any], error: type[EdgeslmError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        header_from_config(Path("config.json"), LLAMA | change)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"x"', "[" * 100_000, "{}"])
+def test_files_that_are_no_configuration(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+
+    with pytest.raises(InvalidCheckpoint, match=r"config\.json"):
+        header_of_config(path)
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers()),
+)
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys([*LLAMA, "head_dim", "layer_types"], anything))
+)
+def test_whatever_a_configuration_holds_there_is_a_header_or_a_reason(
+    change: dict[str, Any],
+) -> None:
+    try:
+        header = header_from_config(Path("config.json"), LLAMA | change)
+    except EdgeslmError as error:
+        assert error.message
+    else:
+        assert header.tensors
+
+
+def test_the_models_of_the_rows_are_all_understood() -> None:
+    assert json.dumps(model_configs())
+    for name, config in model_configs().items():
+        assert header_from_config(Path(name), config).tensors
+    assert (data_directory() / "rows" / "models.toml").is_file()
