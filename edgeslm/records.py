@@ -26,6 +26,7 @@ LADDER_SCHEMA = "edgeslm.ladder/1"
 TUNED_SCHEMA = "edgeslm.tuned/1"
 TUNING_SCHEMA = "edgeslm.tuning/1"
 SUSTAINED_SCHEMA = "edgeslm.sustained/1"
+DOCTOR_SCHEMA = "edgeslm.doctor/1"
 
 
 class Provenance(str, Enum):

@@ -22,7 +22,19 @@ from edgeslm.profiling.meters.surroundings import Surroundings
 from edgeslm.records import Provenance
 from edgeslm.targets.target import Target
 
-__all__ = ["Finding", "FoundMeter", "Meter", "Scope", "State", "find_meter", "look", "wanted_meter"]
+__all__ = [
+    "NO_METER",
+    "Finding",
+    "FoundMeter",
+    "Meter",
+    "Scope",
+    "State",
+    "asked_for",
+    "best",
+    "find_meter",
+    "look",
+    "wanted_meter",
+]
 
 NO_METER = "none"
 VARIABLE = "EDGESLM_METER"
@@ -99,31 +111,34 @@ def find_meter(
         return FoundMeter(None, ("none: as asked for",))
     cards = (nvml.find(here.nvml),) if wanted == nvml.NAME else ()
     findings = (*_look(wanted, here), *cards, estimated.find(target))
-    chosen = _asked_for(wanted, findings) if wanted is not None else _best(findings)
+    chosen = asked_for(wanted, findings) if wanted is not None else best(findings)
+    if wanted is not None and chosen is not None and chosen.meter is None:
+        raise MeasurementFailure(
+            f"the meter {chosen.name} cannot be used: {chosen.reason}",
+            hint=chosen.hint or "See what there is: edgeslm doctor",
+        )
     return FoundMeter(chosen.meter if chosen else None, _reasons(findings, chosen))
 
 
-def _asked_for(wanted: str, findings: tuple[Finding, ...]) -> Finding:
+def asked_for(wanted: str, findings: tuple[Finding, ...]) -> Finding:
+    """What was found of the meter with that name or address, usable or not.
+
+    Raises:
+        InvalidOption: no meter is called so.
+    """
     if "://" in wanted:
-        finding = findings[0]
-    else:
-        named = [finding for finding in findings if finding.name == wanted]
-        if not named:
-            names = ", ".join(dict.fromkeys(finding.name for finding in findings))
-            raise InvalidOption(
-                f"no meter is called {wanted!r}",
-                hint=f"There are {names}; or an address, like shelly://192.168.1.40.",
-            )
-        finding = named[0]
-    if finding.meter is None:
-        raise MeasurementFailure(
-            f"the meter {finding.name} cannot be used: {finding.reason}",
-            hint=finding.hint or "See what there is: edgeslm doctor",
+        return findings[0]
+    named = [finding for finding in findings if finding.name == wanted]
+    if not named:
+        names = ", ".join(dict.fromkeys(finding.name for finding in findings))
+        raise InvalidOption(
+            f"no meter is called {wanted!r}",
+            hint=f"There are {names}; or an address, like shelly://192.168.1.40.",
         )
-    return finding
+    return named[0]
 
 
-def _best(findings: tuple[Finding, ...]) -> Finding | None:
+def best(findings: tuple[Finding, ...]) -> Finding | None:
     """The first of the best rank; the order of `look` decides among equals."""
     usable = [finding for finding in findings if _is_certain(finding)]
     return min(usable, key=_rank, default=None)

@@ -42,7 +42,7 @@ def find(target: Target | None) -> Finding:
         return base.absent(
             name,
             "no target given, so no watts to estimate with",
-            "Measure the watts under load at the plug, and put them into a target file of your own.",
+            "Measure its watts under load at the plug; put them into a target file of your own.",
         )
     watts = target.power.load_watts
     if watts.value is None:

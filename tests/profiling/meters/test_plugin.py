@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,18 @@ def test_a_meter_that_breaks_its_promises(value: float | Exception, said: str) -
 
     with pytest.raises(MeasurementFailure, match=said):
         meter.read_joules()
+
+
+def test_the_documented_example_is_a_meter() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "measure.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(f"from __future__ import annotations\n{example}", names)
+
+    meter = plugin.PluginMeter(names["find_meter"]())
+
+    assert meter.name == "bench-supply"
+    assert meter.read_joules() > 0
 
 
 def test_an_installed_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
