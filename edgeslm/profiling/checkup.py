@@ -189,7 +189,9 @@ def check_build(host: Host, describe: Callable[[], BuildInfo]) -> list[Check]:
     if unused:
         matters = any(each for _, each in unused)
         names = ", ".join(ours for ours, _ in unused)
-        cost = "prompts are read several times slower than they could be" if matters else "slower"
+        cost = (
+            "reading a prompt takes several times as long" if matters else "that costs some speed"
+        )
         level = Level.PROBLEM if matters else Level.NOTE
         text = f"this processor also has {names}, which this build leaves unused: {cost}"
         checks.append(Check("instructions", level, text, rebuild))

@@ -32,6 +32,8 @@ _LINE = re.compile(
     re.ASCII | re.MULTILINE,
 )
 _BOARD = "Raspberry Pi"
+_MEASURING = re.compile(r"Raspberry Pi (Compute Module )?5")
+"""Raspberry Pi 5, 500, Compute Module 5; older boards measure no current."""
 
 
 def find(here: Surroundings) -> Finding:
@@ -48,14 +50,14 @@ def find(here: Surroundings) -> Finding:
         )
     command = (program, "pmic_read_adc")
     try:
-        text = run(*command)
-        watts, count = rail_watts(text)
+        watts, count = rail_watts(run(*command))
     except OSError as error:
+        if not _MEASURING.search(model):
+            return base.absent(NAME, f"{model} does not measure its current")
         return base.failed(
             NAME,
             f"{model} does not tell: {error}",
-            "Only a Raspberry Pi 5 and its relatives measure current. If this is one, your user "
-            "must be in the group video: sudo usermod -aG video $USER",
+            "Your user must be in the group video: sudo usermod -aG video $USER, then log in anew.",
         )
     except ValueError as error:
         return base.absent(NAME, f"{model} does not measure its current: {error}")

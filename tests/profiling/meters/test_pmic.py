@@ -75,6 +75,12 @@ def test_joules_by_hand(tmp_path: Path) -> None:
             "does not measure its current",
         ),
         (
+            "import sys\nsys.exit('error=1')",
+            "Raspberry Pi 4 Model B Rev 1.4",
+            State.ABSENT,
+            "does not measure its current",
+        ),
+        (
             'import sys\nsys.exit("Can\'t open device file: /dev/vcio")',
             "Raspberry Pi 5 Model B Rev 1.0",
             State.FAILED,
