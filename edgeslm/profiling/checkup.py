@@ -233,41 +233,33 @@ def _is_swap(row: list[str]) -> bool:
 def check_clock(root: Path, sensors: Sensors) -> list[Check]:
     """Whether the processor is allowed to run as fast as it can."""
     folders = [root / _CPUFREQ.format(core) for core in sensors.cores]
-    governors = sorted({text for each in folders if (text := read_text(each / "scaling_governor"))})
-    drivers = {read_text(each / "scaling_driver") for each in folders} - {""}
+    checks = _check_governor(folders)
     clock = sensors.clock()
-    checks = []
-    if governors:
-        slow = "powersave" in governors and not any(
-            driver.startswith(_SELF_RAISING) for driver in drivers
-        )
-        checks.append(
-            Check(
-                "governor",
-                Level.PROBLEM if slow else Level.OK,
-                ", ".join(governors) + (": it keeps the lowest clock" if slow else ""),
-                "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-                if slow
-                else None,
-            )
-        )
     if clock is None:
         return [*checks, Check("clock", Level.OK, "the system does not tell")]
-    limits = [_limit(each) for each in folders]
     text = f"{clock.megahertz:.0f} MHz now, {clock.most_megahertz:.0f} MHz at most"
-    if any(share < _LIMITED for share in limits):
-        least = min(limits)
-        return [
-            *checks,
-            Check(
-                "clock",
-                Level.PROBLEM,
-                f"{text}, limited to {least:.0%} of that",
-                "Look at scaling_max_freq in /sys/devices/system/cpu/cpu0/cpufreq, and at what "
-                "sets it: cpufrequtils, tlp, a power profile.",
-            ),
-        ]
-    return [*checks, Check("clock", Level.OK, text)]
+    least = min(map(_limit, folders))
+    if least >= _LIMITED:
+        return [*checks, Check("clock", Level.OK, text)]
+    hint = (
+        "Look at scaling_max_freq in /sys/devices/system/cpu/cpu0/cpufreq, and at what sets it: "
+        "cpufrequtils, tlp, a power profile."
+    )
+    text = f"{text}, limited to {least:.0%} of that"
+    return [*checks, Check("clock", Level.PROBLEM, text, hint)]
+
+
+def _check_governor(folders: list[Path]) -> list[Check]:
+    """Who sets the clock, where anybody says."""
+    governors = sorted({text for each in folders if (text := read_text(each / "scaling_governor"))})
+    drivers = [read_text(each / "scaling_driver") for each in folders]
+    if not governors:
+        return []
+    names = ", ".join(governors)
+    if "powersave" not in governors or any(each.startswith(_SELF_RAISING) for each in drivers):
+        return [Check("governor", Level.OK, names)]
+    hint = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return [Check("governor", Level.PROBLEM, f"{names}: it keeps the lowest clock", hint)]
 
 
 def _limit(folder: Path) -> float:
