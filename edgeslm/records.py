@@ -27,6 +27,7 @@ TUNED_SCHEMA = "edgeslm.tuned/1"
 TUNING_SCHEMA = "edgeslm.tuning/1"
 SUSTAINED_SCHEMA = "edgeslm.sustained/1"
 FIT_SCHEMA = "edgeslm.fit/1"
+DOCTOR_SCHEMA = "edgeslm.doctor/1"
 
 
 class Provenance(str, Enum):

@@ -77,6 +77,15 @@ UsableRam = Annotated[
         "--ram", parser=parse_bytes, metavar="S", help="Memory it may take; default: what is free."
     ),
 ]
+Meter = Annotated[
+    str | None,
+    typer.Option(
+        "--meter",
+        metavar="METER",
+        help="A power meter: shelly://HOST, tasmota://HOST, a name that doctor shows, or none; "
+        "default: $EDGESLM_METER, or the best there is.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

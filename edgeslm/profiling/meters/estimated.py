@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edgeslm.profiling.meters.base import Scope
+from edgeslm.profiling.meters import base
+from edgeslm.profiling.meters.base import Finding, Scope
 from edgeslm.records import Provenance
 from edgeslm.targets.target import Target
 
@@ -20,6 +21,7 @@ class EstimatedMeter:
     name = "estimated"
     scope = Scope.BOARD
     provenance = Provenance.ESTIMATED
+    period_seconds = 0.0
 
     def __init__(
         self, watts: float, source: str, *, clock: Callable[[], float] = time.perf_counter
@@ -33,12 +35,21 @@ class EstimatedMeter:
         return self._watts * self._clock()
 
 
-def find(target: Target | None) -> tuple[EstimatedMeter | None, str]:
-    """A meter from the target's watts under load, and why (not)."""
+def find(target: Target | None) -> Finding:
+    """A meter from the target's watts under load."""
+    name = EstimatedMeter.name
     if target is None:
-        return None, "estimated: no target given, so no watts to estimate with"
+        return base.absent(
+            name,
+            "no target given, so no watts to estimate with",
+            "Measure its watts under load at the plug; put them into a target file of your own.",
+        )
     watts = target.power.load_watts
     if watts.value is None:
-        return None, f"estimated: the file of {target.id} has no power.load_watts"
+        return base.absent(
+            name,
+            f"the file of {target.id} has no power.load_watts",
+            "Put the watts that you measured at the plug into a copy of the target file.",
+        )
     meter = EstimatedMeter(watts.value, f"{target.id}: {watts.source}")
-    return meter, f"estimated: {meter.source}"
+    return base.found(meter, meter.source)

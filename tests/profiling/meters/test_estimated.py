@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.profiling.meters import find_meter
+from edgeslm.profiling.meters import estimated, find_meter
 from edgeslm.profiling.meters.base import Scope
 from edgeslm.profiling.meters.estimated import EstimatedMeter
+from edgeslm.profiling.meters.surroundings import Surroundings
 from edgeslm.records import Provenance
 from edgeslm.targets.loading import load_target
 
@@ -24,28 +25,35 @@ def test_watts_times_seconds() -> None:
     assert meter.scope is Scope.BOARD
 
 
+def bare(root: Path) -> Surroundings:
+    """A machine that can measure nothing."""
+    return Surroundings(root=root, system="Linux", environment={}, plugins=lambda: ())
+
+
 def test_the_targets_watts_are_the_fallback(tmp_path: Path) -> None:
     target = load_target("rpi3b-plus")
 
-    meter, reasons = find_meter(target, sysfs=tmp_path)
+    meter, reasons = find_meter(target, here=bare(tmp_path))
 
     assert meter is not None
     assert meter.provenance is Provenance.ESTIMATED
     assert "5.6 W" in meter.source
     assert "sbc-reviews" in meter.source
-    assert "no processor package" in reasons[0]
-    assert reasons[1].startswith("estimated:")
+    assert reasons[0].startswith("estimated: 5.6 W")
+    assert reasons[1].startswith("not here: hwmon, rails, rapl, pmic, battery, powermetrics")
 
 
 def test_a_target_without_watts_gives_no_meter(tmp_path: Path) -> None:
-    meter, reasons = find_meter(load_target("rpi-zero-2w"), sysfs=tmp_path)
+    target = load_target("rpi-zero-2w")
 
-    assert meter is None
-    assert "rpi-zero-2w has no power.load_watts" in reasons[1]
+    assert find_meter(target, here=bare(tmp_path)).meter is None
+    assert "rpi-zero-2w has no power.load_watts" in estimated.find(target).reason
 
 
 def test_neither_counter_nor_target_gives_no_meter(tmp_path: Path) -> None:
-    meter, reasons = find_meter(sysfs=tmp_path)
+    meter, reasons = find_meter(here=bare(tmp_path))
 
     assert meter is None
-    assert len(reasons) == 2
+    assert len(reasons) == 1
+    assert "rapl" in reasons[0]
+    assert "estimated" in reasons[0]

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from unprivileged import as_nobody, open_folder
 
 from edgeslm.errors import MeasurementFailure
 from edgeslm.profiling.meters import find_meter, rapl
-from edgeslm.profiling.meters.base import Scope
+from edgeslm.profiling.meters.base import Finding, Meter, Scope, State
+from edgeslm.profiling.meters.surroundings import Surroundings
 from edgeslm.records import Provenance
 
 RANGE = 262_143_328_850
 """max_energy_range_uj as a Core i7 shows it."""
 
 
-def zone(sysfs: Path, folder: str, name: str, microjoules: int) -> Path:
-    path = sysfs / "class/powercap" / folder
+def zone(root: Path, folder: str, name: str, microjoules: int) -> Path:
+    path = root / "sys/class/powercap" / folder
     path.mkdir(parents=True)
     (path / "name").write_text(f"{name}\n")
     (path / "energy_uj").write_text(f"{microjoules}\n")
@@ -30,10 +32,17 @@ def add(path: Path, microjoules: int) -> None:
     counter.write_text(f"{(int(counter.read_text()) + microjoules) % RANGE}\n")
 
 
-def found(sysfs: Path) -> rapl.RaplMeter:
-    meter, reason = rapl.find(sysfs)
-    assert meter is not None, reason
-    return meter
+def look(root: Path) -> Finding:
+    """What is found of the processor packages."""
+    finding = rapl.find(root / "sys", sleep=lambda _seconds: None)[-1]
+    assert finding.name == "rapl"
+    return finding
+
+
+def found(root: Path) -> Meter:
+    finding = look(root)
+    assert finding.meter is not None, finding.reason
+    return finding.meter
 
 
 def test_one_package(tmp_path: Path) -> None:
@@ -83,16 +92,52 @@ def test_counters_go_round_between_readings(tmp_path: Path) -> None:
 
 
 def test_no_powercap_at_all(tmp_path: Path) -> None:
-    meter, reason = rapl.find(tmp_path)
+    (finding,) = rapl.find(tmp_path / "sys")
 
-    assert meter is None
-    assert "no processor package" in reason
+    assert (finding.meter, finding.state) == (None, State.ABSENT)
+    assert "no processor package" in finding.reason
 
 
-def test_only_a_platform_zone_is_no_package(tmp_path: Path) -> None:
+def test_a_platform_zone_is_no_package(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", "psys", 1)
 
-    assert rapl.find(tmp_path)[0] is None
+    assert look(tmp_path).meter is None
+
+
+def platform(root: Path, platform_microjoules: int, package_microjoules: int) -> Finding:
+    """What is found of psys on a machine that counts this much while it is looked at."""
+    package = zone(root, "intel-rapl:0", "package-0", RANGE - 1000)
+    psys = zone(root, "intel-rapl:1", "psys", RANGE - 1000)
+
+    def sleep(_seconds: float) -> None:
+        add(psys, platform_microjoules)
+        add(package, package_microjoules)
+
+    finding, packages = rapl.find(root / "sys", sleep=sleep)
+    assert (finding.name, packages.name) == ("psys", "rapl")
+    assert packages.meter is not None
+    return finding
+
+
+def test_the_platform_is_the_board(tmp_path: Path) -> None:
+    meter = platform(tmp_path, 400_000, 150_000).meter
+    assert meter is not None
+    before = meter.read_joules()
+    add(tmp_path / "sys/class/powercap/intel-rapl:1", 2_000_000)
+
+    assert meter.read_joules() - before == pytest.approx(2.0)
+    assert (meter.name, meter.scope) == ("psys", Scope.BOARD)
+    assert meter.provenance is Provenance.MEASURED
+
+
+@pytest.mark.parametrize(("all_of_it", "package"), [(100_000, 150_000), (0, 150_000), (0, 0)])
+def test_a_platform_that_counts_less_than_its_part_is_not_believed(
+    all_of_it: int, package: int, tmp_path: Path
+) -> None:
+    finding = platform(tmp_path, all_of_it, package)
+
+    assert (finding.meter, finding.state) == (None, State.FAILED)
+    assert "not calibrated" in finding.reason
 
 
 def test_a_counter_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -100,26 +145,22 @@ def test_a_counter_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (package / "energy_uj").unlink()
     (package / "energy_uj").mkdir()
 
-    meter, reason = rapl.find(tmp_path)
+    finding = look(tmp_path)
 
-    assert meter is None
-    assert str(package / "energy_uj") in reason
+    assert (finding.meter, finding.state) == (None, State.FAILED)
+    assert str(package / "energy_uj") in finding.reason
 
 
-def test_a_counter_that_only_root_may_read_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = zone(tmp_path, "intel-rapl:0", "package-0", 1)
+def test_a_counter_that_only_root_may_read_says_how_to_read_it() -> None:
+    with open_folder() as root:
+        package = zone(root, "intel-rapl:0", "package-0", 1)
+        (package / "energy_uj").chmod(0)
 
-    def refuse(path: Path) -> int:
-        raise PermissionError(13, "Permission denied", str(path))
+        said = as_nobody(lambda: str(look(root)))
 
-    monkeypatch.setattr(rapl, "_integer", refuse)
-    meter, reason = rapl.find(tmp_path)
-
-    assert meter is None
-    assert "only root may read it" in reason
-    assert str(package) in reason
+    assert "FORBIDDEN" in said
+    assert f"{package / 'energy_uj'} is there, but only root may read it" in said
+    assert f"sudo chmod a+r {package.parent}/intel-rapl:*/energy_uj" in said
 
 
 @pytest.mark.parametrize("content", ["", "many\n"])
@@ -127,10 +168,10 @@ def test_a_counter_that_is_no_number_is_no_meter(tmp_path: Path, content: str) -
     package = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     (package / "energy_uj").write_text(content)
 
-    meter, reason = rapl.find(tmp_path)
+    finding = look(tmp_path)
 
-    assert meter is None
-    assert "cannot be read" in reason
+    assert (finding.meter, finding.state) == (None, State.FAILED)
+    assert "cannot be read" in finding.reason
 
 
 def test_a_counter_that_disappears_is_a_measurement_failure(tmp_path: Path) -> None:
@@ -146,7 +187,8 @@ def test_a_counter_that_disappears_is_a_measurement_failure(tmp_path: Path) -> N
 
 def test_the_energy_between_two_moments(tmp_path: Path) -> None:
     package = zone(tmp_path, "intel-rapl:0", "package-0", 1)
-    meter, reasons = find_meter(sysfs=tmp_path)
+    here = Surroundings(root=tmp_path, environment={}, plugins=lambda: ())
+    meter, reasons = find_meter(here=here)
     assert meter is not None
 
     first = meter.read_joules()
@@ -155,4 +197,5 @@ def test_the_energy_between_two_moments(tmp_path: Path) -> None:
     assert meter.read_joules() - first == pytest.approx(60.0)
     assert meter.name == "rapl"
     assert meter.provenance is Provenance.MEASURED
-    assert reasons == ("rapl: 1 processor package(s)",)
+    assert reasons[0] == "rapl: 1 processor package(s)"
+    assert meter.period_seconds == 0.001
