@@ -38,6 +38,10 @@ class Meter(Protocol):
     def source(self) -> str:
         """What exactly is read."""
 
+    @property
+    def period_seconds(self) -> float:
+        """How often the reading changes; 0 for arithmetic, which changes with the clock."""
+
     def read_joules(self) -> float:
         """Energy counted so far; never decreases.
 

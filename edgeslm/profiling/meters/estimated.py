@@ -20,6 +20,7 @@ class EstimatedMeter:
     name = "estimated"
     scope = Scope.BOARD
     provenance = Provenance.ESTIMATED
+    period_seconds = 0.0
 
     def __init__(
         self, watts: float, source: str, *, clock: Callable[[], float] = time.perf_counter

@@ -45,6 +45,7 @@ class RaplMeter:
     name = "rapl"
     scope = Scope.PACKAGE
     provenance = Provenance.MEASURED
+    period_seconds = 0.001
 
     def __init__(self, zones: list[_Zone]) -> None:
         self._zones = zones
