@@ -121,8 +121,8 @@ def others(
     """How many cores' time others took: on average over `runs`, and in the worst second.
 
     The kernel counts in hundredths of a second, so shorter runs are put together until they last
-    a second; where all of them together do not, there is no worst one, and no average of a fraction. Programs of lower priority
-    count too: they share memory, heat and power with ours.
+    a second; where all of them together do not, there is no worst one, and for a fraction of it no
+    average. Programs of lower priority count too: they share memory, heat and power with ours.
     """
     taken = total = 0.0
     window_taken = window = 0.0

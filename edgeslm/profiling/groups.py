@@ -147,13 +147,9 @@ def _folder_group(
     for above, version in _places(root, reasons):
         _sweep(above)
         group = FolderGroup(above / f"{_NAME}{os.getpid()}", version)
-        try:
-            group.folder.mkdir()
-        except OSError as error:
-            reasons.append(f"{above}: {error.strerror}")
-            continue
         stack.callback(group.remove)
         try:
+            group.folder.mkdir()
             _limit(group.folder, version, limit_bytes)
             _try_to_join(group)
         except OSError as error:
@@ -186,9 +182,9 @@ def _limit(folder: Path, version: int, limit_bytes: int) -> None:
             _write(folder / "memory.swap.max", "0")
         return
     _write(folder / "memory.limit_in_bytes", f"{limit_bytes}")
-    for name, value in (("memory.swappiness", "0"), ("memory.memsw.limit_in_bytes", limit_bytes)):
-        with suppress(OSError):  # a kernel that does not count swap
-            _write(folder / name, f"{value}")
+    # No limit on memory and swap together: where there is one, the kernel counts no hits.
+    with suppress(OSError):  # a kernel without swap
+        _write(folder / "memory.swappiness", "0")
 
 
 def _write(path: Path, text: str) -> None:
