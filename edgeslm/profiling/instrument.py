@@ -58,20 +58,12 @@ class Instrument:
             return Mark(None, self._clock())
         return Mark(joules, self._clock())
 
-    def since(self, start: Mark, tokens: int = 0, seconds: float | None = None) -> Stretch | None:
-        """The stretch from `start` until now; None where a reading is missing.
-
-        Args:
-            start: Its beginning.
-            tokens: What was computed in it.
-            seconds: Its length, where that was timed more closely.
-        """
+    def since(self, start: Mark, tokens: int = 0) -> Stretch | None:
+        """The stretch of `tokens` from `start` until now; None where a reading is missing."""
         end = self.mark()
         if start.joules is None or end.joules is None:
             return None
-        if seconds is None:
-            seconds = end.seconds - start.seconds
-        return Stretch(end.joules - start.joules, seconds, tokens)
+        return Stretch(end.joules - start.joules, end.seconds - start.seconds, tokens)
 
     def rest(
         self, seconds: float, *, sleep: Callable[[float], None] = time.sleep

@@ -46,6 +46,7 @@ from edgeslm.targets.loading import load_target
 
 _LISTEN_SECONDS = 0.5
 _LONGEST_IDLE_SECONDS = 600.0
+_SHORTEST_SUSTAINED = 3.0
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class ProfileOptions:
                 f"an idle baseline of {self.idle_seconds:g} seconds",
                 hint=f"From 0 to {_LONGEST_IDLE_SECONDS:g}; 0 measures none.",
             )
-        for name in ("budget_seconds", "sustained_seconds"):
+        for name, least in (("budget_seconds", 0.0), ("sustained_seconds", _SHORTEST_SUSTAINED)):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            if value is not None and not (value >= least and 0 < value < math.inf):
                 raise InvalidOption(
-                    f"{name.replace('_', ' ')} must be more than 0, not {value:g}",
-                    hint="Leave it out to get the default.",
+                    f"{value:g} {name.replace('_', ' ')}: too short, or without end",
+                    hint=f"More than {least:g}, or leave it out.",
                 )
 
     @property

@@ -111,7 +111,7 @@ class Runner:
         with self._observer.counted():
             start = self._instrument.mark()
             elapsed = self._time(kind, depth)
-            stretch = self._instrument.since(start, kind.tokens, elapsed)
+            stretch = self._instrument.since(start, kind.tokens)
         return elapsed, stretch
 
     def _time(self, kind: _Kind, depth: int) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,9 @@ def test_what_the_kernel_does_not_tell_is_unknown(tmp_path: Path) -> None:
     assert read_figures(tmp_path) == GroupFigures(None, None, None, None, None, None)
 
 
-def _own_folders() -> set[Path]:
-    return {
-        path for above, _ in own_groups() for path in above.glob("edgeslm-limit-*") if path.is_dir()
-    }
+def _own_folders() -> list[Path]:
+    name = f"edgeslm-limit-{os.getpid()}"
+    return [above / name for above, _ in own_groups() if (above / name).exists()]
 
 
 def _run(group: Group, code: str) -> subprocess.CompletedProcess[str]:

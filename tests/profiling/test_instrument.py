@@ -46,11 +46,6 @@ def test_a_stretch_lies_between_two_readings() -> None:
     assert instrument.since(start, 10) == Stretch(5.0, 2.0, 10)
 
 
-def test_the_time_may_be_taken_more_closely() -> None:
-    instrument = Instrument(ListMeter(3.0, 8.0), clock=Clock())
-    assert instrument.since(instrument.mark(), 10, 1.5) == Stretch(5.0, 1.5, 10)
-
-
 def test_a_meter_that_dies_is_not_asked_again() -> None:
     instrument = Instrument(ListMeter(3.0), clock=Clock())
     start = instrument.mark()
