@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MEASUREMENT_SCHEMA = "edgeslm.measurement/1"
 PREDICTION_SCHEMA = "edgeslm.prediction/1"
@@ -28,6 +30,9 @@ TUNING_SCHEMA = "edgeslm.tuning/1"
 SUSTAINED_SCHEMA = "edgeslm.sustained/1"
 FIT_SCHEMA = "edgeslm.fit/1"
 DOCTOR_SCHEMA = "edgeslm.doctor/1"
+
+
+_Record = TypeVar("_Record")
 
 
 class Provenance(str, Enum):
@@ -134,6 +139,42 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, Path):
         return str(value)
+    return value
+
+
+def from_json(kind: type[_Record], value: Any) -> _Record:
+    """The record that `to_json` made `value` of; keys that `kind` has no field for are ignored.
+
+    Raises:
+        ValueError: `value` is no such record.
+    """
+    try:
+        return typing.cast(_Record, _restored(kind, value))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no {kind.__name__}: {error}") from error
+
+
+def _restored(kind: Any, value: Any) -> Any:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        plain = [each for each in arguments if each is not type(None)]
+        return None if value is None else _restored(plain[0], value)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"a list was expected, not {value!r}")
+        each = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_restored(*pair) for pair in zip(each, value, strict=True))
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        fields = [field.name for field in dataclasses.fields(kind)]
+        return typing.cast(Any, kind)(
+            **{name: _restored(hints[name], value[name]) for name in fields}
+        )
+    if isinstance(kind, type) and issubclass(kind, (Enum, Path)):
+        return kind(value)
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{kind.__name__} was expected, not {value!r}")
     return value
 
 

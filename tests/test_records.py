@@ -4,10 +4,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.records import UNKNOWN, Figure, Provenance, Statistic, document, to_json
+from edgeslm.records import (
+    UNKNOWN,
+    Figure,
+    Provenance,
+    Statistic,
+    document,
+    from_json,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -49,3 +58,45 @@ def test_the_median_lies_between_the_extremes(samples: list[float]) -> None:
     statistic = Statistic.of(samples)
     assert statistic.minimum <= statistic.median <= statistic.maximum
     assert statistic.samples == tuple(samples)
+
+
+@dataclass(frozen=True)
+class _Several:
+    inner: _Inner | None
+    pair: tuple[float, float]
+    names: tuple[str, ...]
+    certain: bool
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _Several(None, (1.0, 2.0), (), certain=True),
+        _Several(_Inner(Path("a"), UNKNOWN), (1.5, 2.5), ("a", "b"), certain=False),
+        _Several(
+            _Inner(Path("a"), Figure(2.0, Provenance.MEASURED, "it")), (0.0, 0.0), ("",), True
+        ),
+    ],
+)
+def test_records_come_back_from_json(value: _Several) -> None:
+    assert from_json(_Several, json.loads(json.dumps(document("test/1", value)))) == value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inner": 3},
+        {"inner": {"path": "a"}},
+        {"pair": [1.0]},
+        {"pair": ["a", "b"]},
+        {"names": "ab"},
+        {"names": [1]},
+        {"certain": 1},
+    ],
+)
+def test_what_is_no_such_record_is_refused(changes: dict[str, object]) -> None:
+    value = to_json(_Several(None, (1.0, 2.0), (), certain=True))
+    with pytest.raises(ValueError, match=r"no _Several|expected|argument|bool|str"):
+        from_json(_Several, value | changes)
+    with pytest.raises(ValueError, match=r"no _Several|expected|argument|bool|str"):
+        from_json(_Several, None)

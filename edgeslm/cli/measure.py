@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeslm.cli import options, output
+from edgeslm.cli.measured import print_measurement
+from edgeslm.errors import InvalidOption, MeasurementFailure
 from edgeslm.records import MEASUREMENT_SCHEMA, PREDICTION_SCHEMA, document, to_json
-from edgeslm.units import format_bytes, significant
+from edgeslm.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeslm.profiling.measurement import Measurement, Speed
+    from edgeslm.profiling.measurement import Measurement
+    from edgeslm.profiling.profile import ProfileOptions
     from edgeslm.records import Prediction
+
+_DIGITS = 9
 
 
 def profile(
@@ -27,11 +32,14 @@ def profile(
         int, typer.Option("--tokens", "-n", metavar="N", help="Tokens per decode run.")
     ] = 128,
     depth: Annotated[
-        int, typer.Option("--depth", metavar="N", help="Tokens in the KV cache before decode.")
-    ] = 0,
+        str,
+        typer.Option(
+            "--depth", metavar="N,N,..", help="Tokens in the KV cache before a run; one or more."
+        ),
+    ] = "0",
     repeats: Annotated[
         int, typer.Option("--repeats", "-r", metavar="N", help="Runs of each kind.")
-    ] = 5,
+    ] = 7,
     context: Annotated[
         int | None,
         typer.Option(
@@ -47,46 +55,87 @@ def profile(
         ),
     ] = None,
     threads: options.Threads = None,
+    idle: Annotated[
+        float,
+        typer.Option(
+            "--idle", metavar="SECONDS", help="Watch the idle machine's power first; 0: do not."
+        ),
+    ] = 5.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="SECONDS", help="Shorten the runs where they would take longer."
+        ),
+    ] = None,
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            "--sustained", metavar="SECONDS", help="See too what speed lasts; 600 on a board."
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(
+            "--memory-limit",
+            parser=parse_bytes,
+            metavar="S",
+            help="Measure in a control group with so little memory: 512M.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if something spoilt the figures.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Measure RAM, tokens per second and joules per token, on this machine.
 
+    What spoils the figures is said and kept with them: busy neighbours, heat, a weak power supply.
     With --target of another board, nothing runs: it prints what to expect there, estimated.
 
     Examples:
         edgeslm profile model.gguf
         edgeslm profile model.gguf --prompt-tokens 128 --tokens 64 --json
+        edgeslm profile model.gguf --depth 0,512,2048
         edgeslm profile model.gguf --target rpi-zero-2w
     """
     from edgeslm.bundle.model_path import find_model
 
     path = find_model(model)
     if target is not None and not _is_this_machine(target):
+        _refuse_elsewhere(memory_limit, sustained)
         _predict(path, target, context, kv_type, json=json)
         return
 
     from edgeslm.profiling.profile import ProfileOptions
-    from edgeslm.profiling.profile import profile as measure
 
-    measurement = measure(
-        path,
-        ProfileOptions(
-            threads=threads,
-            context_length=context,
-            kv_type=(kv_type or "F16").upper(),
-            prompt_tokens=prompt_tokens,
-            generated_tokens=generated_tokens,
-            depth=depth,
-            repeats=repeats,
-        ),
+    wanted = ProfileOptions(
+        threads=threads,
+        context_length=context,
+        kv_type=(kv_type or "F16").upper(),
+        prompt_tokens=prompt_tokens,
+        generated_tokens=generated_tokens,
+        depths=parse_depths(depth),
+        repeats=repeats,
+        idle_seconds=idle,
+        budget_seconds=budget,
+        sustained_seconds=sustained,
     )
-    if json:
-        output.print_json(document(MEASUREMENT_SCHEMA, measurement))
-    else:
-        _print_measurement(measurement)
+    _print(_measured(path, wanted, memory_limit), json=json, strict=strict)
 
 
 COMMANDS = (profile,)
+
+
+def parse_depths(text: str) -> tuple[int, ...]:
+    """Numbers of tokens in "0,512,2048".
+
+    Raises:
+        InvalidOption: one of them is no number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= _DIGITS for part in parts):
+        raise InvalidOption(f"not depths: {text!r}", hint="Write them like 0,512,2048.")
+    return tuple(map(int, parts))
 
 
 def print_prediction(prediction: Prediction) -> None:
@@ -166,40 +215,39 @@ def _predict(
         print_prediction(prediction)
 
 
-def _print_measurement(measurement: Measurement) -> None:
-    memory, energy, settings = measurement.memory, measurement.energy, measurement.settings
-    threads = f"{settings.threads}"
-    if settings.prefill_threads != settings.threads:
-        threads += f" ({settings.prefill_threads} in prefill)"
-    print(
-        f"Measured on this machine: {measurement.host.cpu or 'unknown CPU'}, "
-        f"{threads} threads, KV {settings.kv_type}, {settings.repeats} runs each"
-    )
-    rows = [
-        ("peak RAM", format_bytes(memory.peak_rss_bytes)),
-        ("  weights resident", _bytes_or_unknown(memory.weights_resident_bytes)),
-        ("  weights copied", format_bytes(memory.weights_copied_bytes)),
-        ("  KV cache", f"{format_bytes(memory.kv_bytes)} for {settings.context_length} tokens"),
-        ("  compute", format_bytes(memory.compute_bytes)),
-        ("  Python, before loading", format_bytes(memory.before_load_rss_bytes)),
-        ("prefill", _speed(measurement.prefill)),
-        ("decode", _speed(measurement.decode)),
-        ("energy, prefill", output.figure_text(energy.prefill_joules_per_token, "J/token")),
-        ("energy, decode", output.figure_text(energy.decode_joules_per_token, "J/token")),
-    ]
-    output.print_table(rows)
-    for note in energy.notes:
-        print(f"energy: {note}")
+def _refuse_elsewhere(memory_limit: int | None, sustained: float | None) -> None:
+    """Return if nothing was asked for that only a run can tell."""
+    for name, value in (("--memory-limit", memory_limit), ("--sustained", sustained)):
+        if value is not None:
+            raise InvalidOption(
+                f"{name} measures, and nothing runs here for another board",
+                hint="Leave out --target, or run it on the board.",
+            )
 
 
-def _speed(speed: Speed) -> str:
-    figures = speed.tokens_per_second
-    return (
-        f"{significant(figures.median)} tokens/s "
-        f"({significant(figures.minimum)} to {significant(figures.maximum)}, "
-        f"{speed.tokens} tokens)"
-    )
+def _measured(path: Path, wanted: ProfileOptions, memory_limit: int | None) -> Measurement:
+    if memory_limit is None:
+        from edgeslm.profiling.profile import profile as measure
+
+        return measure(path, wanted)
+    from edgeslm.profiling.limited import profile_limited
+
+    return profile_limited(path, wanted, memory_limit)
 
 
-def _bytes_or_unknown(count: int | None) -> str:
-    return "unknown" if count is None else format_bytes(count)
+def _print(measurement: Measurement, *, json: bool, strict: bool) -> None:
+    """Print it, with what spoils it on stderr too.
+
+    Raises:
+        MeasurementFailure: something does, and that was not to be.
+    """
+    if json:
+        output.print_json(document(MEASUREMENT_SCHEMA, measurement))
+    else:
+        print_measurement(measurement)
+    for taint in measurement.taints:
+        output.warn(f"tainted: {taint}")
+    if strict and measurement.tainted:
+        raise MeasurementFailure(
+            "something spoilt these figures", hint="Leave the machine alone, and measure again."
+        )

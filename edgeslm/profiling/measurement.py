@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.profiling.sustained import Sustained
 from edgeslm.records import Figure, Statistic
 
 
@@ -29,8 +30,12 @@ class Settings:
         threads: For decode.
         prompt_tokens: Tokens per prefill run.
         generated_tokens: Tokens per decode run.
-        depth: Tokens already in the KV cache when a decode run starts.
+        depth: Tokens already in the KV cache when a run starts; the first of `depths`.
         repeats: Runs of each kind, after one that is not counted.
+        depths: All of them.
+        idle_seconds: Length of the idle baseline, where there is an instrument to read.
+        budget_seconds: What the runs were allowed to take; None for no limit.
+        shortened: What was shortened to keep to that; None if nothing was.
     """
 
     context_length: int
@@ -43,6 +48,10 @@ class Settings:
     generated_tokens: int
     depth: int
     repeats: int
+    depths: tuple[int, ...]
+    idle_seconds: float
+    budget_seconds: float | None
+    shortened: str | None
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,144 @@ class Host:
 
 @dataclass(frozen=True)
 class Speed:
-    """Repeated runs of prefill or decode."""
+    """Repeated runs of prefill or decode.
+
+    Attributes:
+        tokens: Of one run.
+        tokens_per_second: Of each run.
+        seconds: Of each run.
+        median_deviation: The median distance of a run from the median, in tokens per second.
+        quartiles: A quarter of the runs was slower than the first, a quarter faster than the
+            second.
+    """
 
     tokens: int
     tokens_per_second: Statistic
     seconds: Statistic
+    median_deviation: float
+    quartiles: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class TokenEnergy:
+    """Joules per token of one kind of run.
+
+    Attributes:
+        gross: What the meter's scope drew, idle power included.
+        gross_uncertainty: One sigma, in joules per token; None where `gross` is unknown.
+        net: Without what the machine draws when idle.
+        net_uncertainty: One sigma.
+        seconds: How long it was measured for.
+        enough_samples: Whether a stretch held at least ten changes of the meter's reading; None
+            without a meter.
+    """
+
+    gross: Figure
+    gross_uncertainty: float | None
+    net: Figure
+    net_uncertainty: float | None
+    seconds: float
+    enough_samples: bool | None
+
+
+@dataclass(frozen=True)
+class DepthRun:
+    """Everything measured with `depth` tokens in the KV cache when a run starts."""
+
+    depth: int
+    prefill: Speed
+    decode: Speed
+    prefill_energy: TokenEnergy
+    decode_energy: TokenEnergy
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the machine said at one time; None where it does not tell.
+
+    Attributes:
+        seconds: Since the beginning.
+        celsius: The highest of the processor's sensors.
+        limit_celsius: Where the board begins to slow down.
+        megahertz: Mean clock of the cores this process may use; of a core at rest it is low.
+        most_megahertz: The highest the hardware can.
+        held_back: What slowed the processor at that time.
+        since_boot: What did since the machine was switched on; only a Raspberry Pi knows.
+    """
+
+    seconds: float
+    celsius: float | None
+    limit_celsius: float
+    megahertz: float | None
+    most_megahertz: float | None
+    held_back: tuple[str, ...]
+    since_boot: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the machine was like; None where it does not tell.
+
+    Attributes:
+        before: Before the model was opened.
+        during: Just after each counted run, in their order.
+        after: At the end.
+        cores: That this process may use.
+        other_cores_before: How many cores' time others took before the model was opened.
+        other_cores: The same during the counted runs.
+        busiest_other_cores: In the worst second of them, or the worst run that was longer; None if
+            they were too short to tell.
+        swapped_in_bytes: What came back from swap during the counted runs, of all processes.
+        read_bytes: What a disk had to read for this process during them.
+        major_faults: How often this process waited for a page from a disk during them.
+    """
+
+    before: Moment
+    during: tuple[Moment, ...]
+    after: Moment
+    cores: int
+    other_cores_before: float | None
+    other_cores: float | None
+    busiest_other_cores: float | None
+    swapped_in_bytes: int | None
+    read_bytes: int | None
+    major_faults: int
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """How the model got on in a control group with little memory.
+
+    Attributes:
+        limit_bytes: What the group could have.
+        group: Which kind of group it was.
+        verdict: "fits", "thrashes" or "killed".
+        summary: The same as a sentence.
+        peak_bytes: Most that the group had, pages of files included.
+        limit_hits: How often it ran into the limit.
+        oom_kills: Processes the kernel killed in it for want of memory.
+        page_faults, major_faults: Of all its processes, from beginning to end.
+        refaults: Pages of files that were read again after the kernel had dropped them.
+        read_bytes_per_second: What a disk had to read during the counted runs.
+        decode_tokens_per_second: Median in the group; None if it was killed.
+        unlimited_tokens_per_second: The same without a limit, just before.
+        copied: Whether a copy of the file was measured, since other processes held the original.
+    """
+
+    limit_bytes: int
+    group: str
+    verdict: str
+    summary: str
+    peak_bytes: int | None
+    limit_hits: int | None
+    oom_kills: int | None
+    page_faults: int | None
+    major_faults: int | None
+    refaults: int | None
+    read_bytes_per_second: float | None
+    decode_tokens_per_second: float | None
+    unlimited_tokens_per_second: float
+    copied: bool
 
 
 @dataclass(frozen=True)
@@ -80,6 +222,11 @@ class MemoryUse:
         weights_copied_bytes: Weights that llama.cpp copied, for example to interleave them.
         kv_bytes: Allocated for the KV cache, as llama.cpp states it.
         compute_bytes: Allocated for compute and logits, as llama.cpp states it.
+        steady_rss_bytes: Resident after the last run.
+        pss_bytes: The same, with pages that several processes have divided by their number.
+        private_bytes: The part of it that no other process has.
+        major_faults: How often the process waited for a page from a disk, loading included.
+        limit: How it got on with little memory, if that was asked for.
     """
 
     peak_rss_bytes: int
@@ -88,16 +235,32 @@ class MemoryUse:
     weights_copied_bytes: int
     kv_bytes: int
     compute_bytes: int
+    steady_rss_bytes: int
+    pss_bytes: int | None
+    private_bytes: int | None
+    major_faults: int
+    limit: MemoryLimit | None
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy per token, gross: what the meter's scope drew, idle power included.
+    """Energy per token at the first depth; `DepthRun` has that of each.
 
     Attributes:
+        prefill_joules_per_token, decode_joules_per_token: Gross: what the meter's scope drew, idle
+            power included.
         meter: What was read, None where the figures are estimated or unknown.
         scope: What the meter covers: "board", "package".
-        notes: Which meters were looked for and why they were not used.
+        notes: Which meters were looked for and why they were not used; what went wrong with one.
+        prefill_net_joules_per_token, decode_net_joules_per_token: Without idle power.
+        prefill_uncertainty_joules_per_token, decode_uncertainty_joules_per_token: One sigma of
+            the gross figures; None where those are unknown.
+        prefill_net_uncertainty_joules_per_token, decode_net_uncertainty_joules_per_token: Of the
+            net figures.
+        idle_watts: What the machine drew before the model was opened.
+        idle_uncertainty_watts: One sigma.
+        seconds: How long energy was measured for, at all depths.
+        enough_samples: Whether each stretch held ten changes of the reading; None without a meter.
     """
 
     prefill_joules_per_token: Figure
@@ -105,11 +268,27 @@ class Energy:
     meter: str | None
     scope: str | None
     notes: tuple[str, ...]
+    prefill_net_joules_per_token: Figure
+    decode_net_joules_per_token: Figure
+    prefill_uncertainty_joules_per_token: float | None
+    decode_uncertainty_joules_per_token: float | None
+    prefill_net_uncertainty_joules_per_token: float | None
+    decode_net_uncertainty_joules_per_token: float | None
+    idle_watts: Figure
+    idle_uncertainty_watts: float | None
+    seconds: float
+    enough_samples: bool | None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One profile run."""
+    """One profile run; `prefill`, `decode` and `energy` are those of the first depth.
+
+    Attributes:
+        tainted: Whether something spoilt the figures.
+        taints: What, in sentences.
+        sustained: What lasts once the machine is warm, if that was asked for.
+    """
 
     model: ProfiledModel
     settings: Settings
@@ -118,3 +297,8 @@ class Measurement:
     prefill: Speed
     decode: Speed
     energy: Energy
+    depths: tuple[DepthRun, ...]
+    conditions: Conditions
+    tainted: bool
+    taints: tuple[str, ...]
+    sustained: Sustained | None

@@ -1,8 +1,14 @@
-"""Profile a model on this machine: memory, prefill, decode, energy."""
+"""Profile a model on this machine: memory, prefill, decode, energy.
+
+In this order: the idle machine is watched, the model is opened, and at each depth one run of each
+kind warms up and the counted runs of both kinds take turns.
+"""
 
 from __future__ import annotations
 
+import math
 import platform
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,21 +21,32 @@ from edgeslm.gguf.inspection import inspect
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
-from edgeslm.profiling import memory, speed
+from edgeslm.profiling import memory
+from edgeslm.profiling.budget import Runs, difference, shortened
+from edgeslm.profiling.conditions import Observer, taints
+from edgeslm.profiling.energy import energy, token_energy
+from edgeslm.profiling.instrument import Instrument
 from edgeslm.profiling.measurement import (
-    Energy,
+    DepthRun,
     Host,
     Measurement,
     MemoryUse,
     ProfiledModel,
     Settings,
 )
-from edgeslm.profiling.meters import Meter, find_meter
-from edgeslm.progress import bar
-from edgeslm.records import UNKNOWN, Figure
+from edgeslm.profiling.meters import find_meter
+from edgeslm.profiling.power import Idle, idle_power
+from edgeslm.profiling.speed import Runner, probe
+from edgeslm.profiling.sustained import Sustained, run_sustained
+from edgeslm.progress import bar, note
+from edgeslm.runtime.machine import Sensors
 from edgeslm.runtime.tuned import settle
 from edgeslm.targets.detection import Detection, detect
 from edgeslm.targets.loading import load_target
+
+_LISTEN_SECONDS = 0.5
+_LONGEST_IDLE_SECONDS = 600.0
+_SHORTEST_SUSTAINED = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class ProfileOptions:
     """What to run; see `Settings` for the meaning of each.
 
     `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
-    tuned for the model here, or the defaults.
+    tuned for the model here, or the defaults. `sustained_seconds` None leaves out the long run.
     """
 
     threads: int | None = None
@@ -47,69 +64,153 @@ class ProfileOptions:
     ubatch: int | None = None
     prompt_tokens: int = 512
     generated_tokens: int = 128
-    depth: int = 0
-    repeats: int = 5
+    depths: tuple[int, ...] = (0,)
+    repeats: int = 7
+    idle_seconds: float = 5.0
+    budget_seconds: float | None = None
+    sustained_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("prompt_tokens", 1),
-            ("generated_tokens", 1),
-            ("depth", 0),
-            ("repeats", 1),
-        ):
+        for name, least in (("prompt_tokens", 1), ("generated_tokens", 1), ("repeats", 1)):
             if getattr(self, name) < least:
                 raise InvalidOption(
                     f"{name.replace('_', ' ')} must be at least {least}, not {getattr(self, name)}",
                     hint="Leave it out to get the default.",
                 )
+        self._check_depths()
+        self._check_seconds()
         if self.context_length is not None and self.context_length < self.needed_context:
             raise InvalidOption(
                 f"a context of {self.context_length} tokens is too short for these runs",
                 hint=f"They need {self.needed_context}: shorten the runs or lengthen the context.",
             )
 
+    def _check_depths(self) -> None:
+        if not self.depths or min(self.depths) < 0 or len({*self.depths}) < len(self.depths):
+            text = ",".join(map(str, self.depths))
+            raise InvalidOption(
+                f"depths must be 0 or more, each once, not {text or 'none'}",
+                hint="Write them like 0,512,2048.",
+            )
+
+    def _check_seconds(self) -> None:
+        if not 0 <= self.idle_seconds <= _LONGEST_IDLE_SECONDS:
+            raise InvalidOption(
+                f"an idle baseline of {self.idle_seconds:g} seconds",
+                hint=f"From 0 to {_LONGEST_IDLE_SECONDS:g}; 0 measures none.",
+            )
+        for name, least in (("budget_seconds", 0.0), ("sustained_seconds", _SHORTEST_SUSTAINED)):
+            value = getattr(self, name)
+            if value is not None and not (value >= least and 0 < value < math.inf):
+                raise InvalidOption(
+                    f"{value:g} {name.replace('_', ' ')}: too short, or without end",
+                    hint=f"More than {least:g}, or leave it out.",
+                )
+
     @property
     def needed_context(self) -> int:
         """Tokens the longest run puts into the KV cache."""
-        return max(self.prompt_tokens, self.depth + self.generated_tokens)
+        return max(self.depths) + max(self.prompt_tokens, self.generated_tokens)
+
+    @property
+    def runs(self) -> Runs:
+        """What is to be run, unless a budget shortens it."""
+        return Runs(self.prompt_tokens, self.generated_tokens, self.depths, self.repeats)
 
 
 def profile(path: Path, options: ProfileOptions) -> Measurement:
     """Run `path` on this machine and measure what it takes.
 
     The machine should be otherwise idle: other programs slow it down, and their power counts
-    as the model's.
+    as the model's. What of that was seen taints the measurement.
 
     Raises:
         EdgeslmError: the model cannot be loaded, or a run failed.
     """
     detection = detect()
     target = load_target(detection.target) if detection.target else None
-    meter, notes = find_meter(target)
+    meter, reasons = find_meter(target)
+    instrument = Instrument(meter)
+    observer = Observer(Sensors(ask_firmware=True))
+    idle = _rest(instrument, observer, options.idle_seconds)
+    digest = sha256(path)  # first, so that reading the file for it disturbs nothing later
     memory.reset_peak()
-    before_load = memory.rss_bytes()
+    before_load, faults = memory.rss_bytes(), memory.major_faults()
     with ExitStack() as stack:
         model = stack.enter_context(Model(path))
         context = stack.enter_context(Context(model, _context_options(model, options)))
-        settings = _settings(options, context)
-        with bar("Measuring", total=2 * (options.repeats + 1), unit="runs") as advance:
-            prefill = speed.measure_prefill(context, settings, meter, advance)
-            decode = speed.measure_decode(context, settings, meter, advance)
-        return Measurement(
-            model=_describe(model),
-            settings=settings,
-            host=_host(detection),
-            memory=_memory_use(model, context, before_load),
-            prefill=prefill.speed,
-            decode=decode.speed,
-            energy=Energy(
-                prefill_joules_per_token=_per_token(meter, prefill),
-                decode_joules_per_token=_per_token(meter, decode),
-                meter=meter.name if meter else None,
-                scope=meter.scope.value if meter else None,
-                notes=notes,
-            ),
-        )
+        runs = _runs(context, options)
+        depths = _measure(context, runs, instrument, observer, idle)
+        conditions = observer.finish()
+        settings = _settings(options, runs, context)
+        used = _memory_use(model, context, before_load, faults)
+        described = _describe(model, digest)
+    sustained = _sustained(path, options)
+    found = (
+        *taints(conditions, [each.decode for each in depths], settings.threads),
+        *(() if instrument.failure is None else (f"the meter died midway: {instrument.failure}",)),
+        *(() if sustained is None else sustained.warnings),
+    )
+    return Measurement(
+        model=described,
+        settings=settings,
+        host=_host(detection),
+        memory=used,
+        prefill=depths[0].prefill,
+        decode=depths[0].decode,
+        energy=energy(depths, instrument, idle, reasons),
+        depths=depths,
+        conditions=conditions,
+        tainted=bool(found),
+        taints=found,
+        sustained=sustained,
+    )
+
+
+def _rest(instrument: Instrument, observer: Observer, seconds: float) -> Idle | None:
+    """Watch the machine while it has nothing to do; its watts, where an instrument tells them."""
+    if not instrument.tells_idle_from_busy or seconds == 0:
+        time.sleep(_LISTEN_SECONDS)
+        observer.rested()
+        return None
+    note(f"Watching the idle machine for {seconds:g} seconds")
+    parts = instrument.rest(seconds)
+    observer.rested()
+    return idle_power(parts, instrument.period_seconds)
+
+
+def _runs(context: Context, options: ProfileOptions) -> Runs:
+    """What was asked for, as far as the budget goes."""
+    if options.budget_seconds is None:
+        return options.runs
+    reading, writing = probe(context)
+    return shortened(options.runs, reading, writing, options.budget_seconds)
+
+
+def _measure(
+    context: Context, runs: Runs, instrument: Instrument, observer: Observer, idle: Idle | None
+) -> tuple[DepthRun, ...]:
+    runner = Runner(context, runs.prompt_tokens, runs.generated_tokens, instrument, observer)
+    found = []
+    total = 2 * (runs.repeats + 1) * len(runs.depths)
+    with bar("Measuring", total, unit="runs") as advance:
+        for depth in runs.depths:
+            timed = runner.measure(depth, runs.repeats, advance)
+            found.append(
+                DepthRun(
+                    depth=depth,
+                    prefill=timed.prefill.speed,
+                    decode=timed.decode.speed,
+                    prefill_energy=token_energy(instrument, timed.prefill.stretches, idle),
+                    decode_energy=token_energy(instrument, timed.decode.stretches, idle),
+                )
+            )
+    return tuple(found)
+
+
+def _sustained(path: Path, options: ProfileOptions) -> Sustained | None:
+    seconds = options.sustained_seconds
+    return None if seconds is None else run_sustained(path, seconds)
 
 
 def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
@@ -120,7 +221,8 @@ def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
     return settled if options.ubatch is None else replace(settled, ubatch=options.ubatch)
 
 
-def _settings(options: ProfileOptions, context: Context) -> Settings:
+def _settings(options: ProfileOptions, runs: Runs, context: Context) -> Settings:
+    budget = options.budget_seconds
     return Settings(
         context_length=context.length,
         kv_type=context.options.kv_type,
@@ -128,18 +230,22 @@ def _settings(options: ProfileOptions, context: Context) -> Settings:
         prefill_threads=context.threads[1],
         batch=options.batch,
         ubatch=context.options.ubatch,
-        prompt_tokens=options.prompt_tokens,
-        generated_tokens=options.generated_tokens,
-        depth=options.depth,
-        repeats=options.repeats,
+        prompt_tokens=runs.prompt_tokens,
+        generated_tokens=runs.generated_tokens,
+        depth=runs.depths[0],
+        repeats=runs.repeats,
+        depths=runs.depths,
+        idle_seconds=options.idle_seconds,
+        budget_seconds=budget,
+        shortened=None if budget is None else difference(options.runs, runs, budget),
     )
 
 
-def _describe(model: Model) -> ProfiledModel:
+def _describe(model: Model, digest: str) -> ProfiledModel:
     inspection = inspect(model.header)
     return ProfiledModel(
         path=model.path,
-        sha256=sha256(model.path),
+        sha256=digest,
         architecture=inspection.architecture,
         name=inspection.name,
         file_bytes=inspection.file_bytes,
@@ -163,22 +269,20 @@ def _host(detection: Detection) -> Host:
     )
 
 
-def _memory_use(model: Model, context: Context, before_load: int) -> MemoryUse:
+def _memory_use(model: Model, context: Context, before_load: int, faults: int) -> MemoryUse:
+    shares, steady = memory.shares(), memory.rss_bytes()
     return MemoryUse(
-        peak_rss_bytes=memory.peak_rss_bytes(),
+        peak_rss_bytes=max(
+            memory.peak_rss_bytes(), steady
+        ),  # the kernel counts both with some slack
         before_load_rss_bytes=before_load,
         weights_resident_bytes=memory.resident_file_bytes(model.path),
         weights_copied_bytes=model.buffer_bytes.get("weights", 0),
         kv_bytes=context.buffer_bytes.get("kv", 0),
         compute_bytes=context.buffer_bytes.get("compute", 0),
+        steady_rss_bytes=steady,
+        pss_bytes=None if shares is None else shares.pss_bytes,
+        private_bytes=None if shares is None else shares.private_bytes,
+        major_faults=memory.major_faults() - faults,
+        limit=None,
     )
-
-
-def _per_token(meter: Meter | None, timed: speed.Timed) -> Figure:
-    """From the median run, so that one disturbed run does not count, as with speed."""
-    if meter is None or timed.joules is None:
-        return UNKNOWN
-    if timed.joules.median <= 0:
-        return Figure(None, None, f"{meter.source}: it did not move during a run")
-    joules = timed.joules.median / timed.speed.tokens
-    return Figure(joules, meter.provenance, meter.source)

@@ -2,100 +2,222 @@
 
 Prefill is bound by arithmetic: all tokens of a batch share one pass over the weights.
 Decode is bound by memory: each token reads every weight once. They are timed apart, on
-random tokens (which text makes no difference to the arithmetic), from an empty KV cache or
-at a given depth, after one run that warms caches and clocks and is not counted. Sampling
+random tokens (which text makes no difference to the arithmetic), with a given number of tokens in
+the KV cache, after one run of each that warms caches and clocks and is not counted. They take
+turns, so that what slows the machine for a while slows both, and a part of the runs only. Sampling
 is not included; `edgeslm run` reports the speed with it.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeslm.llama.context import Context
-from edgeslm.profiling.measurement import Settings, Speed
-from edgeslm.profiling.meters import Meter
+from edgeslm.profiling.conditions import Observer
+from edgeslm.profiling.instrument import Instrument
+from edgeslm.profiling.measurement import Speed
+from edgeslm.profiling.power import Stretch, is_long_enough, needed_seconds
+from edgeslm.profiling.racing import spread
 from edgeslm.progress import Advance
 from edgeslm.records import Statistic
 
 _SEED = 0
+_PROBE_PROMPT, _PROBE_TOKENS = 32, 4
+_STRETCHES = 3
+_SHORT_STRETCH_SECONDS = 10.0
+_LONGEST_STRETCH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Speed, and the energy of each counted run; None where nothing measures it."""
+    """Counted runs of one kind, and the energy of stretches of it; none where nothing measures."""
 
     speed: Speed
-    joules: Statistic | None
+    stretches: tuple[Stretch, ...]
 
 
-def measure_prefill(
-    context: Context, settings: Settings, meter: Meter | None, advance: Advance
-) -> Timed:
-    """Time `settings.repeats` prefills of `settings.prompt_tokens` tokens."""
-    tokens = _random_tokens(context, settings.prompt_tokens)
+@dataclass(frozen=True)
+class TimedDepth:
+    """Both kinds of runs from the same number of tokens in the cache."""
 
-    def run() -> None:
-        context.prefill(tokens)
-
-    return _repeat(context, run, settings.prompt_tokens, settings, meter, advance, depth=0)
+    prefill: Timed
+    decode: Timed
 
 
-def measure_decode(
-    context: Context, settings: Settings, meter: Meter | None, advance: Advance
-) -> Timed:
-    """Time `settings.repeats` runs of `settings.generated_tokens` single-token steps."""
-    tokens = _random_tokens(context, settings.generated_tokens)
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of run: how many tokens, and how to compute them."""
 
-    def run() -> None:
-        for index, token in enumerate(tokens):
-            context.step(token, settings.depth + index)
-            context.synchronize()
-
-    return _repeat(
-        context, run, settings.generated_tokens, settings, meter, advance, depth=settings.depth
-    )
+    tokens: int
+    compute: Callable[[int], None]
 
 
-def _repeat(
-    context: Context,
-    run: Callable[[], None],
-    tokens: int,
-    settings: Settings,
-    meter: Meter | None,
-    advance: Advance,
-    *,
-    depth: int,
-) -> Timed:
-    seconds: list[float] = []
-    joules: list[float] = []
-    for index in range(settings.repeats + 1):
-        _fill(context, depth)
-        before = meter.read_joules() if meter and index else 0.0
+class Runner:
+    """Runs prefill and decode in turn on an open context.
+
+    Args:
+        context: At least as long as the deepest run.
+        prompt_tokens: Of a prefill run.
+        generated_tokens: Of a decode run.
+        instrument: Read before and after each counted run.
+        observer: Told of each counted run.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        prompt_tokens: int,
+        generated_tokens: int,
+        instrument: Instrument,
+        observer: Observer,
+    ) -> None:
+        self._context = context
+        self._instrument = instrument
+        self._observer = observer
+        self._filled: int | None = None
+        self._can_cut = True
+        self._prefill = _Kind(prompt_tokens, self._prefill_run(prompt_tokens))
+        self._decode = _Kind(generated_tokens, self._decode_run(generated_tokens))
+
+    def measure(self, depth: int, repeats: int, advance: Advance) -> TimedDepth:
+        """Time `repeats` runs of each kind that start with `depth` tokens in the cache."""
+        kinds = (self._prefill, self._decode)
+        seconds: dict[_Kind, list[float]] = {kind: [] for kind in kinds}
+        stretches: dict[_Kind, list[Stretch]] = {kind: [] for kind in kinds}
+        for kind in kinds:
+            self._time(kind, depth)
+            advance(1)
+        for _ in range(repeats):
+            for kind in kinds:
+                elapsed, stretch = self._counted(kind, depth)
+                seconds[kind].append(elapsed)
+                stretches[kind] += [] if stretch is None else [stretch]
+                advance(1)
+        prefill, decode = (
+            Timed(
+                speed_of(kind.tokens, seconds[kind]),
+                self._long_enough(kind, depth, seconds[kind], stretches[kind]),
+            )
+            for kind in kinds
+        )
+        return TimedDepth(prefill, decode)
+
+    def _counted(self, kind: _Kind, depth: int) -> tuple[float, Stretch | None]:
+        self._fill(depth)
+        with self._observer.counted():
+            start = self._instrument.mark()
+            elapsed = self._time(kind, depth)
+            stretch = self._instrument.since(start, kind.tokens)
+        return elapsed, stretch
+
+    def _time(self, kind: _Kind, depth: int) -> float:
+        """Seconds of one run; the cache is as before when it ends, where it can be cut."""
+        self._fill(depth)
+        self._filled = None
         started = time.perf_counter()
-        run()
-        context.synchronize()
+        kind.compute(depth)
+        self._context.synchronize()
         elapsed = time.perf_counter() - started
-        if index:
-            seconds.append(elapsed)
-            joules += [meter.read_joules() - before] if meter else []
-        advance(1)
-    speed = Speed(
-        tokens=tokens,
-        tokens_per_second=Statistic.of(tokens / value for value in seconds),
-        seconds=Statistic.of(seconds),
-    )
-    return Timed(speed, Statistic.of(joules) if joules else None)
+        self._can_cut = self._context.forget(depth)
+        self._filled = depth if self._can_cut else None
+        return elapsed
+
+    def _long_enough(
+        self, kind: _Kind, depth: int, seconds: list[float], stretches: list[Stretch]
+    ) -> tuple[Stretch, ...]:
+        """The stretches; where the meter's reading changes too seldom for them, longer ones.
+
+        A cache that cannot be cut has to be filled again before each run: nothing longer than
+        a run is there without that.
+        """
+        period = self._instrument.period_seconds
+        enough = is_long_enough(statistics.median(seconds), period)
+        if enough or not stretches or not self._can_cut:
+            return tuple(stretches)
+        wanted = needed_seconds(period)
+        count = _STRETCHES if wanted <= _SHORT_STRETCH_SECONDS else 1
+        longer = [
+            self._stretch(kind, depth, min(wanted, _LONGEST_STRETCH_SECONDS)) for _ in range(count)
+        ]
+        return tuple(each for each in longer if each is not None)
+
+    def _stretch(self, kind: _Kind, depth: int, seconds: float) -> Stretch | None:
+        """Runs without a pause until `seconds` have passed."""
+        with self._observer.counted():
+            start = self._instrument.mark()
+            since, tokens = time.perf_counter(), 0
+            while time.perf_counter() - since < seconds and self._instrument.failure is None:
+                self._time(kind, depth)
+                tokens += kind.tokens
+            return self._instrument.since(start, tokens)
+
+    def _fill(self, depth: int) -> None:
+        """Leave exactly `depth` tokens in the KV cache; not timed."""
+        if self._filled == depth:
+            return
+        self._context.forget()
+        if depth:
+            self._context.prefill(_random_tokens(self._context, depth))
+            self._context.synchronize()
+        self._filled = depth
+
+    def _prefill_run(self, count: int) -> Callable[[int], None]:
+        tokens = _random_tokens(self._context, count)
+
+        def compute(depth: int) -> None:
+            self._context.prefill(tokens, depth)
+
+        return compute
+
+    def _decode_run(self, count: int) -> Callable[[int], None]:
+        tokens = _random_tokens(self._context, count)
+
+        def compute(depth: int) -> None:
+            for index, token in enumerate(tokens):
+                self._context.step(token, depth + index)
+                self._context.synchronize()
+
+        return compute
 
 
-def _fill(context: Context, depth: int) -> None:
-    """Leave exactly `depth` tokens in the KV cache."""
-    context.forget()
-    if depth:
-        context.prefill(_random_tokens(context, depth))
+def probe(context: Context) -> tuple[float, float]:
+    """Roughly how fast it is, in tokens per second of prefill and decode.
+
+    Everything is computed twice: the first time reads the weights from the disk.
+    """
+    tokens = _random_tokens(context, min(_PROBE_PROMPT, context.length // 2))
+    for _ in range(2):
+        context.forget()
+        started = time.perf_counter()
+        context.prefill(tokens)
         context.synchronize()
+        reading = len(tokens) / (time.perf_counter() - started)
+        started = time.perf_counter()
+        for index in range(_PROBE_TOKENS):
+            context.step(tokens[index % len(tokens)], len(tokens) + index)
+            context.synchronize()
+        writing = _PROBE_TOKENS / (time.perf_counter() - started)
+    context.forget()
+    return reading, writing
+
+
+def speed_of(tokens: int, seconds: list[float]) -> Speed:
+    """The record of runs of `tokens` tokens that took so long."""
+    rates = [tokens / value for value in seconds]
+    quartiles = (
+        statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else 3 * [rates[0]]
+    )
+    return Speed(
+        tokens=tokens,
+        tokens_per_second=Statistic.of(rates),
+        seconds=Statistic.of(seconds),
+        median_deviation=spread(rates),
+        quartiles=(quartiles[0], quartiles[2]),
+    )
 
 
 def _random_tokens(context: Context, count: int) -> list[int]:

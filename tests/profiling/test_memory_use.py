@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import boards
 import pytest
 
 from edgeslm.profiling import memory
@@ -34,3 +35,31 @@ def test_resident_pages_of_a_mapped_file(tmp_path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[::4096].count(b"x") > 900
         assert (memory.resident_file_bytes(path) or 0) >= 4_000_000
+
+
+def test_what_the_kernel_says_of_pages(tmp_path: Path) -> None:
+    files = {
+        "proc/self/smaps_rollup": "00400000-7fff ---p 00000000 00:00 0 [rollup]\n"
+        "Rss: 100 kB\nPss: 60 kB\nPrivate_Clean: 10 kB\nPrivate_Dirty: 30 kB\n",
+        "proc/self/io": "rchar: 7\nread_bytes: 8192\n",
+        "proc/vmstat": "pswpin 3\npswpout 9\n",
+    }
+    boards.lay_out(files, tmp_path)
+    assert memory.shares(tmp_path) == memory.Shares(60 * 1024, 40 * 1024)
+    assert memory.read_bytes(tmp_path) == 8192
+    assert memory.swapped_in_bytes(tmp_path) == 3 * mmap.PAGESIZE
+    nothing = tmp_path / "nothing"
+    assert memory.shares(nothing) is None
+    assert (memory.read_bytes(nothing), memory.swapped_in_bytes(nothing)) == (None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_private_memory_grows_with_what_only_we_have() -> None:
+    before = memory.shares()
+    held = bytearray(os.urandom(1) * MEGABYTES_50)
+    after = memory.shares()
+    assert before is not None
+    assert after is not None
+    assert after.private_bytes - before.private_bytes > 0.9 * len(held)
+    assert after.pss_bytes - before.pss_bytes > 0.9 * len(held)
+    assert memory.major_faults() >= 0
