@@ -63,6 +63,14 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def small_text(path: Path) -> str:
+    """A small file of /proc or /sys, without the blanks around it; empty where none can be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def ensure_writable(path: Path) -> None:
     """Return if a file can appear at `path`: to be asked before long work.
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import OutputFailure
-from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, state_folder
+from edgeslm.files import (
+    atomic_path,
+    cache_folder,
+    exclusive,
+    scratch_folder,
+    small_text,
+    state_folder,
+)
 
 KILLED = """
 import os, signal, sys
@@ -159,3 +166,9 @@ def test_what_people_did_lies_apart_from_what_can_be_made_again(
     assert state_folder("x") == Path("/state/edgeslm/x")
     monkeypatch.setenv("EDGESLM_STATE", "/ours")
     assert state_folder("x") == Path("/ours/x")
+
+
+def test_small_files_of_the_system_are_read_without_their_line_end(tmp_path):
+    (tmp_path / "type").write_bytes(b" cpu-\xff\n")
+    assert small_text(tmp_path / "type") == "cpu-\N{REPLACEMENT CHARACTER}"
+    assert small_text(tmp_path / "none") == small_text(tmp_path) == ""

@@ -19,7 +19,7 @@ from types import TracebackType
 import psutil
 
 from edgeslm.llama.context import Context
-from edgeslm.runtime.cores import CGROUP, SYSFS_CPU, clusters, quota_cores
+from edgeslm.runtime.cores import SYSFS_CPU, clusters, quota_cores
 from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken
 from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, cooler, full, next_pace
 
@@ -40,11 +40,11 @@ _FORGET = 1.02
 """What a step takes at best is forgotten by this factor a window: a longer context costs more."""
 
 
-def default_threads(sysfs: Path = SYSFS_CPU, cgroup: Path = CGROUP) -> int:
+def default_threads(sysfs: Path = SYSFS_CPU, root: Path = Path("/")) -> int:
     """Fast cores this process may use, each counted once; no more than a container is given."""
     fast = clusters(sysfs)[0]
     physical = psutil.cpu_count(logical=False) or len(fast.cores)
-    quota = quota_cores(cgroup)
+    quota = quota_cores(root)
     most = fast.physical if quota is None else min(fast.physical, int(quota))
     return max(1, min(most, physical))
 

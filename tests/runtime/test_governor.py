@@ -75,10 +75,9 @@ def test_a_container_gets_no_more_threads_than_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = _board(tmp_path, [1024] * 4, monkeypatch)
-    (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert default_threads(root, tmp_path) == 2
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert default_threads(root, tmp_path) == 1
+    for quota, threads in ((250_000, 2), (50_000, 1)):
+        boards.lay_out({"sys/fs/cgroup/cpu.max": f"{quota} 100000\n"}, tmp_path)
+        assert default_threads(root, tmp_path) == threads
 
 
 class Machine:
