@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.opening import DEFAULT_KV_TYPE
 from edgeslm.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def kv_type_of(models: Sequence[Path], given: str | None) -> str:
         InvalidOption: it is none.
     """
     from edgeslm.bundle.model_path import find_package
-    from edgeslm.runtime.tuned import require_kv_type
+    from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, require_kv_type
 
     packed = (find_package(model).kv_type for model in models)
     kv_type = (given or next(filter(None, packed), DEFAULT_KV_TYPE)).upper()

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from edgeslm.runtime.session import Session
     from edgeslm.runtime.tuned import Settled
 
-DEFAULT_KV_TYPE = "F16"
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -99,7 +97,7 @@ def _settled(wanted: Wanted, packed_kv_type: str | None, headers: Sequence[Heade
     from edgeslm.cli.memory import fitted, size_of
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.speculation import MOST_ROWS
-    from edgeslm.runtime.tuned import require_kv_type, settle
+    from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, require_kv_type, settle
 
     kv_type = (wanted.kv_type or packed_kv_type or DEFAULT_KV_TYPE).upper()
     require_kv_type(kv_type)

@@ -271,9 +271,7 @@ class _Search:
         lengths = self.trials.lengths
         self.trials.lengths = replace(lengths, prompt=max(sizes))
         choices = [replace(self.choice, ubatch=size) for size in sizes]
-        found = self._race(
-            "micro-batch", choices, self.trials.prefill, lambda each: f"{each.ubatch}"
-        )
+        found = self._race("micro-batch", choices, self.trials.prefill, _ubatch_text)
         self.choice = found.best
         self.trials.lengths = lengths
 

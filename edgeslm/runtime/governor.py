@@ -8,7 +8,6 @@ change what is best while a model runs; `Governor` sees that between steps, and 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,11 +19,8 @@ import psutil
 
 from edgeslm.llama.context import Context
 from edgeslm.runtime.cores import SYSFS_CPU, clusters, quota_cores
-from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken
+from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken, is_of_processor
 from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, cooler, full, next_pace
-
-_OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|acpitz", re.IGNORECASE)
-"""In the names of sensors; others sit in disks and radios."""
 
 _WINDOW = 2.0
 """Seconds between two looks at the machine."""
@@ -217,6 +213,6 @@ def _temperature() -> float | None:
     read = getattr(psutil, "sensors_temperatures", None)
     found = (read() if read else {}).items()
     return max(
-        (each.current for name, sensors in found if _OF_PROCESSOR.search(name) for each in sensors),
+        (each.current for name, sensors in found if is_of_processor(name) for each in sensors),
         default=None,
     )

@@ -29,7 +29,8 @@ _FLAGS = {
 }
 _SINCE_BOOT = 16
 _VCGENCMD_SECONDS = 5
-_OF_PROCESSOR = re.compile("cpu|soc|core|x86_pkg|acpitz", re.IGNORECASE)
+_OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|x86_pkg|acpitz", re.IGNORECASE)
+"""In the names of sensors; others sit in disks and radios."""
 _COOLS_PROCESSOR = re.compile("^(thermal-)?cpufreq|^Processor$|^cpu", re.IGNORECASE)
 """Types of cooling devices that slow the processor; fans do not."""
 _USUAL_LIMIT = 85.0
@@ -188,7 +189,7 @@ class Sensors:
     @cached_property
     def _zones(self) -> list[Path]:
         zones = sorted(self._root.glob("sys/class/thermal/thermal_zone*"))
-        return [zone for zone in zones if _OF_PROCESSOR.search(small_text(zone / "type"))]
+        return [zone for zone in zones if is_of_processor(small_text(zone / "type"))]
 
     @cached_property
     def _limit(self) -> float:
@@ -206,6 +207,11 @@ class Sensors:
         texts = [small_text(folder / f"cpu{core}" / "cpufreq" / name) for core in self.cores]
         clocks = [int(text) for text in texts if text.isdecimal()]
         return sum(clocks) / len(clocks) / 1000 if clocks else None
+
+
+def is_of_processor(sensor: str) -> bool:
+    """Whether a temperature sensor of this name, or this type of zone, is the processor's."""
+    return _OF_PROCESSOR.search(sensor) is not None
 
 
 def parse_throttled(text: str) -> tuple[list[str], list[str]]:

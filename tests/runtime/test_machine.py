@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import boards
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.runtime import machine
+from edgeslm.runtime import governor, machine
 from edgeslm.runtime.cores import clusters, core_sets, quota_cores
 from edgeslm.runtime.machine import CpuTimes, Sensors, Taken, cores_taken, parse_throttled
 
@@ -38,6 +40,26 @@ def test_boards_say_how_warm_they_are(
     heat = Sensors(boards.lay_out(files, tmp_path), range(cores)).heat()
     assert (heat.celsius, heat.limit_celsius, heat.held_back) == (celsius, limit, held_back)
     assert heat.presses == bool(held_back)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "is_one"),
+    [
+        *((name, True) for name in ("cpu_thermal", "soc-thermal", "bigcore0-thermal", "acpitz")),
+        *((name, True) for name in ("coretemp", "k10temp", "x86_pkg_temp")),
+        *((name, False) for name in ("nvme", "iwlwifi_1", "gpu-thermal", "npu-thermal")),
+    ],
+)
+def test_the_processor_has_the_same_sensors_wherever_they_are_read(
+    sensor: str, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = "sys/class/thermal/thermal_zone0"
+    boards.lay_out({f"{zone}/type": f"{sensor}\n", f"{zone}/temp": "61000\n"}, tmp_path)
+    seen = {sensor: [SimpleNamespace(current=61.0)]}
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: seen, raising=False)
+    expected = 61.0 if is_one else None
+    assert Sensors(tmp_path, (0,)).heat().celsius == expected
+    assert governor.machine_figures().get("temperature_celsius") == expected
 
 
 def test_warmth_presses_before_anything_holds_back(tmp_path: Path) -> None:
