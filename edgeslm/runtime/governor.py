@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +20,7 @@ import psutil
 from edgeslm.llama.context import Context
 from edgeslm.runtime.cores import SYSFS_CPU, clusters, quota_cores
 from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken, is_of_processor
-from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, cooler, full, next_pace
+from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, Work, cooler, full, next_pace
 
 _WINDOW = 2.0
 """Seconds between two looks at the machine."""
@@ -53,10 +53,8 @@ class _Window:
     times: CpuTimes | None
     asked_seconds: float = 0.0
     """Of computing, if no thread ever waited for a core."""
-    tokens: int = 0
-    """Written, in steps of few tokens."""
-    seconds: float = 0.0
-    """That those steps took."""
+    work: dict[int, Work] = field(default_factory=dict)
+    """Steps of few tokens, by how many those are."""
     slowness: float = 0.0
     """The most times as long as usual that several steps in a row took."""
 
@@ -112,10 +110,13 @@ class Governor:
     def __enter__(self) -> None:
         self._began = self._clock()
         rest = self._began - self._ended
+        if rest <= _REST:
+            return
         if rest > _LONG_REST:
             self._begin_window(self._began, _FIRST_WINDOW)
-        elif rest > _REST:
+        else:
             self._look(self._began)
+        self._began = self._clock()  # what the look took is no part of the step
 
     def __exit__(
         self,
@@ -135,8 +136,8 @@ class Governor:
         window.asked_seconds += seconds * (decode if self._tokens == 1 else prefill)
         if self._tokens > _FEW_TOKENS:
             return
-        window.tokens += self._tokens
-        window.seconds += seconds
+        known = window.work.get(self._tokens, Work(0, 0.0))
+        window.work[self._tokens] = Work(known.steps + 1, known.seconds + seconds)
         kind = (self._pace.threads, self._tokens)
         usual = max(self._usual.get(kind, seconds), _LEAST_SECONDS)
         self._usual[kind] = min(usual, seconds)
@@ -177,7 +178,7 @@ class Governor:
             other_cores=taken.others if taken else None,
             polite_cores=taken.polite if taken else 0.0,
             slowness=window.slowness or None,
-            speed=window.tokens / window.seconds if window.seconds else None,
+            work=window.work,
             too_warm=heat.presses,
             cool=not heat.held_back and cooler(heat.celsius, heat.limit_celsius),
         )

@@ -161,6 +161,35 @@ def test_a_rest_shows_who_else_computes() -> None:
         assert set_to == [(1, 1)]
 
 
+@pytest.mark.parametrize("rest", [4, 3600])
+def test_what_a_look_takes_is_no_part_of_a_step(rest: float) -> None:
+    machine = Machine()
+    governor, _ = _governor(machine)
+    machine.run(governor, 3)
+    machine.rest(rest)
+    cpu_times = machine.cpu_times
+
+    def slowly() -> CpuTimes:
+        machine.now += 0.2
+        return cpu_times()
+
+    machine.cpu_times = slowly  # type: ignore[method-assign]
+    with governor.watching(1):
+        machine.now += 0.01
+    assert governor._window.work[1].seconds == pytest.approx(0.01)
+
+
+def test_steps_of_one_size_are_counted_together() -> None:
+    machine = Machine()
+    governor, _ = _governor(machine)
+    for tokens, seconds in ((1, 0.01), (4, 0.012), (1, 0.03), (512, 0.1)):
+        with governor.watching(tokens):
+            machine.now += seconds
+    work = governor._window.work
+    assert {tokens: each.steps for tokens, each in work.items()} == {1: 2, 4: 1}
+    assert work[1].seconds == pytest.approx(0.04)
+
+
 def test_a_long_rest_says_nothing() -> None:
     machine = Machine()
     governor, set_to = _governor(machine)
@@ -205,7 +234,7 @@ def test_a_failed_step_is_not_taken_into_account() -> None:
     governor, _ = _governor(machine)
     with pytest.raises(ValueError, match="broken"), governor.watching(1):
         raise ValueError("broken")
-    assert governor._window.tokens == 0
+    assert governor._window.work == {}
 
 
 def test_one_thread_needs_no_governor(tiny_model: Path) -> None:
@@ -236,4 +265,6 @@ def test_a_session_tells_its_governor_of_every_step(tiny_model: Path) -> None:
         session._scheduler.governor = governor
         prompt = model.tokenize("the and")
         answer = session.generate(prompt, GenerationOptions(5))
-        assert governor._window.tokens == len(prompt) + len(answer.tokens) - 1
+        work = governor._window.work
+        assert work[len(prompt)].steps == 1
+        assert work[1].steps == len(answer.tokens) - 1
