@@ -69,6 +69,7 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     from edgeslm.gguf.validation import read_model
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
+    from edgeslm.runtime.cores import pinned
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
 
@@ -77,6 +78,7 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     headers = [read_model(path) for path in paths]
     settled = _settled(wanted, package.kv_type, headers)
     with ExitStack() as stack:
+        stack.enter_context(pinned(settled.cores))
         model, *drafts = (
             stack.enter_context(Model(path, header=header))
             for path, header in zip(paths, headers, strict=True)

@@ -27,7 +27,8 @@ from edgeslm.profiling.measurement import (
 from edgeslm.profiling.meters import Meter, find_meter
 from edgeslm.progress import bar
 from edgeslm.records import UNKNOWN, Figure
-from edgeslm.runtime.tuned import settle
+from edgeslm.runtime.cores import pinned
+from edgeslm.runtime.tuned import Settled, settle
 from edgeslm.targets.detection import Detection, detect
 from edgeslm.targets.loading import load_target
 
@@ -90,7 +91,9 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     before_load = memory.rss_bytes()
     with ExitStack() as stack:
         model = stack.enter_context(Model(path))
-        context = stack.enter_context(Context(model, _context_options(model, options)))
+        settled = _settled(model, options)
+        stack.enter_context(pinned(settled.cores))
+        context = stack.enter_context(Context(model, settled.options))
         settings = _settings(options, context)
         with bar("Measuring", total=2 * (options.repeats + 1), unit="runs") as advance:
             prefill = speed.measure_prefill(context, settings, meter, advance)
@@ -112,12 +115,14 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
         )
 
 
-def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
+def _settled(model: Model, options: ProfileOptions) -> Settled:
     wanted = ContextOptions(
         length=options.context_length or options.needed_context, batch=options.batch
     )
-    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type).options
-    return settled if options.ubatch is None else replace(settled, ubatch=options.ubatch)
+    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type)
+    if options.ubatch is None:
+        return settled
+    return replace(settled, options=replace(settled.options, ubatch=options.ubatch))
 
 
 def _settings(options: ProfileOptions, context: Context) -> Settings:

@@ -18,6 +18,7 @@ from edgeslm.llama.model import Model
 from edgeslm.profiling.tuning import is_busy, others_between
 from edgeslm.progress import bar
 from edgeslm.records import Statistic
+from edgeslm.runtime.cores import pinned
 from edgeslm.runtime.machine import Clock, Heat, Sensors
 from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, settle
 
@@ -98,7 +99,7 @@ def run_sustained(path: Path, seconds: float, sensors: Sensors | None = None) ->
     with Model(path) as model:
         options = ContextOptions(length=_PROMPT + _STRETCH)
         settled = settle(model.header, options, threads=None, kv_type=DEFAULT_KV_TYPE)
-        with Context(model, settled.options) as context:
+        with pinned(settled.cores), Context(model, settled.options) as context:
             write = _writer(context)
             write()
             heat, clock, times = sensors.heat(), sensors.clock(), sensors.cpu_times()

@@ -7,7 +7,9 @@ highest clock. Cores that differ a little are of one cluster: two pairs of the s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,15 +79,46 @@ def core_sets(found: tuple[Cluster, ...]) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(sets)
 
 
-def pin(cores: Iterable[int]) -> bool:
-    """Have this thread, and those it starts from now on, run on `cores` only; whether it does."""
-    if not hasattr(os, "sched_setaffinity"):
+def pin(cores: Iterable[int] | None) -> bool:
+    """Have this thread, and those it starts from now on, run on `cores` only; whether it does.
+
+    None leaves it where it is.
+    """
+    if cores is None or not hasattr(os, "sched_setaffinity"):
         return False
     try:
         os.sched_setaffinity(0, cores)
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def pinned(cores: Collection[int] | None) -> Iterator[None]:
+    """A block whose thread runs on `cores` only, with those it starts, as long as the block does.
+
+    Threads that outlive it, as those that compute for llama.cpp do, may run anywhere again too.
+    None changes nothing.
+    """
+    before = allowed_cores()
+    if not pin(cores):
+        yield
+        return
+    own, others = threading.get_native_id(), _threads()
+    try:
+        yield
+    finally:
+        for thread in {own} | (_threads() - others):
+            with suppress(OSError):  # it has ended meanwhile
+                if os.sched_getaffinity(thread) == set(cores or ()):
+                    os.sched_setaffinity(thread, before)
+
+
+def _threads() -> set[int]:
+    """All threads of this process, as the kernel numbers them."""
+    with suppress(OSError):
+        return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    return set()
 
 
 def quota_cores(root: Path = Path("/")) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,15 +189,20 @@ class Governor:
         return self._heat
 
 
-def governor_of(context: Context) -> Governor | None:
-    """What sets the threads of a context; None where there is one thread, and nothing to set."""
+def governor_of(context: Context, cores: Collection[int] | None = None) -> Governor | None:
+    """What sets the threads of a context; None where there is one thread, and nothing to set.
+
+    Args:
+        context: Whose steps it watches.
+        cores: Those that its threads are kept on; None for all that this thread may use.
+    """
     decode, prefill = context.threads
     if max(decode, prefill) < 2:
         return None
-    sensors = Sensors()
+    sensors = Sensors(cores=cores)
     quota = quota_cores()
-    cores = float(len(sensors.cores)) if quota is None else min(len(sensors.cores), quota)
-    return Governor(decode, prefill, context.set_threads, sensors, cores=cores)
+    count = float(len(sensors.cores)) if quota is None else min(len(sensors.cores), quota)
+    return Governor(decode, prefill, context.set_threads, sensors, cores=count)
 
 
 def machine_figures() -> dict[str, float]:

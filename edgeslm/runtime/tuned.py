@@ -22,7 +22,7 @@ from edgeslm.gguf.types import KV_TYPES, kv_tensor_type
 from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.native import build_info
 from edgeslm.records import TUNED_SCHEMA, Statistic, document
-from edgeslm.runtime.cores import clusters, pin, quota_cores
+from edgeslm.runtime.cores import allowed_cores, clusters, quota_cores
 from edgeslm.runtime.governor import default_threads
 from edgeslm.targets.detection import describe_host
 
@@ -103,7 +103,13 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Settled:
-    """Options to run with, and whether some of them were tuned."""
+    """Options to run with, and whether some of them were tuned.
+
+    Attributes:
+        options: Of the context.
+        tuned: Whether something was known here.
+        cores: The only cores that what computes should be kept on; None for any.
+    """
 
     options: ContextOptions
     tuned: bool
@@ -142,7 +148,7 @@ def settle(
 ) -> Settled:
     """`options` with what the user gave, and what was tuned for the rest.
 
-    Where certain cores are the best, this thread, and those it starts, are kept on them.
+    Nothing is changed by it: who computes keeps itself on the cores that are named.
 
     Args:
         header: The model's.
@@ -155,7 +161,7 @@ def settle(
     cores = None
     if threads is not None:
         choice = replace(choice, threads=threads, prefill_threads=threads)
-    elif choice.cores is not None and pin(choice.cores):
+    elif choice.cores is not None and set(choice.cores) <= set(allowed_cores()):
         cores = choice.cores
     settled = replace(
         options,

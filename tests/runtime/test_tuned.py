@@ -183,14 +183,14 @@ def test_what_was_tuned_is_used_for_what_is_not_given(tiny_model: Path) -> None:
 def test_cores_are_kept_to_only_where_threads_are_tuned_too(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned: list[tuple[int, ...]] = []
-    monkeypatch.setattr(tuned, "pin", lambda cores: pinned.append(cores) or True)
+    allowed = [0, 1, 2, 3, 4, 5]
+    monkeypatch.setattr(tuned, "allowed_cores", lambda: tuple(allowed))
     header = read_model(tiny_model)
     tuned.save(_tuned(place_of(header), replace(CHOICE, cores=(4, 5))))
     assert settle(header, ContextOptions(), threads=2, kv_type="F16").cores is None
-    assert pinned == []
     assert settle(header, ContextOptions(), threads=None, kv_type="F16").cores == (4, 5)
-    assert pinned == [(4, 5)]
+    allowed.remove(4)
+    assert settle(header, ContextOptions(), threads=None, kv_type="F16").cores is None
 
 
 def test_a_type_of_cache_is_known_or_auto() -> None:
