@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def unpinned() -> Iterator[set[int]]:
 def tuned_model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model that runs best on the first core."""
     monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "cache"))
-    speeds = Speeds(Statistic.of([1.0]), Statistic.of([1.0]))
+    speeds = Speeds(Statistic.of([1.0]), Statistic.of([1.0]), "F16")
     place = place_of(read_model(tiny_model))
     tuned.save(Tuned(place, "tiny.gguf", "2026-01-02", 512, ONE, ONE, speeds, speeds))
     return tiny_model
@@ -154,6 +155,6 @@ def test_a_profile_measures_there(tuned_model: Path, seen: list[set[int]]) -> No
 
 
 def test_what_lasts_is_measured_there(tuned_model: Path, seen: list[set[int]]) -> None:
-    run_sustained(tuned_model, 3.0)
+    run_sustained(tuned_model, 3.0, clock=count(0, 0.25).__next__)
     assert seen
     assert all(cores == {FIRST} for cores in seen)
