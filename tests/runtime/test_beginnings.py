@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,8 +131,13 @@ def test_a_state_in_right_form_that_llama_cpp_refuses_is_computed_again(
 def test_an_engine_has_it_from_the_start_in_every_slot(model: Model, tmp_path: Path) -> None:
     cold, _ = _answer(model, tmp_path, "Who are you?")
     options = ContextOptions(length=1024, threads=1, sequences=2, unified=True, outputs=2)
-    with PromptStates(tmp_path) as states, Engine(model, options, states=states) as engine:
-        tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
+    turn = threading.Lock()
+    with (
+        PromptStates(tmp_path) as states,
+        Engine(model, options, states=states, turn=turn) as engine,
+    ):
+        with turn:  # neither is answered before both are there
+            tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
         answers = [ticket.result(60) for ticket in tickets]
         # with windows, each slot takes it from the disk
         assert states.restored == (1 if engine.context.can_share else 2)
