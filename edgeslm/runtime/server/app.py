@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from edgeslm.errors import NotFound
@@ -101,13 +101,13 @@ class Server:
         }
         gets: dict[str, Handler] = {
             "/v1/models": self._list_models,
-            "/v1/models/{name}": self._show_model,
+            "/v1/models/{name:path}": self._show_model,
             "/health": self._health,
             "/metrics": self._figures,
             "/openapi.json": self._describe,
         }
         routes = [
-            Route(path, self._counted(path, handler), methods=[method])
+            Route(path, self._counted(path.replace(":path", ""), handler), methods=[method])
             for method, handlers in (("POST", posts), ("GET", gets))
             for path, handler in handlers.items()
         ]
@@ -169,7 +169,10 @@ class Server:
         return _json(bodies.ModelList([_card(hosted) for hosted in self._models.values()]))
 
     async def _show_model(self, request: Request) -> Response:
-        return _json(_card(self._model(request.path_params["name"])))
+        name = request.path_params["name"]
+        if not name:
+            return RedirectResponse(str(request.url.replace(path="/v1/models")))
+        return _json(_card(self._model(name)))
 
     async def _health(self, _request: Request) -> Response:
         return _json(bodies.Health("ok"))

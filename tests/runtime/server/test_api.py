@@ -118,6 +118,18 @@ def test_texts_that_cannot_be_read(
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("levels", [100, 240, 480, 900])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_tools_that_are_nested_deep(client: httpx.Client, levels: int, choice: str) -> None:
+    parameters: dict[str, Any] = {}
+    for _ in range(levels):
+        parameters = {"properties": parameters}
+    tool = {"type": "function", "function": {"name": "t", "parameters": parameters}}
+    answer = client.post(CHAT, json={**HELLO, "tools": [tool], "tool_choice": choice})
+    assert answer.status_code == 400, answer.text
+    assert "levels deep" in answer.json()["error"]["message"]
+
+
 def test_requests_that_are_none(client: httpx.Client) -> None:
     assert client.get("/nothing").status_code == 404
     assert client.get("/v1/models/").headers["location"].endswith("/v1/models")
@@ -424,6 +436,18 @@ def test_two_models(tiny_model: Path, tmp_path: Path) -> None:
     assert {answer["model"] for answer in answers.values()} == {"tiny", "other"}
     texts = {answer["choices"][0]["message"]["content"] for answer in answers.values()}
     assert len(texts) == 2
+
+
+def test_a_model_is_found_by_a_name_with_slashes(tiny_model: Path) -> None:
+    options = ("--name", "org/tiny:q4/0", "--slots", "1")
+    with served(tiny_model, options=options) as running, running.client() as client:
+        for path in ("org/tiny:q4/0", "org%2Ftiny%3Aq4%2F0"):
+            answer = client.get(f"/v1/models/{path}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["id"] == "org/tiny:q4/0"
+        assert client.get("/v1/models/org").status_code == 404
+        figures = client.get("/metrics").text
+    assert 'path="/v1/models/{name}",status="200"} 2' in figures
 
 
 def _refused(*arguments: str) -> str:
