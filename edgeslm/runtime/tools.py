@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,16 +220,19 @@ def _schema(tool: Tool, place: str) -> Any:
 
 
 def _levels(value: object) -> int:
-    """How many lists and objects lie in each other, `value` included; one more than may is enough."""
-    inner = [value]
-    for level in range(_DEEPEST + 1):
+    """How many lists and objects lie in each other, `value` included; counted to one too many."""
+    level, inner = 0, [value]
+    while level <= _DEEPEST:
         inner = [each for each in inner if isinstance(each, dict | list)]
         if not inner:
-            return level
-        inner = [
-            item for each in inner for item in (each.values() if isinstance(each, dict) else each)
-        ]
-    return _DEEPEST + 1
+            break
+        level += 1
+        inner = [item for each in inner for item in _items(each)]
+    return level
+
+
+def _items(value: Any) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _moved(value: Any, place: str) -> Any:

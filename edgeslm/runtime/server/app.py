@@ -23,7 +23,7 @@ from edgeslm.errors import NotFound
 from edgeslm.runtime import governor
 from edgeslm.runtime.generation import Generation
 from edgeslm.runtime.server import bodies, openapi, wire, writing
-from edgeslm.runtime.server.answers import Answers, Piece
+from edgeslm.runtime.server.answers import Answers, Outbox, Piece
 from edgeslm.runtime.server.asking import (
     Asked,
     read_chat,
@@ -89,6 +89,7 @@ class Server:
         self._models = {hosted.name: hosted for hosted in models}
         self._options = options
         self._metrics = Metrics()
+        self._outbox: Outbox | None = None
         self._embedding = wire.decoder(wire.EmbeddingRequest)
         self._document = msgspec.json.encode(openapi.document(list(self._models)))
 
@@ -219,7 +220,15 @@ class Server:
         asked = await run_in_threadpool(read)
         hosted.refuse_if_busy(len(asked.prompts) * asked.choices)
         each = [(prompt.tokens, options) for prompt, options in asked.each()]
-        return asked, Answers(engine, each, partial(self._metrics.answered, hosted.name))
+        on_end = partial(self._metrics.answered, hosted.name)
+        return asked, Answers(engine, self._outbox_here(), each, on_end)
+
+    def _outbox_here(self) -> Outbox:
+        """Of the event loop that runs, which as a rule is always the same."""
+        loop = asyncio.get_running_loop()
+        if self._outbox is None or self._outbox.loop is not loop:
+            self._outbox = Outbox(loop)
+        return self._outbox
 
     def cut_off(self) -> None:
         """End all answers where they are; any thread may ask for it."""
