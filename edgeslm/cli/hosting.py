@@ -25,16 +25,18 @@ class Wish:
 
 
 def names_of(models: Sequence[Path], given: Sequence[str]) -> list[str]:
-    """What clients call the models: what was given, else the files' names.
+    """What clients call the models: what was given, else the names of files and directories.
 
     Raises:
         InvalidOption: there are more or fewer names than models.
     """
+    from edgeslm.bundle.model_path import name_of
+
     if given and len(given) != len(models):
         raise InvalidOption(
             f"{len(given)} names for {len(models)} models", hint="Give --name once for each."
         )
-    return list(given) or [model.resolve().stem for model in models]
+    return list(given) or [name_of(model) for model in models]
 
 
 def read_adapter(text: str, models: Sequence[str]) -> Wish:
