@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,6 @@ from edgeslm.testing import tiny_adapter, tiny_gguf
 
 SYSTEM = Message("system", "You are a careful helper who answers in rhymes and never lies. " * 3)
 OPTIONS = ContextOptions(length=512, threads=1, batch=128, ubatch=128)
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma3"])
-def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Model]:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    with Model(tiny_gguf(path, architecture=request.param, context_length=512)) as opened:
-        yield opened
 
 
 def _asked(
