@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import OPTIONS, Served, served
+from shown_commands import StandIns
 
 from edgeslm.testing import tiny_gguf
 
@@ -464,8 +466,12 @@ def _refused(*arguments: str) -> str:
     return done.stderr
 
 
-def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, stand_ins: StandIns) -> None:
     model = str(tiny_model)
+    packed = shutil.copytree(stand_ins.packed, tmp_path / "packed")
+    with (packed / "model.gguf").open("ab") as file:
+        file.write(b"more")
+    assert "the manifest says" in _refused(str(packed))
     assert "no such file" in _refused("nothing.gguf")
     assert "2 names for 1 models" in _refused(model, "--name", "a", "--name", "b")
     assert "names must differ" in _refused(model, model)
