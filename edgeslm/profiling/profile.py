@@ -39,8 +39,9 @@ from edgeslm.profiling.power import Idle, idle_power
 from edgeslm.profiling.speed import Runner, probe
 from edgeslm.profiling.sustained import Sustained, run_sustained
 from edgeslm.progress import bar, note
+from edgeslm.runtime.cores import pinned
 from edgeslm.runtime.machine import Sensors
-from edgeslm.runtime.tuned import settle
+from edgeslm.runtime.tuned import Settled, settle
 from edgeslm.targets.detection import Detection, detect
 from edgeslm.targets.loading import load_target
 
@@ -138,7 +139,9 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     before_load, faults = memory.rss_bytes(), memory.major_faults()
     with ExitStack() as stack:
         model = stack.enter_context(Model(path))
-        context = stack.enter_context(Context(model, _context_options(model, options)))
+        settled = _settled(model, options)
+        stack.enter_context(pinned(settled.cores))
+        context = stack.enter_context(Context(model, settled.options))
         runs = _runs(context, options)
         depths = _measure(context, runs, instrument, observer, idle)
         conditions = observer.finish()
@@ -213,12 +216,14 @@ def _sustained(path: Path, options: ProfileOptions) -> Sustained | None:
     return None if seconds is None else run_sustained(path, seconds)
 
 
-def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
+def _settled(model: Model, options: ProfileOptions) -> Settled:
     wanted = ContextOptions(
         length=options.context_length or options.needed_context, batch=options.batch
     )
-    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type).options
-    return settled if options.ubatch is None else replace(settled, ubatch=options.ubatch)
+    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type)
+    if options.ubatch is None:
+        return settled
+    return replace(settled, options=replace(settled.options, ubatch=options.ubatch))
 
 
 def _settings(options: ProfileOptions, runs: Runs, context: Context) -> Settings:
