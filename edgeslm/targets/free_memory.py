@@ -72,11 +72,6 @@ def free_memory(root: Path = Path("/")) -> FreeMemory:
     return FreeMemory(machine, "what is free on this machine")
 
 
-def own_groups(root: Path = Path("/")) -> tuple[tuple[Path, int], ...]:
-    """Folders of this process's memory control groups, each before those above it; and versions."""
-    return tuple((folder, 1 if version is _V1 else 2) for folder, version in _groups(root))
-
-
 def _machine(root: Path) -> int:
     fields = _fields(root / "proc/meminfo")
     if "MemAvailable" in fields:
