@@ -35,7 +35,7 @@ from edgeslm.profiling.measurement import (
     Settings,
 )
 from edgeslm.profiling.meters import find_meter
-from edgeslm.profiling.power import Idle, idle_power
+from edgeslm.profiling.power import Idle, idle_power, needed_seconds
 from edgeslm.profiling.speed import Runner, probe
 from edgeslm.profiling.sustained import Sustained, run_sustained
 from edgeslm.progress import bar, note
@@ -47,6 +47,8 @@ from edgeslm.targets.loading import load_target
 
 _LISTEN_SECONDS = 0.5
 _LONGEST_IDLE_SECONDS = 600.0
+_LONGEST_WAIT_SECONDS = 60.0
+"""For a slow meter, unless a longer baseline was asked for."""
 _SHORTEST_SUSTAINED = 3.0
 
 
@@ -56,6 +58,7 @@ class ProfileOptions:
 
     `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
     tuned for the model here, or the defaults. `sustained_seconds` None leaves out the long run.
+    `meter` is what `find_meter` takes for `wanted`.
     """
 
     threads: int | None = None
@@ -70,6 +73,7 @@ class ProfileOptions:
     idle_seconds: float = 5.0
     budget_seconds: float | None = None
     sustained_seconds: float | None = None
+    meter: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("prompt_tokens", 1), ("generated_tokens", 1), ("repeats", 1)):
@@ -130,7 +134,7 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     """
     detection = detect()
     target = load_target(detection.target) if detection.target else None
-    meter, reasons = find_meter(target)
+    meter, reasons = find_meter(target, wanted=options.meter)
     instrument = Instrument(meter)
     observer = Observer(Sensors(ask_firmware=True))
     idle = _rest(instrument, observer, options.idle_seconds)
@@ -176,10 +180,12 @@ def _rest(instrument: Instrument, observer: Observer, seconds: float) -> Idle | 
         time.sleep(_LISTEN_SECONDS)
         observer.rested()
         return None
+    period = instrument.period_seconds
+    seconds = max(seconds, min(needed_seconds(period), _LONGEST_WAIT_SECONDS))
     note(f"Watching the idle machine for {seconds:g} seconds")
     parts = instrument.rest(seconds)
     observer.rested()
-    return idle_power(parts, instrument.period_seconds)
+    return idle_power(parts, period)
 
 
 def _runs(context: Context, options: ProfileOptions) -> Runs:
