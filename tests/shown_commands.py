@@ -222,9 +222,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
         elif word.endswith((".json", ".jsonl", ".gbnf", ".jinja")) and (EXAMPLES / word).exists():
             shutil.copy(EXAMPLES / word, target)
-        elif word.endswith("/config.json"):
-            shutil.copytree(stand_ins.checkpoint, target.parent)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
-        elif re.fullmatch(r"[\w.-]+/", word):
-            shutil.copytree(stand_ins.checkpoint, target)
+        elif re.fullmatch(r"[\w.-]+/(config\.json)?", word):
+            shutil.copytree(stand_ins.checkpoint, folder / word.removesuffix("config.json"))
