@@ -28,6 +28,8 @@ from edgeslm.runtime.turns import Turns
 
 _SINKS = 4
 """Tokens at the very beginning that stay in any case: models lean on them."""
+_WARMING_TOKENS = 24
+"""As many as a short question has."""
 
 
 class Scheduler:
@@ -88,9 +90,21 @@ class Scheduler:
             )
 
     def preload(self) -> None:
-        """Have a slot hold the beginning that prompts had last time, if nothing else is done."""
-        if self._beginnings is not None and self.slots[0].job is None and not self.slots[0].cached:
-            self._beginnings.preload(self.slots[0], self.length - 1)
+        """Be ready for the first request, if nothing else is done.
+
+        A few tokens are computed and forgotten, so that weights and buffers are in memory; and a
+        slot holds the beginning that prompts had last time.
+        """
+        first = self.slots[0]
+        if first.job is not None or first.cached:
+            return
+        try:
+            self.context.prefill([0] * min(_WARMING_TOKENS, self.length))
+            self.context.synchronize()
+        finally:
+            self.context.forget(sequence=first.sequence)
+        if self._beginnings is not None:
+            self._beginnings.preload(first, self.length - 1)
 
     def step(self) -> bool:
         """Compute one batch; False if there is nothing to do.

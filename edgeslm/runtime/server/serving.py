@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 
 from edgeslm.errors import InvalidOption, UserError
 
@@ -129,6 +130,7 @@ def serve(
     server = _Server(config, cut_off)
 
     async def run() -> None:
+        await run_in_threadpool(int)  # imports what the first request would wait for
         serving = asyncio.ensure_future(server.serve(sockets=[made]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
