@@ -1,14 +1,14 @@
 """Whether two sets of runs differ, and by how much; pure.
 
 Runs are few, and one disturbed by a neighbour lies far off, so nothing is assumed about how they
-spread: Wilcoxon, Mann and Whitney's rank test, with the exact distribution of its statistic. It asks
-in how many of all pairs, a run of each side, the one is larger. A pair that is equal counts against a
-difference, so ties make the test more careful, never less.
+spread: Wilcoxon, Mann and Whitney's rank test, with the exact distribution of its statistic. It
+asks in how many of all pairs, a run of each side, the one is larger. A pair that is equal counts
+against a difference, so ties make the test more careful, never less.
 
 The size of a difference is Hodges and Lehmann's: the median of the ratios in all those pairs. Its
-interval holds the ratios that the same test would not reject, so it leaves out 1 exactly if the test
-finds a difference. A bootstrap of the ratio of medians would need more than five or seven runs: it can
-only draw values that were seen, and its intervals come out too narrow.
+interval holds the ratios that the same test would not reject, so it leaves out 1 exactly if the
+test finds a difference. A bootstrap of the ratio of medians would need more than five or seven
+runs: it can only draw values that were seen, and its intervals come out too narrow.
 
 Who makes twenty comparisons finds one difference by chance. Benjamini and Hochberg's step-up (J. R.
 Stat. Soc. B 57, 1995) holds the expected share of false ones among the differences found; intervals

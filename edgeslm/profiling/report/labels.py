@@ -57,7 +57,9 @@ class Placed:
 
 def text_width(text: str, size: float) -> float:
     """About how wide a text is in a font of that size; rather too wide than too narrow."""
-    units = sum(0.95 if c in _WIDE or ord(c) > 0x2E80 else 0.36 if c in _NARROW else 0.63 for c in text)
+    units = sum(
+        0.95 if c in _WIDE or ord(c) > 0x2E80 else 0.36 if c in _NARROW else 0.63 for c in text
+    )
     return units * size
 
 
@@ -67,14 +69,18 @@ def shortened(text: str, size: float, width: float) -> str:
         return text
     for keep in range(len(text) - 1, 1, -1):
         head, tail = (keep + 1) // 2, keep // 2
-        short = f"{text[:head]}…{text[len(text) - tail:]}"
+        short = f"{text[:head]}…{text[len(text) - tail :]}"
         if text_width(short, size) <= width:
             return short
     return "…"
 
 
 def place(
-    points: Sequence[tuple[float, float]], texts: Sequence[str], bounds: Box, size: float
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    bounds: Box,
+    size: float,
+    avoid: Sequence[Box] = (),
 ) -> tuple[Placed, ...]:
     """Places for the labels of points, in the order of the points, as far as there is room.
 
@@ -83,8 +89,9 @@ def place(
         texts: Their labels; an empty one wants no place.
         bounds: No label may leave it.
         size: Of the font.
+        avoid: Places that are taken already.
     """
-    taken = [Box(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points]
+    taken = [*avoid, *(Box(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points)]
     placed = []
     for index, ((x, y), text) in enumerate(zip(points, texts, strict=True)):
         if not text:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import re
 
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNFIT = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 """Control characters, what turns the direction of text, and what UTF-8 cannot hold."""
 _VOID = frozenset({"meta", "link", "br", "col"})
 
@@ -31,7 +33,7 @@ def join(*parts: str) -> Markup:
     return Markup("".join(map(escape, parts)))
 
 
-def tag(name: str, *children: str, **attributes: object) -> Markup:
+def tag(name: str, /, *children: str, **attributes: object) -> Markup:
     """An element. `class_` is class, `data_x` is data-x; None and False leave an attribute out."""
     parts = [name]
     for key, value in attributes.items():

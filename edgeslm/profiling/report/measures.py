@@ -81,9 +81,7 @@ ENERGY = Measure("energy per written token", "J", "Least energy", False, _energy
 DIVERGENCE = Measure(
     "KL divergence", "nats", "Nearest to its original", False, _quality(lambda q: q.kl_divergence)
 )
-PERPLEXITY = Measure(
-    "perplexity", "", "Lowest perplexity", False, _quality(lambda q: q.perplexity)
-)
+PERPLEXITY = Measure("perplexity", "", "Lowest perplexity", False, _quality(lambda q: q.perplexity))
 ACCURACY = Measure(
     "questions answered right",
     "%",

@@ -82,7 +82,7 @@ def summarise(entries: Sequence[_Named]) -> Summary:
 
 
 def listed(items: Sequence[str], most: int = _MOST_NAMES) -> str:
-    """ "a", "a and b", "a, b and 4 more"."""
+    """Items in a sentence, as in: a, b and 4 more."""
     if len(items) > most:
         items = [*items[: most - 1], f"{len(items) - most + 1} more"]
     if len(items) < 2:
@@ -183,11 +183,10 @@ def _warnings(entries: Sequence[_Named]) -> list[str]:
         found.append(f"{who}: {why}{left_out}.")
     if not quality_is_comparable(results):
         found.append("Quality was judged against different originals or texts: not comparable.")
-    if any(ENERGY.value(each) is not None for each in results):
-        if not energy_is_comparable(results):
-            found.append(
-                "Energies are estimates, or of meters that cover different things: not comparable."
-            )
+    if any(ENERGY.value(each) is not None for each in results) and not energy_is_comparable(
+        results
+    ):
+        found.append("Energies are estimates, or of different meters: they are not compared.")
     return found
 
 
