@@ -237,8 +237,11 @@ def _depth_chart(name: str, lines: Sequence[_Line]) -> Chart:
         y_axis(up, left, right, "tokens/s"),
     ]
     ends = []
-    for entry, look, runs in lines:
-        points = [(across(depth), up(speed.tokens_per_second.median)) for depth, speed in runs]
+    for at, (entry, look, runs) in enumerate(lines):
+        aside = 1.6 * (at - (len(lines) - 1) / 2)
+        points = [
+            (across(depth) + aside, up(speed.tokens_per_second.median)) for depth, speed in runs
+        ]
         parts.append(path(points, f"line {look.css}"))
         for (x, y), (depth, speed) in zip(points, runs, strict=True):
             figures = speed.tokens_per_second

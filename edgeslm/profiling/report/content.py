@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from edgeslm.errors import InvalidOption, UserError
 from edgeslm.profiling.comparison import Comparison, compare
 from edgeslm.profiling.measurement import Speed
+from edgeslm.profiling.report.measures import has_meter
 from edgeslm.profiling.report.naming import host_name, names
 from edgeslm.profiling.report.summary import Summary, summarise
 from edgeslm.profiling.results import LLAMA_BENCH_SCHEMA, FailedCell, Loaded, Result
@@ -16,6 +18,8 @@ from edgeslm.profiling.sustained import Sustained
 from edgeslm.profiling.tuning import Tuning
 from edgeslm.records import Provenance, Statistic
 from edgeslm.units import format_bytes
+
+_MOST = 1e18
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def build(loaded: Loaded, *, title: str | None = None, baseline: str | None = No
             "nothing to report: the files hold no measurement",
             hint="A quality card is shown beside the measurement of the same file: name both.",
         )
+    _refuse_implausible(loaded)
     entries = tuple(
         Entry(name, host_name(result.host), result)
         for name, result in zip(names(loaded.results), loaded.results, strict=True)
@@ -139,6 +144,28 @@ def build(loaded: Loaded, *, title: str | None = None, baseline: str | None = No
             *(f"{each.source}: no measurement of the file it is about" for each in unused),
         ),
     )
+
+
+def _refuse_implausible(loaded: Loaded) -> None:
+    """A file may hold any number; what no machine can have been measured at breaks every axis."""
+    for each in (*loaded.results, *loaded.sustained, *loaded.tunings, *loaded.qualities):
+        for number in _numbers(each):
+            if not abs(number) <= _MOST:
+                raise UserError(
+                    f"{each.source}: no measurement: it holds the number {number:g}"[:300],
+                    hint="Measure again, or leave the file out.",
+                )
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, (int, float)):
+        yield min(value, 10**300) if isinstance(value, int) else value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _numbers(getattr(value, field.name))
 
 
 def _title(entries: Sequence[Entry]) -> str:
@@ -196,7 +223,10 @@ def _speeds(result: Result) -> Iterator[tuple[str, Speed]]:
     for kind in ("writing", "reading"):
         for each in result.depths:
             speed = each.decode if kind == "writing" else each.prefill
-            if speed is not None and all(run > 0 for run in speed.tokens_per_second.samples):
+            if speed is None:
+                continue
+            runs = speed.tokens_per_second.samples
+            if runs and min(runs) > 0:
                 yield (f"{kind} at {each.depth}" if each.depth else kind), speed
 
 
@@ -261,7 +291,7 @@ def _energy_origin(result: Result) -> str:
     if energy is None or figure is None or figure.value is None:
         return "unknown: no instrument, and no figure of the board"
     label = (figure.provenance or Provenance.ESTIMATED).value
-    if energy.meter is None:
+    if not has_meter(energy):
         return f"{label}, not measured: {figure.source or 'no source'}"
     enough = "" if energy.enough_samples is not False else "; runs too short for this meter"
     return f"{label} with {energy.meter}, covers: {energy.scope or 'unknown'}{enough}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from edgeslm.profiling.measurement import Energy
+from edgeslm.profiling.meters.estimated import EstimatedMeter
 from edgeslm.profiling.results import Quality, Result
 from edgeslm.records import Figure
 from edgeslm.units import format_bytes, significant
@@ -103,9 +105,12 @@ def energy_is_comparable(results: Iterable[Result]) -> bool:
     """
     with_energy = [each for each in results if _energy(each) is not None]
     scopes = {each.energy.scope for each in with_energy if each.energy is not None}
-    return len(scopes) == 1 and all(
-        each.energy is not None and each.energy.meter is not None for each in with_energy
-    )
+    return len(scopes) == 1 and all(has_meter(each.energy) for each in with_energy)
+
+
+def has_meter(energy: Energy | None) -> bool:
+    """Whether an instrument was read; published watts are none."""
+    return energy is not None and energy.meter not in (None, EstimatedMeter.name)
 
 
 def quality_is_comparable(results: Iterable[Result]) -> bool:

@@ -15,6 +15,11 @@ def host_name(host: ResultHost) -> str:
     return host.name or host.target or host.cpu or "unknown machine"
 
 
+def counted(number: int, thing: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _kind(result: Result) -> str:
     bits = result.model.bits_per_weight
     return result.model.type or ("" if bits is None else f"{bits:.2f} bits")
@@ -24,7 +29,7 @@ _PARTS: tuple[_Part, ...] = (
     lambda result: result.model.label,
     _kind,
     lambda result: host_name(result.host),
-    lambda result: f"{result.settings.threads} threads",
+    lambda result: counted(result.settings.threads, "thread"),
     lambda result: f"KV {result.settings.kv_type}",
     lambda result: f"batch {result.settings.batch}/{result.settings.ubatch}",
     lambda result: f"context {result.settings.context_length or 'unknown'}",

@@ -110,12 +110,18 @@ def _speed(report: Report, looks: Sequence[Style]) -> list[Markup]:
 
 def _memory(report: Report) -> list[Markup]:
     chart = charts.memory(report.entries)
-    return [] if chart is None else [*_charts([chart]), *_folded(tables.memory(report))]
+    return [] if chart is None else _beside(chart, tables.memory(report))
 
 
 def _differences(report: Report) -> list[Markup]:
     chart = more_charts.differences(report.differences, report.baseline or "")
-    return [*_charts([] if chart is None else [chart]), *_with_table(tables.differences(report))]
+    table = tables.differences(report)
+    return _with_table(table) if chart is None else _beside(chart, table)
+
+
+def _beside(chart: Chart, table: Table | None) -> list[Markup]:
+    """A chart and its figures, next to each other where there is room."""
+    return [tag("div", _figure(chart), *_with_table(table), class_="beside")]
 
 
 def _charts(
@@ -127,7 +133,7 @@ def _charts(
     return [
         *([tag("p", words, class_="soft")] if words else []),
         *([tag("ul", *named, class_="legend")] if named else []),
-        tag("div", *map(_figure, found), class_="charts"),
+        tag("div", *map(_figure, found), class_="charts wide" if len(found) % 2 == 0 else "charts"),
     ]
 
 
@@ -161,7 +167,7 @@ def _table(table: Table) -> Markup:
     ]
     inner = tag(
         "table",
-        tag("caption", table.caption),
+        tag("caption", tag("span", table.caption)),
         tag("thead", tag("tr", *heads)),
         tag("tbody", *rows),
         data_sort=table.sortable and len(rows) > 1,

@@ -10,6 +10,8 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOG_RANGE = 8.0
 """Values that differ by more than that factor are shown on a logarithmic axis, if it may be one."""
 
+_MOST_RANGE = 1e12
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -58,7 +60,7 @@ def scale(
         margin: Kept free at both ends, as a part of the axis.
     """
     low, high = min(values), max(values)
-    if may_be_log and low > 0 and high / low > _LOG_RANGE:
+    if may_be_log and low > 0 and _LOG_RANGE < high / low < _MOST_RANGE:
         factor = (high / low) ** margin
         low, high = low / factor, high * factor
         return Scale(low, high, start, end, _log_ticks(low, high), is_log=True)

@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgeslm.packager.evaluate.card import in_words
 from edgeslm.profiling.comparison import Verdict, compare
 from edgeslm.profiling.report.measures import (
     DECODE,
+    DIVERGENCE,
     ENERGY,
     MEMORY,
     PREFILL,
     Measure,
     energy_is_comparable,
+    has_meter,
     quality_is_comparable,
     quality_measure,
 )
-from edgeslm.profiling.report.naming import common
+from edgeslm.profiling.report.naming import common, counted
 from edgeslm.profiling.results import Result
-from edgeslm.units import significant
 
 _Named = tuple[str, str, Result]
 """A result's name, its machine's, and itself."""
@@ -94,18 +96,17 @@ def _lead(entries: Sequence[_Named], hosts: int) -> str:
     results = [result for _, _, result in entries]
     if not results:
         return "No finished measurement."
-    count = f"{len(results)} results" if len(results) > 1 else "One result"
+    count = counted(len(results), "result")
     models = list(dict.fromkeys(result.model.label for result in results))
     types = list(dict.fromkeys(result.model.type for result in results if result.model.type))
     parts = [f"{count}: {listed(models)}"]
     if len(types) > 1:
         parts.append(f" as {listed(types, 6)}")
-    if hosts > 1:
-        parts.append(f" on {hosts} machines")
-    shared = common(results)
-    same = [each for each in shared if each not in models and each not in types]
+    parts.append(f" on {f'{hosts} machines' if hosts > 1 else entries[0][1]}")
+    named = {*models, *types, entries[0][1]}
+    same = [each for each in common(results) if each not in named]
     if same:
-        parts.append(f"; {'all with ' if len(results) > 1 else ''}{', '.join(same)}")
+        parts.append(f", {'all ' if len(results) > 1 else ''}with {' and '.join(same)}")
     return f"{''.join(parts)}."
 
 
@@ -133,12 +134,11 @@ def _best(measure: Measure, group: Sequence[_Named]) -> Best | None:
     if value == last:
         return None
     unsure = _alike(measure, result, values[1:])
-    notes = []
+    notes = [in_words(value)] if measure is DIVERGENCE else []
     if unsure:
         notes.append(f"no difference seen to {listed(unsure)}")
-    if min(value, last) > 0:
-        factor = max(value, last) / min(value, last)
-        notes.append(f"{last_name} is last: {measure.text(last)}, {significant(factor, 2)} times")
+    if last_name not in unsure:
+        notes.append(f"last is {last_name} with {measure.text(last)}")
     return Best(measure.best, name, measure.text(value), "; ".join(notes))
 
 
@@ -151,7 +151,7 @@ def _alike(
     ours = _runs(measure, best)
     rivals = [(name, _runs(measure, result)) for _, name, result in others]
     pairs = [(ours, runs) for _, runs in rivals]
-    if not all(run > 0 for pair in pairs for runs in pair for run in runs):
+    if not all(runs and min(runs) > 0 for pair in pairs for runs in pair):
         return []
     return [
         name
@@ -172,7 +172,7 @@ def _warnings(entries: Sequence[_Named]) -> list[str]:
     tainted = [name for name, _, result in entries if result.tainted]
     if tainted:
         reasons = Counter(_reason(taint) for each in results for taint in {*each.taints})
-        why = listed([reason for reason, _ in reasons.most_common()])
+        why = "; ".join(reason for reason, _ in reasons.most_common(_MOST_NAMES))
         who = (
             "Every result is tainted"
             if len(tainted) == len(results)
@@ -183,17 +183,23 @@ def _warnings(entries: Sequence[_Named]) -> list[str]:
         found.append(f"{who}: {why}{left_out}.")
     if not quality_is_comparable(results):
         found.append("Quality was judged against different originals or texts: not comparable.")
-    if any(ENERGY.value(each) is not None for each in results) and not energy_is_comparable(
-        results
-    ):
-        found.append("Energies are estimates, or of different meters: they are not compared.")
+    found += _energy_warning(results)
     return found
+
+
+def _energy_warning(results: Sequence[Result]) -> list[str]:
+    known = [each for each in results if ENERGY.value(each) is not None]
+    if not known or energy_is_comparable(results):
+        return []
+    if not any(has_meter(each.energy) for each in known):
+        return ["Energy is estimated from published watts. It repeats the speed: not compared."]
+    return ["Energies are of meters that cover different things: not comparable."]
 
 
 def _reason(taint: str) -> str:
     """A taint without its figures, so that those of one kind are counted together."""
     for words, short in (
-        ("other programs took", "other programs computed meanwhile"),
+        ("other programs took", "other programs computed at the same time"),
         ("held back", "the processor was held back"),
         ("clock", "the clock was not at its highest"),
         ("warming up", "the processor was still warming up"),

@@ -69,7 +69,7 @@ def results(report: Report) -> Table:
     has_quality = any(quality.value(each) is not None for each in found)
     has_energy = any(ENERGY.value(each) is not None for each in found)
     best = _best(found, quality)
-    heads = ["", "bits per weight", "file", "writing, tokens/s", "reading, tokens/s", "peak RAM"]
+    heads = ["", "file", "writing, tokens/s", "reading, tokens/s", "peak RAM"]
     heads += ["J per written token"] if has_energy else []
     heads += [quality.axis] if has_quality else []
     rows = []
@@ -80,8 +80,7 @@ def results(report: Report) -> Table:
         reading = None if first is None else first.prefill
         cells = [
             _name(each),
-            Cell(bits_text(result), value=result.model.bits_per_weight, css="number"),
-            _bytes(result.model.file_bytes),
+            _size(result),
             _cell(DECODE, result, best, speed_text(writing), range_text(writing)),
             _cell(PREFILL, result, best, speed_text(reading), range_text(reading)),
             _cell(MEMORY, result, best, measure_text(MEMORY, result)),
@@ -145,7 +144,9 @@ def differences(report: Report) -> Table | None:
         return None
     rows = tuple(_difference(each) for each in report.differences)
     heads = ("", "what", "tokens/s", "baseline", "change", "interval", "what the runs say")
-    return Table(f"Compared with {report.baseline}.", heads, rows)
+    level = report.differences[0].comparison.level
+    caption = f"Compared with {report.baseline}. Intervals hold the true change in {level:.1%}."
+    return Table(caption, heads, rows)
 
 
 def winners(report: Report) -> Table | None:
@@ -231,6 +232,12 @@ def origins(report: Report) -> Table | None:
 
 def _name(entry: Entry) -> Cell:
     return Cell(entry.name, flag="tainted" if entry.result.tainted else "")
+
+
+def _size(result: Result) -> Cell:
+    size = result.model.file_bytes
+    value = None if size is None else float(size)
+    return Cell(bytes_text(size), bits_text(result), value, css="number")
 
 
 def _bytes(count: int | None) -> Cell:

@@ -72,6 +72,7 @@ def _lines(report: Report, width: int, blocks: bool) -> Iterator[str]:
 def _words(report: Report, width: int) -> Iterator[str]:
     summary = report.summary
     yield from _wrapped(report.title, width)
+    yield "=" * min(cells_wide(plain(report.title)), width)
     yield from _wrapped(summary.lead, width)
     yield ""
     for group in summary.winners:
@@ -83,15 +84,16 @@ def _words(report: Report, width: int) -> Iterator[str]:
         yield from _wrapped(f"! {warning}", width, "  ")
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> Iterator[str]:
+def _wrapped(text: str, width: int, indent: str = "", first: str = "") -> Iterator[str]:
     """Lines of at most `width` columns, broken between words where there are any."""
-    line = ""
-    for word in plain(text).split(" "):
-        if line and cells_wide(line) + 1 + cells_wide(word) > width:
+    head, *words = plain(text).split(" ")
+    line = first + head
+    for word in words:
+        if cells_wide(line) + 1 + cells_wide(word) > width:
             yield line
             line = indent + word
         else:
-            line = f"{line} {word}" if line else word
+            line = f"{line} {word}"
     yield line
 
 
@@ -176,27 +178,29 @@ def _over_time(long: Long, width: int, blocks: bool) -> Iterator[str]:
 
 
 def _table(table: Table | None, width: int) -> Iterator[str]:
-    """Columns, or one cell below the other where they do not fit."""
+    """Columns, without their notes if need be; one cell below the other if still too wide."""
     if table is None:
         return
     yield ""
     yield from _wrapped(table.caption, width)
-    rows = [
+    noted = [
         [plain(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row]
         for row in table.rows
     ]
-    lines = [list(table.heads), *rows]
-    widths = [max(cells_wide(row[at]) for row in lines) for at in range(len(table.heads))]
-    if sum(widths) + 2 * len(widths) <= width:
-        for row in lines:
-            cells = [_padded(cell, wide) for cell, wide in zip(row, widths, strict=True)]
-            yield f"  {'  '.join(cells)}"
-        return
-    for row in rows:
-        yield from _wrapped(f"  {row[0]}", width, "    ")
+    bare = [[plain(cell.text) for cell in row] for row in table.rows]
+    for rows in (noted, bare):
+        columns = list(zip(table.heads, *rows, strict=True))
+        widths = [max(map(cells_wide, column)) for column in columns]
+        if sum(widths) + 2 * len(widths) <= width:
+            for line in zip(*columns, strict=True):
+                cells = [_padded(cell, wide) for cell, wide in zip(line, widths, strict=True)]
+                yield f"  {'  '.join(cells)}"
+            return
+    for row in noted:
+        yield from _wrapped(row[0], width, "    ", "  ")
         for head, cell in zip(table.heads[1:], row[1:], strict=True):
             if cell:
-                yield from _wrapped(f"    {head}: {cell}", width, "      ")
+                yield from _wrapped(f"{head}: {cell}", width, "      ", "    ")
 
 
 def _cut(text: str, width: int) -> str:

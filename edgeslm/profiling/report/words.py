@@ -27,16 +27,13 @@ def range_text(speed: Speed | None) -> str:
 
 
 def energy_text(result: Result) -> str:
-    """Gross joules per written token, with a label unless it was measured."""
+    """Gross joules per written token."""
     figure = decode_energy(result)
-    if figure is None or figure.value is None:
-        return UNKNOWN
-    label = "" if figure.provenance is Provenance.MEASURED else _label(figure.provenance)
-    return f"{significant(figure.value)}{label}"
+    return UNKNOWN if figure is None or figure.value is None else significant(figure.value)
 
 
 def energy_note(result: Result) -> str:
-    """Its uncertainty, and what is left without idle power."""
+    """Its uncertainty, what is left without idle power, and a label unless it was measured."""
     energy = result.depths[0].decode_energy if result.depths else None
     if energy is None or energy.gross.value is None:
         return ""
@@ -45,6 +42,8 @@ def energy_note(result: Result) -> str:
         parts.append(f"± {significant(energy.gross_uncertainty, 2)}")
     if energy.net.value is not None:
         parts.append(f"{significant(energy.net.value)} net")
+    if energy.gross.provenance is not Provenance.MEASURED:
+        parts.append((energy.gross.provenance or Provenance.ESTIMATED).value)
     return ", ".join(parts)
 
 
@@ -64,23 +63,19 @@ def measure_text(measure: Measure, result: Result) -> str:
 def bits_text(result: Result) -> str:
     """True bits per weight."""
     bits = result.model.bits_per_weight
-    return UNKNOWN if bits is None else f"{bits:.2f}"
+    return "" if bits is None else f"{bits:.2f} bits"
 
 
 def change_text(found: Comparison) -> str:
     """The ratio as a change: +12%, -3.4%, 2.1 times."""
-    ratio = found.ratio
-    if ratio >= 2:
-        return f"{significant(ratio, 2)} times"
-    change = 100 * (ratio - 1)
-    return f"{change:+.1f}%" if abs(change) < 10 else f"{change:+.0f}%"
+    return _change(found.ratio)
 
 
 def interval_text(found: Comparison) -> str:
-    """Its interval in the same terms, and how sure that is."""
+    """Its interval in the same terms."""
     if found.low is None or found.high is None:
-        return "no interval: too few runs"
-    return f"{significant(found.low)} to {significant(found.high)} times ({found.level:.1%})"
+        return UNKNOWN
+    return f"{_change(found.low)} to {_change(found.high)}"
 
 
 def verdict_text(found: Difference) -> str:
@@ -102,5 +97,8 @@ def taint_text(entry: Entry) -> str:
     return "; ".join(entry.result.taints)
 
 
-def _label(provenance: Provenance | None) -> str:
-    return f" ({(provenance or Provenance.ESTIMATED).value})"
+def _change(ratio: float) -> str:
+    if ratio >= 2:
+        return f"{significant(ratio, 2)} times"
+    change = 100 * (ratio - 1)
+    return f"{change:+.1f}%" if abs(change) < 10 else f"{change:+.0f}%"
