@@ -21,7 +21,7 @@ def bar(title: str, total: int, *, unit: str = "steps") -> Iterator[Advance]:
     Args:
         title: What is being done, in a few words.
         total: The amount at which the bar is full.
-        unit: "bytes" prints sizes and a rate; anything else prints counts.
+        unit: "bytes" prints sizes and a rate, "share" a percentage; anything else prints counts.
     """
     if not sys.stderr.isatty():
         yield _ignore
@@ -46,11 +46,11 @@ def _build(unit: str) -> Progress:
     from rich import progress as rich
     from rich.console import Console
 
-    counts: list[rich.ProgressColumn] = (
-        [rich.DownloadColumn(), rich.TransferSpeedColumn()]
-        if unit == "bytes"
-        else [rich.MofNCompleteColumn()]
-    )
+    counts: list[rich.ProgressColumn] = [rich.MofNCompleteColumn()]
+    if unit == "bytes":
+        counts = [rich.DownloadColumn(), rich.TransferSpeedColumn()]
+    elif unit == "share":
+        counts = [rich.TaskProgressColumn()]
     return rich.Progress(
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),

@@ -31,6 +31,7 @@ SUSTAINED_SCHEMA = "edgeslm.sustained/1"
 FIT_SCHEMA = "edgeslm.fit/1"
 DOCTOR_SCHEMA = "edgeslm.doctor/1"
 FAILURE_SCHEMA = "edgeslm.failure/1"
+BENCH_SCHEMA = "edgeslm.bench/1"
 
 
 _Record = TypeVar("_Record")

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.errors import Busy, UserError, writing
-from edgeslm.profiling.results import documents
+from edgeslm.profiling.results import LINE_START, documents
 from edgeslm.records import FAILURE_SCHEMA, MEASUREMENT_SCHEMA
 
 _TAIL_BYTES = 1 << 16
-_BEGINNING = b'{"schema": "edgeslm.'
 
 
 class Journal:
@@ -33,7 +32,7 @@ class Journal:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
-        self.done, self.failed = _keys(path)
+        self.done, self.failed = read_keys(path)
 
     def add(self, document: Mapping[str, Any]) -> None:
         """Write one line and have the disk keep it.
@@ -83,8 +82,8 @@ def open_journal(path: Path) -> Iterator[Journal]:
 def _repair(descriptor: int) -> None:
     """End the last line, or cut it off where it is half-written."""
     size = os.fstat(descriptor).st_size
-    start_of_file = os.pread(descriptor, len(_BEGINNING), 0)
-    if not _BEGINNING.startswith(start_of_file):
+    start_of_file = os.pread(descriptor, len(LINE_START), 0)
+    if not LINE_START.encode().startswith(start_of_file):
         return  # not ours to change
     tail, start = b"", size
     while start > 0 and b"\n" not in tail:
@@ -108,11 +107,15 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _keys(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+def read_keys(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """The keys of cells that were measured, and of those that failed; none if there is no file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
     done: set[str] = set()
     failed: set[str] = set()
-    rows, _ = documents(path) if path.stat().st_size else ((), False)
-    for row in rows:
+    for row in _rows(path):
         schema = row.get("schema") if isinstance(row, Mapping) else None
         if schema not in (MEASUREMENT_SCHEMA, FAILURE_SCHEMA):
             raise UserError(
@@ -123,6 +126,12 @@ def _keys(path: Path) -> tuple[frozenset[str], frozenset[str]]:
         if key is not None:
             (done if schema == MEASUREMENT_SCHEMA else failed).add(key)
     return frozenset(done), frozenset(failed - done)
+
+
+def _rows(path: Path) -> tuple[Any, ...]:
+    if not path.exists() or not path.stat().st_size:
+        return ()
+    return documents(path)[0]
 
 
 def _key(row: Mapping[str, Any]) -> str | None:
