@@ -66,6 +66,7 @@ class Host:
     """The machine that ran it, and what ran there.
 
     Attributes:
+        target: The board it is, or the closest one; `target_exact` says which.
         llama_cpp_commit: Of llama.cpp's source, as its build states it.
         edgeslm: This program's version.
     """
@@ -81,6 +82,7 @@ class Host:
     features: tuple[str, ...]
     llama_cpp_commit: str | None
     edgeslm: str
+    target_exact: bool
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,7 @@ def _host(detection: Detection) -> Host:
         features=build.features,
         llama_cpp_commit=build.commit,
         edgeslm=__version__,
+        target_exact=detection.exact,
     )
 
 

@@ -36,6 +36,8 @@ from edgeslm.records import (
 
 LLAMA_BENCH_SCHEMA = "llama-bench"
 """Stands for the schema of files that llama-bench wrote, which name none."""
+LINE_START = '{"schema": "edgeslm.'
+"""How each line of `edgeslm bench` begins."""
 _BROKEN = object()
 
 
@@ -271,7 +273,8 @@ def documents(path: Path) -> tuple[tuple[Any, ...], bool]:
     lines = [line for line in text.split("\n") if line.strip()]
     values = [_value(line) for line in lines]
     broken = [number for number, value in enumerate(values, 1) if value is _BROKEN]
-    if broken == [len(lines)] and len(lines) > 1 and not text.endswith("\n"):
+    ours = len(lines) > 1 or text.startswith(LINE_START)
+    if broken == [len(lines)] and ours and not text.endswith("\n"):
         return tuple(values[:-1]), True
     if broken:
         why = f"line {broken[0]} is no JSON" if broken[0] > 1 else f"no JSON: {whole}"

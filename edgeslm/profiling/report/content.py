@@ -13,7 +13,15 @@ from edgeslm.profiling.measurement import Speed
 from edgeslm.profiling.report.measures import has_meter
 from edgeslm.profiling.report.naming import host_name, names
 from edgeslm.profiling.report.summary import Summary, summarise
-from edgeslm.profiling.results import LLAMA_BENCH_SCHEMA, FailedCell, Loaded, Result
+from edgeslm.profiling.results import (
+    LLAMA_BENCH_SCHEMA,
+    FailedCell,
+    Loaded,
+    Quality,
+    Result,
+    SustainedRun,
+    TuningRun,
+)
 from edgeslm.profiling.sustained import Sustained
 from edgeslm.profiling.tuning import Tuning
 from edgeslm.records import Provenance, Statistic
@@ -148,7 +156,11 @@ def build(loaded: Loaded, *, title: str | None = None, baseline: str | None = No
 
 def _refuse_implausible(loaded: Loaded) -> None:
     """A file may hold any number; what no machine can have been measured at breaks every axis."""
-    for each in (*loaded.results, *loaded.sustained, *loaded.tunings, *loaded.qualities):
+    read: tuple[Result | SustainedRun | TuningRun | Quality, ...] = (
+        *(*loaded.results, *loaded.sustained),
+        *(*loaded.tunings, *loaded.qualities),
+    )
+    for each in read:
         for number in _numbers(each):
             if not abs(number) <= _MOST:
                 raise UserError(
@@ -246,7 +258,8 @@ def _machines(entries: Sequence[Entry]) -> Iterator[Machine]:
             ("cores", None if host.cores is None else f"{host.cores}"),
             ("memory", None if host.memory_bytes is None else format_bytes(host.memory_bytes)),
             ("system", host.system),
-            ("llama.cpp", host.build),
+            ("runs", host.build),
+            ("llama.cpp's commit", host.commit),
             ("instruction sets", ", ".join(host.features) or None),
         )
         yield Machine(
