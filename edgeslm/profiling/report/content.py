@@ -156,10 +156,8 @@ def build(loaded: Loaded, *, title: str | None = None, baseline: str | None = No
 
 def _refuse_implausible(loaded: Loaded) -> None:
     """A file may hold any number; what no machine can have been measured at breaks every axis."""
-    read: tuple[Result | SustainedRun | TuningRun | Quality, ...] = (
-        *(*loaded.results, *loaded.sustained),
-        *(*loaded.tunings, *loaded.qualities),
-    )
+    read: list[Result | SustainedRun | TuningRun | Quality] = [*loaded.results, *loaded.sustained]
+    read += [*loaded.tunings, *loaded.qualities]
     for each in read:
         for number in _numbers(each):
             if not abs(number) <= _MOST:

@@ -79,7 +79,7 @@ def _quality(take: Callable[[Quality], float | None]) -> Callable[[Result], floa
 DECODE = Measure("writing", "tokens/s", "Fastest at writing", True, _decode)
 PREFILL = Measure("reading", "tokens/s", "Fastest at reading", True, _prefill)
 MEMORY = Measure("peak RAM", "bytes", "Least memory", False, _peak, 1e6, "MB")
-ENERGY = Measure("energy per written token", "J", "Least energy", False, _energy)
+ENERGY = Measure("energy per token", "J", "Least energy", False, _energy)
 DIVERGENCE = Measure(
     "KL divergence", "nats", "Nearest to its original", False, _quality(lambda q: q.kl_divergence)
 )

@@ -40,6 +40,7 @@ _PARTS: tuple[_Part, ...] = (
     lambda result: result.source.name,
 )
 """In the order in which they stand in a name; the later ones only where the others don't do."""
+_HOST = 2
 _ALWAYS = 3
 """Model, type and machine belong to a name whenever they differ, needed or not."""
 
@@ -71,7 +72,12 @@ def common(results: Sequence[Result]) -> tuple[str, ...]:
 
 
 def _spell(row: Sequence[str], used: Sequence[int]) -> str:
-    return ", ".join(row[index] for index in used if row[index]) or "result"
+    """Model and type, the machine, the rest: "SmolLM2 Q4_0 on pi5, 4 threads"."""
+    model = " ".join(row[index] for index in used if index < _HOST and row[index])
+    host = "".join(row[index] for index in used if index == _HOST)
+    rest = [row[index] for index in used if index > _HOST and row[index]]
+    first = f"{model} on {host}" if model and host else model or host
+    return ", ".join([first, *rest] if first else rest) or "result"
 
 
 def _numbered(spelt: Sequence[str]) -> tuple[str, ...]:

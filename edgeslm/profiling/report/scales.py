@@ -76,10 +76,10 @@ def scale(
 def _linear_ticks(low: float, high: float, count: int) -> tuple[float, ...]:
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(each * power for each in _STEPS if each * power >= rough * 0.999)
+    step = next(each * power for each in _STEPS if each * power >= rough * 0.8)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return tuple(round(index * step, 12) for index in range(first, last + 1))
+    return tuple(float(f"{index * step:.12g}") for index in range(first, last + 1))
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:

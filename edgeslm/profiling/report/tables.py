@@ -143,9 +143,11 @@ def differences(report: Report) -> Table | None:
     if not report.differences:
         return None
     rows = tuple(_difference(each) for each in report.differences)
-    heads = ("", "what", "tokens/s", "baseline", "change", "interval", "what the runs say")
+    heads = ("", "what", "tokens/s", "change", "what the runs say")
     level = report.differences[0].comparison.level
-    caption = f"Compared with {report.baseline}. Intervals hold the true change in {level:.1%}."
+    caption = (
+        f"Compared with {report.baseline}. Intervals hold the true change in {level:.1%} of cases."
+    )
     return Table(caption, heads, rows)
 
 
@@ -285,9 +287,11 @@ def _difference(found: Difference) -> tuple[Cell, ...]:
     return (
         Cell(found.name),
         Cell(found.what),
-        Cell(significant(found.figures.median), css="number"),
-        Cell(significant(found.baseline.median), css="number"),
-        Cell(change_text(compared), css="number"),
-        Cell(interval_text(compared)),
+        Cell(
+            significant(found.figures.median),
+            f"baseline {significant(found.baseline.median)}",
+            css="number",
+        ),
+        Cell(change_text(compared), interval_text(compared), css="number"),
         Cell(verdict_text(found), f"p = {compared.adjusted_p:.2g}", css="words"),
     )

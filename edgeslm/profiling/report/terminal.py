@@ -65,6 +65,8 @@ def _lines(report: Report, width: int, blocks: bool) -> Iterator[str]:
         yield from _over_time(long, width, blocks)
     for table in (tables.differences(report), tables.failures(report), tables.taints(report)):
         yield from _table(table, width)
+    if report.notes:
+        yield ""
     for note in report.notes:
         yield from _wrapped(f"left out: {note}", width, "  ")
 
@@ -141,7 +143,7 @@ def _scatter(entries: Sequence[Entry], one: Measure, other: Measure, width: int)
         grid[row][column] = _LETTERS[index] if grid[row][column] == " " else "+"
     ticks = {round(up(tick)): tick_text(tick, max(up.ticks)) for tick in up.ticks}
     yield ""
-    yield f"{other.axis}, against {one.axis}"
+    yield from _wrapped(f"{other.axis}, against {one.axis}", width)
     for row, line in enumerate(grid):
         yield f"{ticks.get(row, ''):>9} |{''.join(line)}"
     yield f"{'':>9} +{'-' * columns}"

@@ -27,8 +27,8 @@ def test_names_say_only_what_differs() -> None:
     assert names([SMALL, replace(SMALL, host=LAPTOP)]) == ("pi5", "laptop")
     more = replace(SMALL, settings=replace(SMALL.settings, threads=1))
     assert names([SMALL, more]) == ("4 threads", "1 thread")
-    assert names([SMALL]) == ("SmolLM2-135M, Q4_0",)
-    assert names([SMALL, SMALL]) == ("SmolLM2-135M, Q4_0 #1", "SmolLM2-135M, Q4_0 #2")
+    assert names([SMALL]) == ("SmolLM2-135M Q4_0",)
+    assert names([SMALL, SMALL]) == ("SmolLM2-135M Q4_0 #1", "SmolLM2-135M Q4_0 #2")
 
 
 def test_what_follows_from_a_name_is_not_in_it() -> None:
@@ -70,7 +70,8 @@ def test_tainted_results_do_not_win_against_clean_ones() -> None:
 
 
 def test_machines_are_judged_apart() -> None:
-    found = build(Loaded((SMALL, LARGE, result("Q4_0", host=LAPTOP), result("Q8_0", host=LAPTOP))))
+    there = [replace(each, host=LAPTOP) for each in (SMALL, LARGE)]
+    found = build(Loaded((SMALL, LARGE, *there)))
     assert [each.host for each in found.summary.winners] == ["pi5", "laptop"]
     assert found.summary.lead == (
         "4 results: SmolLM2-135M as Q4_0 and Q8_0 on 2 machines, all with 4 threads and KV F16."

@@ -93,7 +93,7 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside() -> None:
     assert {link[1:] for link in checked.links if link.startswith("#")} <= set(checked.ids)
     assert not re.search(r"url\(|@import|https?:", text)
     assert checked.count["script"] == checked.count["style"] == 1
-    assert "default-src 'none'" in text
+    assert "default-src &#x27;none&#x27;" in text
 
 
 def test_every_table_has_a_caption_and_every_chart_a_description() -> None:
