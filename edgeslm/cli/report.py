@@ -67,13 +67,7 @@ def report(
     from edgeslm.profiling.results import load
 
     if path != _STDOUT:
-        if json or path.suffix.lower() not in _FORMS:
-            raise InvalidOption(
-                "--json goes to stdout: leave out --output"
-                if json
-                else f"{path}: no kind of report",
-                hint=f"End its name in {', '.join(_FORMS)}; without -o it goes to the terminal.",
-            )
+        _refuse(path, json=json)
         ensure_writable(path)
     built = build(load(results), title=title, baseline=baseline)
     if json:
@@ -113,6 +107,21 @@ def report_json(report: Report) -> dict[str, Any]:
         "failures": to_json(report.failures),
         "notes": list(report.notes),
     }
+
+
+def _refuse(path: Path, *, json: bool) -> None:
+    """Return if a report can have that name.
+
+    Raises:
+        InvalidOption: it cannot.
+    """
+    if json:
+        raise InvalidOption("--json goes to stdout, not to a file", hint="Leave out --output.")
+    if path.suffix.lower() not in _FORMS:
+        raise InvalidOption(
+            f"{path}: no kind of report",
+            hint=f"End its name in {', '.join(_FORMS)}; without -o it goes to the terminal.",
+        )
 
 
 def _show(report: Report) -> None:
