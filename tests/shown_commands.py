@@ -32,6 +32,7 @@ NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", 
 RUN_ELSEWHERE = ("llama-perplexity",)
 """Tools built from source; the slow tests run these commands as they are shown."""
 
+_EXAMPLES = (".json", ".jsonl", ".gbnf", ".jinja", ".toml")
 CHAT = "hello\n/quit\n"
 _seen: set[str] = set()
 """Commands that some page has run: one that writes nothing need not run for the next page too."""
@@ -220,8 +221,11 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
-        elif word.endswith((".json", ".jsonl", ".gbnf", ".jinja")) and (EXAMPLES / word).exists():
+        elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
             shutil.copy(EXAMPLES / word, target)
+            for named in re.findall(r'"([\w-]+\.gguf)"', target.read_text()):
+                if not (folder / named).exists():
+                    os.link(stand_ins.model, folder / named)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
         elif re.fullmatch(r"[\w.-]+/", word):

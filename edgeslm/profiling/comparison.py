@@ -128,7 +128,8 @@ def adjust(values: Sequence[float]) -> tuple[float, ...]:
     adjusted = [1.0] * len(values)
     least = 1.0
     for place, index in enumerate(order):
-        least = min(least, values[index] * len(values) / (len(values) - place))
+        factor = max(len(values) / (len(values) - place), 1.0)
+        least = min(least, values[index] * factor)
         adjusted[index] = least
     return tuple(adjusted)
 

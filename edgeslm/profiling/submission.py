@@ -90,6 +90,16 @@ def write_submission(path: Path, rows: Sequence[Row]) -> None:
         temporary.write_text(json.dumps(submission(tuple(rows)), indent=1) + "\n", "ascii")
 
 
+def public_name(header: Header) -> str:
+    """Of a published model with the same sizes; else the family and its size."""
+    known = _published().get(_sizes(work_of(header)))
+    if known is not None:
+        return known
+    millions = sum(tensor.elements for tensor in header.tensors) / 1e6
+    family = re.sub(r"[^0-9a-z_.-]", "", (header.architecture or "").lower())[:32]
+    return f"{family or 'unknown'}-{millions:.0f}m"
+
+
 def _unfit(measurement: Measurement, path: Path | None) -> str | None:
     """Why a measurement cannot be given; None if it can, or is none of the matrix."""
     host = measurement.host
@@ -151,7 +161,7 @@ def _row(
         machine=f"{machine}, {versions}",
         threads=threads,
         cores=_cores(target, threads),
-        model=_model_name(header, work),
+        model=public_name(header),
         label=f"{inspection.true_type}, {bits:.2f} bits",
         work=work,
         prefill=run.prefill.tokens_per_second.median if prefill else None,
@@ -173,16 +183,6 @@ def _cores(target: Target, threads: int) -> str | None:
     fastest = max(target.cores, key=lambda each: each.megahertz.value or 0.0, default=None)
     count = None if fastest is None else fastest.count.value
     return _ALL_CORES if count is not None and threads > count else None
-
-
-def _model_name(header: Header, work: Work) -> str:
-    """Of a published model with the same sizes; else the family and its size."""
-    known = _published().get(_sizes(work))
-    if known is not None:
-        return known
-    millions = sum(tensor.elements for tensor in header.tensors) / 1e6
-    family = re.sub(r"[^0-9a-z_.-]", "", (header.architecture or "").lower())[:32]
-    return f"{family or 'unknown'}-{millions:.0f}m"
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from edgeslm.profiling.matrix import LOCAL
 from edgeslm.profiling.results import Result, ResultHost
 
 _Part = Callable[[Result], str]
@@ -12,7 +13,8 @@ _Part = Callable[[Result], str]
 
 def host_name(host: ResultHost) -> str:
     """As the matrix calls it, else the board, else the processor."""
-    return host.name or host.target or host.cpu or "unknown machine"
+    named = None if host.name == LOCAL else host.name
+    return named or host.target or host.cpu or "unknown machine"
 
 
 def counted(number: int, thing: str) -> str:
