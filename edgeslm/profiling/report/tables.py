@@ -118,7 +118,8 @@ def memory(report: Report) -> Table | None:
     measured = [(each, used) for each in report.entries if (used := each.result.memory) is not None]
     if not measured:
         return None
-    names = list(dict.fromkeys(name for _, used in measured for name, _, _ in memory_parts(used)))
+    places = {(css, name) for _, used in measured for name, css, _ in memory_parts(used)}
+    names = [name for _, name in sorted(places)]
     rows = []
     for each, used in measured:
         parts = {name: count for name, _, count in memory_parts(used)}

@@ -75,6 +75,8 @@ def interval_text(found: Comparison) -> str:
     """Its interval in the same terms."""
     if found.low is None or found.high is None:
         return UNKNOWN
+    if found.high >= 2:
+        return f"{significant(found.low, 2)} to {significant(found.high, 2)} times"
     return f"{_change(found.low)} to {_change(found.high)}"
 
 
