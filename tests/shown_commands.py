@@ -228,5 +228,5 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
                     os.link(stand_ins.model, folder / named)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
-        elif re.fullmatch(r"[\w.-]+/", word):
-            shutil.copytree(stand_ins.checkpoint, target)
+        elif re.fullmatch(r"[\w.-]+/(config\.json)?", word):
+            shutil.copytree(stand_ins.checkpoint, folder / word.removesuffix("config.json"))
