@@ -194,13 +194,13 @@ class _Runner:
         return {**found, "cell": named}
 
     def _attempt(self, cell: Cell, named: dict[str, Any]) -> dict[str, Any] | Problem:
-        file = self._file(cell)
-        if isinstance(file, Problem):
-            return file
-        found = self._machine(cell.host)
+        found = self._machine(cell.host)  # before a file is made, which warms this machine
         if isinstance(found, Problem):
             return found
         machine, before = found
+        file = self._file(cell)
+        if isinstance(file, Problem):
+            return file
         order = self.matrix.order
         try:
             digest = remembered_sha256(file)
