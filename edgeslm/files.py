@@ -16,6 +16,7 @@ from pathlib import Path
 from edgeslm.errors import EdgeslmError, OutputFailure, UserError, reading, writing
 
 _PIECE_BYTES = 1 << 20
+_SAMPLES, _SAMPLE_BYTES = 64, 16 << 10
 _PREFIX, _SUFFIX = ".edgeslm-", ".tmp"
 
 
@@ -61,6 +62,14 @@ def read_text(path: Path) -> str:
             f"{path}: not a text in UTF-8 (byte {error.start})",
             hint="Name a plain text file, saved as UTF-8.",
         ) from error
+
+
+def small_text(path: Path) -> str:
+    """A small file of /proc or /sys, without the blanks around it; empty where none can be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def ensure_writable(path: Path) -> None:
@@ -206,6 +215,23 @@ def sha256(path: Path) -> str:
     with reading(path), path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
+    return digest.hexdigest()
+
+
+def sampled_sha256(path: Path) -> str:
+    """Hex digest of a file's size and of pieces from all over it: 1 MB at most is read.
+
+    It tells models apart wherever they lie, but proves nothing: what differs may lie between.
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    with reading(path), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{size}\n".encode())
+        for number in range(_SAMPLES):
+            file.seek(number * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 

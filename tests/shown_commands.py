@@ -222,11 +222,16 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
         elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
-            shutil.copy(EXAMPLES / word, target)
-            for named in re.findall(r'"([\w-]+\.gguf)"', target.read_text()):
-                if not (folder / named).exists():
-                    os.link(stand_ins.model, folder / named)
+            _put_example(word, folder, stand_ins)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
-        elif re.fullmatch(r"[\w.-]+/", word):
-            shutil.copytree(stand_ins.checkpoint, target)
+        elif re.fullmatch(r"[\w.-]+/(config\.json)?", word):
+            shutil.copytree(stand_ins.checkpoint, folder / word.removesuffix("config.json"))
+
+
+def _put_example(name: str, folder: Path, stand_ins: StandIns) -> None:
+    """An example, and the models that it names."""
+    shutil.copy(EXAMPLES / name, folder / name)
+    for model in re.findall(r'"([\w-]+\.gguf)"', (folder / name).read_text()):
+        if not (folder / model).exists():
+            os.link(stand_ins.model, folder / model)

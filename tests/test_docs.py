@@ -54,6 +54,24 @@ def test_commands_page_is_what_the_program_says() -> None:
     assert (DOCS / "commands.md").read_text() == fresh, "run scripts/docs"
 
 
+def test_commands_page_names_every_spelling_of_an_option() -> None:
+    from typer.main import get_command
+
+    from edgeslm.cli.main import app
+
+    def spellings(command: Any) -> Iterator[str]:
+        for below in getattr(command, "commands", {}).values():
+            yield from spellings(below)
+        for param in () if hasattr(command, "commands") else command.params:
+            if param.param_type_name == "option" and param.help and not param.hidden:
+                yield from (*param.opts, *param.secondary_opts)
+
+    named = set(re.findall(r"(?<=[` ])--?[a-z][a-z-]*", (DOCS / "commands.md").read_text()))
+    found = set(spellings(get_command(app)))
+    assert "--no-speculate" in found
+    assert found <= named, found - named
+
+
 def test_measure_page_names_every_key_of_a_measurement(tiny_model: Path) -> None:
     output = _edgeslm(
         *("profile", tiny_model, "--prompt-tokens", "8", "--tokens", "4"),

@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.errors import OutputFailure
-from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, state_folder
+from edgeslm.errors import OutputFailure, UserError
+from edgeslm.files import (
+    atomic_path,
+    cache_folder,
+    exclusive,
+    sampled_sha256,
+    scratch_folder,
+    small_text,
+    state_folder,
+)
 
 KILLED = """
 import os, signal, sys
@@ -159,3 +167,34 @@ def test_what_people_did_lies_apart_from_what_can_be_made_again(
     assert state_folder("x") == Path("/state/edgeslm/x")
     monkeypatch.setenv("EDGESLM_STATE", "/ours")
     assert state_folder("x") == Path("/ours/x")
+
+
+def test_small_files_of_the_system_are_read_without_their_line_end(tmp_path):
+    (tmp_path / "type").write_bytes(b" cpu-\xff\n")
+    assert small_text(tmp_path / "type") == "cpu-\N{REPLACEMENT CHARACTER}"
+    assert small_text(tmp_path / "none") == small_text(tmp_path) == ""
+
+
+def test_a_sampled_digest_is_of_the_content(tmp_path):
+    data = bytes(range(256)) * 40_000
+    one, other = tmp_path / "one.bin", tmp_path / "other.bin"
+    for each in (one, other):
+        each.write_bytes(data)
+    assert sampled_sha256(one) == sampled_sha256(other)
+    digests = {sampled_sha256(one)}
+    for changed in (b"x" + data[1:], data[:-1] + b"x", data[:-256], data[:5_000_000], b"", b"x"):
+        other.write_bytes(changed)
+        digests.add(sampled_sha256(other))
+    middle = bytearray(data)
+    middle[len(data) // 2 : len(data) // 2 + 200_000] = bytes(200_000)
+    other.write_bytes(middle)
+    assert len(digests | {sampled_sha256(other)}) == 8
+    with pytest.raises(UserError, match="no such file"):
+        sampled_sha256(tmp_path / "none.bin")
+
+
+def test_a_sampled_digest_reads_little(tmp_path):
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # a hole; read whole it would take many minutes
+    assert sampled_sha256(large)

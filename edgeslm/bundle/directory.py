@@ -233,7 +233,11 @@ def model_file(directory: Path, manifest: Manifest) -> Path:
 
 
 def state_files(directory: Path, manifest: Manifest) -> tuple[Path, ...]:
-    """The states of a packed directory; without them it only takes longer."""
+    """Where the state of the packed prompt lies, if one was packed: one file, or none.
+
+    Whether it is there and undamaged is seen when it is read; without it, reading the prompt only
+    takes longer.
+    """
     entry = manifest.prompt.state if manifest.prompt else None
     return () if entry is None else (directory / entry.file,)
 

@@ -32,6 +32,15 @@ class Package:
     states: tuple[Path, ...] = ()
 
 
+def name_of(path: Path) -> str:
+    """What a model is called unless somebody gives it a name.
+
+    A file's name without its ending, or all of a directory's, where a dot begins no ending.
+    """
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
 def find_model(path: Path) -> Path:
     """The GGUF file meant by `path`: the file itself, or the model of a packed directory.
 

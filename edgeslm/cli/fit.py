@@ -109,6 +109,7 @@ class _Result:
     def __init__(self, model: Path, header: Header, label: str | None, fits: Sequence[Fit]) -> None:
         self.model, self.header, self.label = model, header, label
         self.fits = sorted(fits, key=_rank)
+        self.assumed: str | None = header.get("edgeslm.assumed")
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -117,6 +118,7 @@ class _Result:
             "type": self.label,
             "weights_bytes": sum(tensor.bytes for tensor in self.header.tensors),
             "bits_per_weight": _bits_per_weight(self.header),
+            "assumed": self.assumed,
             "targets": [plain(each) for each in self.fits],
         }
 
@@ -125,6 +127,8 @@ class _Result:
         size = format_bytes(sum(tensor.bytes for tensor in self.header.tensors))
         kind = f" as {self.label}" if self.label else ""
         bits = significant(_bits_per_weight(self.header))
+        if self.assumed:
+            output.warn(self.assumed)
         print(f"{self.model}{kind}: {size} of weights, {bits} bits each. Estimated:")
         lines = _merged([(each.board, _row(each)) for each in self.fits])
         lengths = " / ".join(f"{each.prompt_tokens}" for each in self.fits[0].first_token)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.opening import DEFAULT_KV_TYPE
 from edgeslm.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -26,16 +25,18 @@ class Wish:
 
 
 def names_of(models: Sequence[Path], given: Sequence[str]) -> list[str]:
-    """What clients call the models: what was given, else the files' names.
+    """What clients call the models: what was given, else the names of files and directories.
 
     Raises:
         InvalidOption: there are more or fewer names than models.
     """
+    from edgeslm.bundle.model_path import name_of
+
     if given and len(given) != len(models):
         raise InvalidOption(
             f"{len(given)} names for {len(models)} models", hint="Give --name once for each."
         )
-    return list(given) or [model.resolve().stem for model in models]
+    return list(given) or [name_of(model) for model in models]
 
 
 def read_adapter(text: str, models: Sequence[str]) -> Wish:
@@ -63,7 +64,7 @@ def kv_type_of(models: Sequence[Path], given: str | None) -> str:
         InvalidOption: it is none.
     """
     from edgeslm.bundle.model_path import find_package
-    from edgeslm.runtime.tuned import require_kv_type
+    from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, require_kv_type
 
     packed = (find_package(model).kv_type for model in models)
     kv_type = (given or next(filter(None, packed), DEFAULT_KV_TYPE)).upper()

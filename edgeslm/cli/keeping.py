@@ -24,11 +24,13 @@ class Keeper:
     Args:
         history: The folder of conversations; None keeps nothing.
         model: The name of the model that answers.
+        digest: Of its file.
     """
 
-    def __init__(self, history: History | None, model: str) -> None:
+    def __init__(self, history: History | None, model: str, digest: str | None = None) -> None:
         self._history = history
         self._model = model
+        self._digest = digest
         self._path: Path | None = None
         self._stopped = False
 
@@ -38,7 +40,9 @@ class Keeper:
         return self._history is not None and not self._stopped
 
     def keep(self, messages: Sequence[Message]) -> Path | None:
-        """Write the conversation as it is now, if any are kept; where it lies.
+        """Write the conversation as it is now; where it lies, if it is kept.
+
+        None where none are kept, or nothing was said in this one.
 
         Raises:
             OutputFailure: it cannot be written.
@@ -46,8 +50,9 @@ class Keeper:
         if self._history is None or self._stopped:
             return None
         self._path = self._path or self._history.new_path()
-        self._history.keep(Kept(tuple(messages), self._model), self._path)
-        return self._path
+        kept = Kept(tuple(messages), self._model, self._digest)
+        self._history.keep(kept, self._path)
+        return self._path if kept.exchanges else None
 
     def stop(self) -> None:
         """Keep nothing any more."""
@@ -65,11 +70,15 @@ class Keeper:
         Raises:
             EdgeslmError: it cannot be read.
         """
-        entry = self._required().last(self._model)
-        if entry is None:
-            warn(f"no conversation with {self._model} is kept: this one begins anew")
-            return None
-        return self._go_on(entry)
+        history = self._required()
+        entry = history.last(self._model, self._digest)
+        if entry is not None:
+            return self._go_on(entry)
+        kept = f"no conversation with {self._model} is kept"
+        if history.last(self._model) is not None:
+            kept = f"the conversation kept was with another model called {self._model}"
+        warn(f"{kept}: this one begins anew")
+        return None
 
     def load(self, name: str) -> tuple[tuple[Message, ...], str]:
         """A conversation by its number or its file, and what to say about it.
@@ -94,7 +103,10 @@ class Keeper:
         if not name:
             self._required()
             self._stopped = False
-            return f"saved {self.keep(messages)}"
+            kept = self.keep(messages)
+            if kept is None:
+                raise UserError("there is nothing to keep yet", hint="Say something first.")
+            return f"saved {kept}"
         path = Path(name).expanduser()
         with atomic_path(path) as temporary, writing(path):
             temporary.write_text(messages_text(messages), encoding="utf-8", errors="replace")
@@ -119,8 +131,10 @@ class Keeper:
 
     def _note(self, kept: Kept) -> str:
         note = f"going on after {_exchanges(kept)}"
-        if kept.model in (None, self._model):
+        if kept.model is None or kept.held_with(self._model, self._digest):
             return note
+        if kept.model == self._model:
+            return f"{note} with another model called {kept.model}"
         return f"{note} with {kept.model}; now {self._model} answers"
 
     def _required(self) -> History:

@@ -82,6 +82,7 @@ def profile(
             help="Measure in a control group with so little memory: 512M.",
         ),
     ] = None,
+    meter: options.Meter = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if something spoilt the figures.")
     ] = False,
@@ -119,6 +120,7 @@ def profile(
         idle_seconds=idle,
         budget_seconds=budget,
         sustained_seconds=sustained,
+        meter=meter,
     )
     _print(_measured(path, wanted, memory_limit), json=json, strict=strict)
 

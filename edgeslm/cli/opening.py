@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from edgeslm.runtime.session import Session
     from edgeslm.runtime.tuned import Settled
 
-DEFAULT_KV_TYPE = "F16"
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -71,6 +69,7 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     from edgeslm.gguf.validation import read_model
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
+    from edgeslm.runtime.cores import pinned
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
 
@@ -79,6 +78,7 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     headers = [read_model(path) for path in paths]
     settled = _settled(wanted, package.kv_type, headers)
     with ExitStack() as stack:
+        stack.enter_context(pinned(settled.cores))
         model, *drafts = (
             stack.enter_context(Model(path, header=header))
             for path, header in zip(paths, headers, strict=True)
@@ -99,7 +99,7 @@ def _settled(wanted: Wanted, packed_kv_type: str | None, headers: Sequence[Heade
     from edgeslm.cli.memory import fitted, size_of
     from edgeslm.llama.context import ContextOptions
     from edgeslm.runtime.speculation import MOST_ROWS
-    from edgeslm.runtime.tuned import require_kv_type, settle
+    from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, require_kv_type, settle
 
     kv_type = (wanted.kv_type or packed_kv_type or DEFAULT_KV_TYPE).upper()
     require_kv_type(kv_type)

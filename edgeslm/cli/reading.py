@@ -110,11 +110,15 @@ def line_editing(complete: Complete, *, keep: bool) -> Iterator[None]:
 
 
 def _completer(complete: Complete) -> Callable[[str, int], str | None]:
+    found: Sequence[str] = ()
+
     def completed(word: str, index: int) -> str | None:
+        """Asked for with 0, 1, ... until there are no more."""
+        nonlocal found
         import readline
 
-        before = readline.get_line_buffer()[: readline.get_begidx()]
-        found = complete(before, word)
+        if index == 0:
+            found = complete(readline.get_line_buffer()[: readline.get_begidx()], word)
         return found[index] if index < len(found) else None
 
     return completed

@@ -248,12 +248,15 @@ COMMANDS = (run, chat)
 
 def _keeper(model: Path, *, wanted: bool, forbidden: bool) -> Keeper:
     """What keeps the conversation; a program that talks through a pipe keeps it itself."""
+    from edgeslm.bundle.model_path import find_model, name_of
     from edgeslm.cli.keeping import Keeper
-    from edgeslm.files import state_folder
+    from edgeslm.files import sampled_sha256, state_folder
     from edgeslm.runtime.history import History
 
     folder = state_folder("chats") if wanted and not forbidden else None
-    return Keeper(None if folder is None else History(folder), model.resolve().stem)
+    if folder is None:
+        return Keeper(None, name_of(model))
+    return Keeper(History(folder), name_of(model), sampled_sha256(find_model(model)))
 
 
 def _grammar(grammar: Path | None, json_schema: Path | None) -> str | None:

@@ -168,6 +168,7 @@ def _print_comparison(found: Tuned) -> None:
         )
     ]
     output.print_table(rows, header=("", "settings", "prefill", "decode"))
+    print(f"speeds with a KV cache of type {found.chosen_speeds.kv_type}")
 
 
 def _choice_text(choice: Choice) -> str:

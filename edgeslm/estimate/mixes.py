@@ -46,7 +46,7 @@ _FALLBACKS: Mapping[str, str] = MappingProxyType(
         "Q4_K": "Q5_0",
         "Q5_K": "Q5_1",
         "Q6_K": "Q8_0",
-        **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
+        **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
         **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"), "IQ4_NL"),
         **dict.fromkeys(("IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     }
@@ -62,7 +62,7 @@ _WIDER_AT_FIRST: Mapping[str, str] = MappingProxyType(
 """What the first eighth of ffn_down gets."""
 _NEVER = ("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_conv1d")
 _NEVER_NAMED = ("position_embd.weight", "token_types.weight", "per_layer_model_proj.weight")
-_LADDER = ("Q2_K", "Q3_K", "Q4_0", "Q5_0", "Q6_K", "Q8_0", "F16")
+_LADDER = ("Q2_0", "Q2_K", "Q3_K", "Q4_0", "Q5_0", "Q6_K", "Q8_0", "F16")
 """Types of rising width, between which any number of bits lies."""
 
 
@@ -138,7 +138,7 @@ def at_bits(header: Header, bits: float) -> Header:
     Raises:
         InvalidOption: more or fewer bits than any mix has.
     """
-    low, high = (as_all(header, name) for name in ("Q2_K", "F16"))
+    low, high = (as_all(header, name) for name in (_LADDER[0], _LADDER[-1]))
     weights = sum(tensor.elements for tensor in header.tensors)
     wanted = bits * weights / 8
     if not _bytes(low) - 1 <= wanted <= _bytes(high) + 1:

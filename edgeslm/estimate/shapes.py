@@ -8,7 +8,8 @@ is estimated from its size. Only what decides memory and speed is filled in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from typing import Any
 
 from edgeslm.errors import InvalidCheckpoint, Unsupported, reading
 from edgeslm.gguf.reader import Header, TensorInfo
-from edgeslm.gguf.types import tensor_type
+from edgeslm.gguf.types import printable, tensor_type
 
 _VOCABULARY_BYTES = 236
 """Per entry of a vocabulary: its text and type in the file, and its merge, there and in memory."""
@@ -27,22 +28,32 @@ _MOST_CONFIG_BYTES = 8_000_000
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
+        "ArceeForCausalLM": "arcee",
+        "CohereForCausalLM": "command-r",
         "Ernie4_5ForCausalLM": "ernie4_5",
+        "Exaone4ForCausalLM": "exaone4",
         "ExaoneForCausalLM": "exaone",
+        "FalconForCausalLM": "falcon",
         "Gemma2ForCausalLM": "gemma2",
         "Gemma3ForCausalLM": "gemma3",
         "Gemma3ForConditionalGeneration": "gemma3",
         "GemmaForCausalLM": "gemma",
+        "GlmForCausalLM": "chatglm",
+        "GPT2LMHeadModel": "gpt2",
         "GPTNeoXForCausalLM": "gptneox",
         "GraniteForCausalLM": "granite",
+        "GraniteMoeHybridForCausalLM": "granitehybrid",
         "HunYuanDenseV1ForCausalLM": "hunyuan-dense",
+        "InternLM2ForCausalLM": "internlm2",
         "Lfm2ForCausalLM": "lfm2",
         "LlamaForCausalLM": "llama",
         "MiniCPMForCausalLM": "minicpm",
         "MistralForCausalLM": "llama",
         "Mistral3ForConditionalGeneration": "llama",
         "MixtralForCausalLM": "llama",
+        "NemotronForCausalLM": "nemotron",
         "Olmo2ForCausalLM": "olmo2",
+        "Olmo3ForCausalLM": "olmo2",
         "OlmoForCausalLM": "olmo",
         "PhiForCausalLM": "phi2",
         "Phi3ForCausalLM": "phi3",
@@ -52,15 +63,36 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "Qwen3MoeForCausalLM": "qwen3moe",
         "SmolLM3ForCausalLM": "smollm3",
         "StableLmForCausalLM": "stablelm",
+        "Starcoder2ForCausalLM": "starcoder2",
     }
 )
-_TIED_UNLESS_TOLD = frozenset({"gemma", "gemma2", "gemma3"})
-_PLAIN_FEED_FORWARD = frozenset({"gptneox", "phi2"})
+_TIED_UNLESS_TOLD = frozenset({"command-r", "gemma", "gemma2", "gemma3", "gpt2", "lfm2"})
+_PLAIN_FEED_FORWARD = frozenset(
+    {"arcee", "falcon", "gpt2", "gptneox", "nemotron", "phi2", "starcoder2"}
+)
 """Families without a gate."""
-_FUSED_QKV = frozenset({"gptneox", "phi2", "phi3"})
-_BIASED_QKV = frozenset({"qwen2", "qwen2moe"})
-_POST_NORMS = frozenset({"gemma2", "gemma3", "olmo2"})
-_HEAD_NORMS = frozenset({"gemma3", "qwen3", "qwen3moe", "olmo2"})
+_FUSED_QKV = frozenset({"chatglm", "falcon", "gpt2", "gptneox", "phi2", "phi3"})
+_FUSED_GATE = frozenset({"chatglm", "phi3"})
+_BIASED_QKV = frozenset({"qwen2", "qwen2moe", "starcoder2"})
+_POST_NORMS = frozenset({"exaone4", "gemma2", "gemma3", "olmo2"})
+_HEAD_NORMS = frozenset({"exaone4", "gemma3", "olmo2", "qwen3", "qwen3moe"})
+_WHOLE_NORMS = frozenset({"olmo2"})
+"""Of those, the ones that norm all heads together."""
+_UNUSUAL = re.compile("expert|mamba|ssm|conv|linear_|per_layer|altup|lora_rank|kda|rwkv", re.I)
+"""Keys of a configuration that say that a model is no plain decoder."""
+ASSUMED = "edgeslm.assumed"
+"""The metadata key under which a header says what was assumed of an unknown family."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """The recurrent part of a Mamba 2 layer."""
+
+    inner: int
+    heads: int
+    groups: int
+    length: int
+    kernel: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +112,9 @@ class _Sizes:
     experts_used: int
     expert_feed_forward: int
     attends: tuple[bool, ...]
-    """Which layers have attention; the others convolve."""
+    """Which layers have attention; the others convolve, or keep a state."""
+    state: _State | None
+    assumed: str | None
 
 
 def header_of_config(path: Path) -> Header:
@@ -139,7 +173,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
-    family = _family(path, config)
+    family, assumed = _family(path, config)
 
     def number(*names: str, default: int | None = None, most: int = _MOST) -> int:
         for name in names:
@@ -158,11 +192,23 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
     width = number("hidden_size", "n_embd")
     heads = number("num_attention_heads", "n_head")
     layers = number("num_hidden_layers", "n_layer", most=_MOST_LAYERS)
-    feed_forward = number("intermediate_size", "n_inner", default=4 * width)
+    feed_forward = number(
+        "shared_intermediate_size",
+        "intermediate_size",
+        "n_inner",
+        "ffn_hidden_size",
+        default=4 * width,
+    )
     if family == "lfm2":
         feed_forward = _lfm2_feed_forward(config, number("block_ff_dim", default=feed_forward))
-    experts = number("num_local_experts", "num_experts", default=1)
-    kv_heads = number("num_key_value_heads", default=heads)
+    several = config.get("num_local_experts") or config.get("num_experts")
+    experts = number("num_local_experts", "num_experts", default=1) if several else 1
+    kv_heads = number(
+        "num_key_value_heads",
+        "num_kv_heads",
+        "multi_query_group_num",
+        default=1 if config.get("multi_query") is True else heads,
+    )
     tied = config.get("tie_word_embeddings")
     return _Sizes(
         family=family,
@@ -173,15 +219,30 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
         kv_heads=kv_heads,
         head=number("head_dim", default=max(width // heads, 1)),
         vocabulary=number("vocab_size"),
-        tied=tied is True or (tied is None and family in (*_TIED_UNLESS_TOLD, "lfm2")),
+        tied=tied is True or (tied is None and family in _TIED_UNLESS_TOLD),
         experts=experts if experts > 1 else 0,
         experts_used=number("num_experts_per_tok", default=2) if experts > 1 else 0,
         expert_feed_forward=number("moe_intermediate_size", default=feed_forward),
         attends=_attends(config, layers),
+        state=_state(number, width) if family == "granitehybrid" else None,
+        assumed=assumed,
     )
 
 
-def _family(path: Path, config: Mapping[str, Any]) -> str:
+def _state(number: Callable[..., int], width: int) -> _State:
+    inner = number("mamba_expand", default=2) * width
+    heads = number("mamba_n_heads", default=max(inner // 64, 1))
+    return _State(
+        inner=inner,
+        heads=heads,
+        groups=number("mamba_n_groups", default=1),
+        length=number("mamba_d_state", default=128),
+        kernel=number("mamba_d_conv", default=4),
+    )
+
+
+def _family(path: Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The family by llama.cpp's name, and what is assumed of one that is not known here."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str):
@@ -189,20 +250,29 @@ def _family(path: Path, config: Mapping[str, Any]) -> str:
             f"{path} names no architecture",
             hint='Add "architectures": ["LlamaForCausalLM"] or whichever class it is.',
         )
-    if config.get("quantization_config") or name not in _FAMILIES:
-        what = "a quantized checkpoint" if name in _FAMILIES else f"the family of {name[:80]}"
+    hint = "Name a GGUF file of it; its header tells everything."
+    if config.get("quantization_config"):
         raise Unsupported(
-            f"{path}: {what} cannot be judged from its configuration",
-            hint="Name a GGUF file of it; its header tells everything.",
+            f"{path}: a quantized checkpoint cannot be judged from its configuration", hint=hint
         )
-    return _FAMILIES[name]
+    if name in _FAMILIES:
+        return _FAMILIES[name], None
+    shown = printable(name[:80])
+    strange = sorted(key for key, value in config.items() if value and _UNUSUAL.search(key))
+    if strange or not name.endswith(("ForCausalLM", "LMHeadModel")):
+        said = f" ({', '.join(map(printable, strange[:3]))})" if strange else ""
+        raise Unsupported(
+            f"{path}: the family of {shown} cannot be judged from its configuration{said}",
+            hint=hint,
+        )
+    return "llama", f"{shown} is taken for a plain decoder with a gated feed-forward part"
 
 
 def _attends(config: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Which layers have attention: all, but for a family that mixes it with convolutions."""
     kinds = config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == layers and "conv" in kinds:
-        return tuple(kind != "conv" for kind in kinds)
+    if isinstance(kinds, list) and len(kinds) == layers:
+        return tuple(kind not in ("conv", "mamba") for kind in kinds)
     chosen = config.get("full_attn_idxs")
     if isinstance(chosen, list) and chosen:
         return tuple(index in chosen for index in range(layers))
@@ -232,7 +302,15 @@ def _metadata(sizes: _Sizes, config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.key_length": sizes.head,
         "attention.value_length": sizes.head,
     }
-    if convolves:
+    if sizes.state:
+        values |= {
+            "ssm.inner_size": sizes.state.inner,
+            "ssm.group_count": sizes.state.groups,
+            "ssm.state_size": sizes.state.length,
+            "ssm.conv_kernel": sizes.state.kernel,
+            "ssm.time_step_rank": sizes.state.heads,
+        }
+    elif convolves:
         length = config.get("conv_L_cache")
         values["shortconv.l_cache"] = length if isinstance(length, int) and length > 1 else 3
     window = config.get("sliding_window")
@@ -246,7 +324,8 @@ def _metadata(sizes: _Sizes, config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(length, int) and length > 0:
         values["context_length"] = length
     hyper = {f"{sizes.family}.{name}": value for name, value in values.items()}
-    return {"general.architecture": sizes.family, **hyper}
+    assumed = {ASSUMED: sizes.assumed} if sizes.assumed else {}
+    return {"general.architecture": sizes.family, **hyper, **assumed}
 
 
 def _tensors(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -273,7 +352,7 @@ def _attention(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield f"attn_{name}.bias", (rows,)
     yield "attn_output.weight", (queries, width)
     if sizes.family in _HEAD_NORMS:
-        whole = sizes.family == "olmo2"
+        whole = sizes.family in _WHOLE_NORMS
         yield "attn_q_norm.weight", (queries if whole else sizes.head,)
         yield "attn_k_norm.weight", (keys if whole else sizes.head,)
     if sizes.family in _POST_NORMS:
@@ -281,8 +360,20 @@ def _attention(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _convolution(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width = sizes.width
+    """A layer without attention: a short convolution, or a Mamba 2 layer."""
+    width, state = sizes.width, sizes.state
     yield "attn_norm.weight", (width,)
+    if state:
+        convolved = state.inner + 2 * state.groups * state.length
+        yield "ssm_in.weight", (width, state.inner + convolved + state.heads)
+        yield "ssm_conv1d.weight", (state.kernel, convolved)
+        for name, count in (("conv1d.bias", convolved), ("dt.bias", state.heads)):
+            yield f"ssm_{name}", (count,)
+        yield "ssm_a", (1, state.heads)
+        yield "ssm_d", (1, state.heads)
+        yield "ssm_norm.weight", (state.inner // state.groups, state.groups)
+        yield "ssm_out.weight", (state.inner, width)
+        return
     yield "shortconv.conv.weight", (3, width)
     yield "shortconv.in_proj.weight", (width, 3 * width)
     yield "shortconv.out_proj.weight", (width, width)
@@ -298,7 +389,7 @@ def _feed_forward(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "ffn_down_exps.weight", (inner, width, sizes.experts)
         yield "ffn_up_exps.weight", (width, inner, sizes.experts)
         return
-    if sizes.family == "phi3":
+    if sizes.family in _FUSED_GATE:
         yield "ffn_up.weight", (width, 2 * inner)
     else:
         if sizes.family not in _PLAIN_FEED_FORWARD:

@@ -6,6 +6,7 @@ header lives. These are sequences like any other; each item is made when it is a
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,10 @@ class Array(Sequence[_T]):
         return f"{type(self).__name__}({tuple(self)!r})"
 
     @abstractmethod
+    def digest(self) -> bytes:
+        """Equal for arrays of the same type with the same items; else another."""
+
+    @abstractmethod
     def _at(self, index: int) -> _T:
         """The item there; `index` is from 0 to below the length."""
 
@@ -67,6 +72,11 @@ class Texts(Array[str]):
         for end in self._ends:
             yield data[start:end].decode()
             start = end
+
+    def digest(self) -> bytes:
+        """By where each ends, and by all of them."""
+        ends = hashlib.sha256(b"".join(end.to_bytes(8, "little") for end in self._ends))
+        return ends.digest() + hashlib.sha256(self._data).digest()
 
     def _at(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
@@ -94,6 +104,10 @@ class Numbers(Array[Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Numbers, (self._data, self._item.format[1:])
+
+    def digest(self) -> bytes:
+        """By their type, and by all of them."""
+        return self._item.format.encode() + hashlib.sha256(self._data).digest()
 
     def _at(self, index: int) -> Any:
         return self._item.unpack_from(self._data, index * self._item.size)[0]

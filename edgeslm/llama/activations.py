@@ -63,7 +63,7 @@ class _Watcher:
     """The callback, and what went wrong in it: nothing may be raised through native code."""
 
     def __init__(self, model: Model, wanted: frozenset[str], on_input: OnInput) -> None:
-        self._shapes = {tensor.name: tensor.shape for tensor in model.header.tensors}
+        self._shapes = {tensor.name: tensor.shape for tensor in model.structure.tensors}
         self._wanted = wanted
         self._on_input = on_input
         self._product = _product_operation()

@@ -34,7 +34,7 @@ class Adapter(Closing):
             raise InvalidOption(
                 f"a strength of {strength}", hint=f"At most {_MOST_STRENGTH:g}; 1 is usual."
             )
-        read_adapter(path, model.header)
+        read_adapter(path, model.structure)
         pages.keep_large_apart()
         self.path = path
         self.strength = strength

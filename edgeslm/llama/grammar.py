@@ -22,8 +22,16 @@ from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
 
 _MOST_BYTES, _MOST_RULES, _DEEPEST, _MOST_GROUPS = 256 * 1024, 4000, 500, 4000
+_MOST_REPETITIONS, _CHARACTERS_PER_RULE = 100_000, 32
+"""llama.cpp writes out what is repeated: a rule of some 250 bytes each, and 8 bytes a character."""
 _MOST_SECONDS = 2.0
-_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
+_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#[^\n]*', re.DOTALL)
+"""One that is not closed goes to the end, for llama.cpp too; to look for its end again and again
+would take long."""
+_SYMBOLS = re.compile(
+    rf"(?P<text>{_LITERALS.pattern})|\{{\s*(?P<least>\d+)\s*(?:,\s*(?P<most>\d*)\s*)?\}}|[^\s]",
+    re.DOTALL,
+)
 _PARSE_ERROR = re.compile(r"error parsing grammar: (.{1,200})")
 
 
@@ -140,7 +148,7 @@ def _refuse_unreasonable(source: str) -> None:
             f"the grammar is not valid text: {error.reason}", hint="Save it as UTF-8."
         ) from error
     bare = _LITERALS.sub("", source)
-    problem = None
+    problem, hint = None, "Give one written in llama.cpp's GBNF."
     if not source.strip():
         problem = "is empty"
     elif "\0" in source:
@@ -151,8 +159,28 @@ def _refuse_unreasonable(source: str) -> None:
         problem = f"has more than {_MOST_RULES} rules"
     elif source.count("(") > _MOST_GROUPS or _depth(bare) > _DEEPEST:
         problem = f"has groups nested more than {_DEEPEST} deep, or more than {_MOST_GROUPS}"
+    elif (repeated := _repetitions(source)) > _MOST_REPETITIONS:
+        problem = f"has repetitions that add up to {repeated}; {_MOST_REPETITIONS} is the most"
+        hint = "Give smaller counts, or none; in a JSON schema they are maxLength and maxItems."
     if problem is not None:
-        raise InvalidOption(f"the grammar {problem}", hint="Give one written in llama.cpp's GBNF.")
+        raise InvalidOption(f"the grammar {problem}", hint=hint)
+
+
+def _repetitions(source: str) -> int:
+    """What all the `{m,n}` of a grammar add up to; where long texts repeat, they count for more."""
+    total, size = 0, 1
+    for symbol in _SYMBOLS.finditer(source):
+        text, least, most = symbol.group("text", "least", "most")
+        if least is not None:
+            total += _count(most or least) * size
+        elif text is None or text[0] != "#":
+            size = 1 + len(text or "") // _CHARACTERS_PER_RULE
+    return total
+
+
+def _count(digits: str) -> int:
+    """A number, or one that is as good as it: too large."""
+    return int(digits.lstrip("0")[:9] or "0")
 
 
 def _depth(bare: str) -> int:

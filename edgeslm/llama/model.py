@@ -72,12 +72,20 @@ class Model(Closing):
         self.path = path
         self.identity = identity(path)
         """Of the file that was loaded; another one may lie there by now."""
-        self._header = _without_vocabulary(header or read_model(path))
+        self._keep(header or read_model(path))
         if not options.trusted:
             guard.ensure_loadable(path)
         self._handle: Any
         self._handle, self.buffer_bytes = _load(path, options)
         self._vocabulary: Any = native.library().llama_model_get_vocab(self._handle)
+
+    def _keep(self, header: Header) -> None:
+        """What is needed of a header later; of long arrays, such as the vocabulary, digests."""
+        arrays = {key: each for key, each in header.metadata.items() if isinstance(each, Array)}
+        rest = {key: each for key, each in header.metadata.items() if key not in arrays}
+        self.structure = dataclasses.replace(header, metadata=rest)
+        """What the file says, without its long arrays; they would take megabytes to keep."""
+        self._digests = {key: array.digest() for key, array in arrays.items()}
 
     def close(self) -> None:
         """Free the native model; contexts made from it must be closed before."""
@@ -87,12 +95,19 @@ class Model(Closing):
 
     @property
     def header(self) -> Header:
-        """What the file says, read anew each time: its vocabulary would take megabytes to keep."""
+        """All that the file says, read anew each time; `structure` is at hand."""
         return read_header(self.path)
+
+    def says_the_same(self, other: Model, key: str) -> bool:
+        """Whether the files of both say the same of `key`, in the same type."""
+        return bool(self._said(key) == other._said(key))
+
+    def _said(self, key: str) -> Any:
+        return self._digests.get(key, self.structure.get(key))
 
     def hyper(self, name: str) -> Any:
         """One hyperparameter of the file, such as "pooling_type"; None where it has none."""
-        return self._header.hyper(name)
+        return self.structure.hyper(name)
 
     @property
     def handle(self) -> Any:
@@ -151,7 +166,7 @@ class Model(Closing):
     @cached_property
     def chat_template(self) -> str | None:
         """The model's own Jinja chat template."""
-        template = self._header.get("tokenizer.chat_template")
+        template = self.structure.get("tokenizer.chat_template")
         return template if isinstance(template, str) and template.strip() else None
 
     @cached_property
@@ -191,7 +206,7 @@ class Model(Closing):
     @cached_property
     def _composes(self) -> bool:
         """Whether the tokenizer was trained on composed characters; llama.cpp leaves that out."""
-        return self._header.get("tokenizer.ggml.pre") in _COMPOSING
+        return self.structure.get("tokenizer.ggml.pre") in _COMPOSING
 
     def token_text(self, token: int) -> str:
         """The vocabulary entry itself, as stored in the file."""
@@ -235,7 +250,7 @@ class Model(Closing):
 
         Pieces cannot add up to control tokens then, and one of these stands for unknown words.
         """
-        return bool(self._header.get("tokenizer.ggml.model") == "bert")
+        return bool(self.structure.get("tokenizer.ggml.model") == "bert")
 
     @cached_property
     def _control_ids(self) -> frozenset[int]:
@@ -301,15 +316,6 @@ class Model(Closing):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, without control tokens."""
         return b"".join(self.token_bytes(token) for token in tokens).decode("utf-8", "replace")
-
-
-def _without_vocabulary(header: Header) -> Header:
-    return dataclasses.replace(
-        header,
-        metadata={
-            key: value for key, value in header.metadata.items() if not isinstance(value, Array)
-        },
-    )
 
 
 def _optional(token: int) -> int | None:

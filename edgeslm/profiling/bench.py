@@ -23,7 +23,7 @@ from edgeslm.profiling import jobs
 from edgeslm.profiling.cooling import Reading, cool_down, read_here
 from edgeslm.profiling.jobs import Problem
 from edgeslm.profiling.journal import open_journal
-from edgeslm.profiling.matrix import LOCAL, Cell, HostEntry, Matrix, Runs
+from edgeslm.profiling.matrix import LOCAL, Cell, HostEntry, Matrix
 from edgeslm.profiling.measurement import Measurement
 from edgeslm.profiling.remote import RemoteHost
 from edgeslm.profiling.variants import Variants
@@ -194,13 +194,13 @@ class _Runner:
         return {**found, "cell": named}
 
     def _attempt(self, cell: Cell, named: dict[str, Any]) -> dict[str, Any] | Problem:
-        file = self._file(cell)
-        if isinstance(file, Problem):
-            return file
-        found = self._machine(cell.host)
+        found = self._machine(cell.host)  # before a file is made, which warms this machine
         if isinstance(found, Problem):
             return found
         machine, before = found
+        file = self._file(cell)
+        if isinstance(file, Problem):
+            return file
         order = self.matrix.order
         try:
             digest = remembered_sha256(file)
@@ -210,7 +210,7 @@ class _Runner:
             )
         except HostFailure as error:
             return Problem(error.message, error.hint, None)
-        arguments = profile_arguments(cell, self.matrix.runs)
+        arguments = profile_arguments(cell, self.matrix)
         ended = jobs.run(machine.command(arguments, placed), order.timeout_seconds)
         wrong = jobs.problem(ended, order.timeout_seconds)
         return wrong if wrong is not None else _record(ended.output, digest)
@@ -240,8 +240,9 @@ class _Runner:
         return self._files[place]
 
 
-def profile_arguments(cell: Cell, runs: Runs) -> list[str]:
+def profile_arguments(cell: Cell, matrix: Matrix) -> list[str]:
     """The options of `edgeslm profile` that measure a cell."""
+    runs = matrix.runs
     given = {
         "--prompt-tokens": runs.prompt_tokens,
         "--tokens": runs.generated_tokens,
@@ -254,6 +255,7 @@ def profile_arguments(cell: Cell, runs: Runs) -> list[str]:
         "--kv-type": cell.kv_type,
         "--context": cell.context,
         "--threads": cell.threads,
+        "--meter": matrix.hosts[cell.host].meter,
     }
     pairs = [(name, f"{value}") for name, value in given.items() if value is not None]
     return ["--json", *(word for pair in pairs for word in pair)]

@@ -57,7 +57,7 @@ def forecasts(variants: Variants, cells: Sequence[Cell]) -> tuple[Forecast, ...]
 
 def _targets(matrix: Matrix, cells: Sequence[Cell]) -> Mapping[str, Target | None]:
     names = {cell.host: matrix.hosts[cell.host].target for cell in cells}
-    if LOCAL in names:
+    if LOCAL in names and names[LOCAL] is None:
         names[LOCAL] = detect().target
     return {host: None if name is None else load_target(name) for host, name in names.items()}
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeslm.errors import MeasurementFailure
-from edgeslm.targets.free_memory import own_groups
+from edgeslm.files import small_text
+from edgeslm.targets.control_groups import control_groups
 
 _NAME = "edgeslm-limit-"
 _ENTER = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
@@ -112,7 +113,7 @@ class FolderGroup:
         """End what still runs in it, and remove it; a kernel that is slow is waited for."""
         deadline = time.monotonic() + _REMOVAL_SECONDS
         while self.folder.is_dir():
-            for line in _text(self.folder / "cgroup.procs").split():
+            for line in small_text(self.folder / "cgroup.procs").split():
                 with suppress(ProcessLookupError):
                     os.kill(int(line), signal.SIGKILL)
             with suppress(OSError):
@@ -162,13 +163,13 @@ def _folder_group(
 
 def _places(root: Path, reasons: list[str]) -> Iterator[tuple[Path, int]]:
     """Where a group can be made: never above those that limit us, but for version 2's one step."""
-    found = own_groups(root)
+    found = control_groups("memory", root)
     if not found:
         reasons.append("this system has no memory control groups")
-    first = [folder for folder, version in found if version == 1][:1]
+    first = [group.folder for group in found if group.version == 1][:1]
     yield from ((folder, 1) for folder in first)
-    for folder in [folder for folder, version in found if version == 2][:2]:
-        if "memory" in _text(folder / "cgroup.subtree_control").split():
+    for folder in [group.folder for group in found if group.version == 2][:2]:
+        if "memory" in small_text(folder / "cgroup.subtree_control").split():
             yield folder, 2
         elif (folder / "cgroup.controllers").is_file():
             reasons.append(f"{folder}: groups below it cannot limit memory")
@@ -261,18 +262,11 @@ def _none_here(reasons: Sequence[str]) -> MeasurementFailure:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
+    text = small_text(path).strip()
     return int(text) if text.isdecimal() else None
 
 
 def _fields(path: Path) -> dict[str, int]:
     """Lines of a name and a number."""
-    pairs = (line.split() for line in _text(path).splitlines())
+    pairs = (line.split() for line in small_text(path).splitlines())
     return {each[0]: int(each[1]) for each in pairs if len(each) == 2 and each[1].isdecimal()}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

@@ -178,6 +178,7 @@ def _command(path: Path, options: ProfileOptions) -> list[str]:
         "--context": options.context_length,
         "--budget": options.budget_seconds,
         "--sustained": options.sustained_seconds,
+        "--meter": options.meter,
     }
     pairs = [(name, f"{value}") for name, value in given.items() if value is not None]
     return [

@@ -26,7 +26,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class HostEntry:
         folder: Where models go there.
         target: Which board it is, for what is predicted.
         ssh_config: Another file of ssh's than the user's.
+        meter: Which power meter to read there, as `edgeslm profile --meter` takes it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class HostEntry:
     folder: str = "~/.cache/edgeslm/models"
     target: str | None = None
     ssh_config: Path | None = None
+    meter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ class Matrix:
         """
         parts: dict[str, Any] = {**asdict(cell), "runs": asdict(self.runs)}
         del parts["model"]  # another name for the same file changes nothing
-        parts |= {"model_sha256": model_sha256, "machine": machine}
+        meter = self.hosts[cell.host].meter
+        parts |= {"model_sha256": model_sha256, "machine": machine, "meter": meter}
         if cell.bits is not None:
             calibration = self.quantizing.calibration
             parts["mix"] = [self.quantizing.quick, str(calibration) if calibration else None]
@@ -293,24 +296,31 @@ def _hosts(table: Table) -> dict[str, HostEntry]:
     hosts = {}
     for name in table.names():
         entry = table.table(name)
-        if name == LOCAL:
-            raise entry.wrong("", "is the machine this runs on; call another one otherwise")
-        address = entry.text("address", None)
-        if address is None:
-            raise entry.wrong("address", 'is missing: "ssh://user@host:port", or a name of ssh\'s')
-        if not _is_address(address):
-            raise entry.wrong("address", f"is no address for ssh: {address!r}")
         usual = HostEntry(name)
-        hosts[name] = HostEntry(
-            name=name,
-            address=address,
-            edgeslm=entry.text("edgeslm", usual.edgeslm) or usual.edgeslm,
-            folder=entry.text("folder", usual.folder) or usual.folder,
-            target=entry.text("target", None),
-            ssh_config=entry.optional_path("ssh_config"),
-        )
+        meter, target = entry.text("meter", None), entry.text("target", None)
+        if name == LOCAL:
+            hosts[name] = replace(usual, meter=meter, target=target)
+        else:
+            hosts[name] = HostEntry(
+                name=name,
+                address=_address(entry),
+                edgeslm=entry.text("edgeslm", usual.edgeslm) or usual.edgeslm,
+                folder=entry.text("folder", usual.folder) or usual.folder,
+                target=target,
+                ssh_config=entry.optional_path("ssh_config"),
+                meter=meter,
+            )
         entry.finish()
     return hosts
+
+
+def _address(entry: Table) -> str:
+    address = entry.text("address", None)
+    if address is None:
+        raise entry.wrong("address", 'is missing: "ssh://user@host:port", or a name of ssh\'s')
+    if not _is_address(address):
+        raise entry.wrong("address", f"is no address for ssh: {address!r}")
+    return address
 
 
 def _is_address(text: str) -> bool:

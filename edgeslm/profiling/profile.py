@@ -37,17 +37,20 @@ from edgeslm.profiling.measurement import (
     Settings,
 )
 from edgeslm.profiling.meters import find_meter
-from edgeslm.profiling.power import Idle, idle_power
+from edgeslm.profiling.power import Idle, idle_power, needed_seconds
 from edgeslm.profiling.speed import Runner, probe
 from edgeslm.profiling.sustained import Sustained, run_sustained
 from edgeslm.progress import bar, note
+from edgeslm.runtime.cores import pinned
 from edgeslm.runtime.machine import Sensors
-from edgeslm.runtime.tuned import settle
+from edgeslm.runtime.tuned import Settled, settle
 from edgeslm.targets.detection import Detection, detect
 from edgeslm.targets.loading import load_target
 
 _LISTEN_SECONDS = 0.5
 _LONGEST_IDLE_SECONDS = 600.0
+_LONGEST_WAIT_SECONDS = 60.0
+"""For a slow meter, unless a longer baseline was asked for."""
 _SHORTEST_SUSTAINED = 3.0
 
 
@@ -57,6 +60,7 @@ class ProfileOptions:
 
     `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
     tuned for the model here, or the defaults. `sustained_seconds` None leaves out the long run.
+    `meter` is what `find_meter` takes for `wanted`.
     """
 
     threads: int | None = None
@@ -71,6 +75,7 @@ class ProfileOptions:
     idle_seconds: float = 5.0
     budget_seconds: float | None = None
     sustained_seconds: float | None = None
+    meter: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("prompt_tokens", 1), ("generated_tokens", 1), ("repeats", 1)):
@@ -132,7 +137,7 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     detection = detect()
     target = load_target(detection.target) if detection.target else None
-    meter, reasons = find_meter(target)
+    meter, reasons = find_meter(target, wanted=options.meter)
     instrument = Instrument(meter)
     observer = Observer(Sensors(ask_firmware=True))
     idle = _rest(instrument, observer, options.idle_seconds)
@@ -141,7 +146,9 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     before_load, faults = memory.rss_bytes(), memory.major_faults()
     with ExitStack() as stack:
         model = stack.enter_context(Model(path))
-        context = stack.enter_context(Context(model, _context_options(model, options)))
+        settled = _settled(model, options)
+        stack.enter_context(pinned(settled.cores))
+        context = stack.enter_context(Context(model, settled.options))
         runs = _runs(context, options)
         depths = _measure(context, runs, instrument, observer, idle)
         conditions = observer.finish()
@@ -177,10 +184,12 @@ def _rest(instrument: Instrument, observer: Observer, seconds: float) -> Idle | 
         time.sleep(_LISTEN_SECONDS)
         observer.rested()
         return None
+    period = instrument.period_seconds
+    seconds = max(seconds, min(needed_seconds(period), _LONGEST_WAIT_SECONDS))
     note(f"Watching the idle machine for {seconds:g} seconds")
     parts = instrument.rest(seconds)
     observer.rested()
-    return idle_power(parts, instrument.period_seconds)
+    return idle_power(parts, period)
 
 
 def _runs(context: Context, options: ProfileOptions) -> Runs:
@@ -217,12 +226,14 @@ def _sustained(path: Path, options: ProfileOptions) -> Sustained | None:
     return None if seconds is None else run_sustained(path, seconds)
 
 
-def _context_options(model: Model, options: ProfileOptions) -> ContextOptions:
+def _settled(model: Model, options: ProfileOptions) -> Settled:
     wanted = ContextOptions(
         length=options.context_length or options.needed_context, batch=options.batch
     )
-    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type).options
-    return settled if options.ubatch is None else replace(settled, ubatch=options.ubatch)
+    settled = settle(model.header, wanted, threads=options.threads, kv_type=options.kv_type)
+    if options.ubatch is None:
+        return settled
+    return replace(settled, options=replace(settled.options, ubatch=options.ubatch))
 
 
 def _settings(options: ProfileOptions, runs: Runs, context: Context) -> Settings:

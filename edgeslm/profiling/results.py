@@ -38,6 +38,7 @@ LLAMA_BENCH_SCHEMA = "llama-bench"
 """Stands for the schema of files that llama-bench wrote, which name none."""
 LINE_START = '{"schema": "edgeslm.'
 """How each line of `edgeslm bench` begins."""
+_AS_IT_IS = "original"
 _BROKEN = object()
 
 
@@ -301,7 +302,7 @@ def from_measurement(
             file=model.path.name,
             sha256=model.sha256,
             architecture=model.architecture,
-            type=cell.get("type") or model.file_type,
+            type=_type_of(cell.get("type")) or model.file_type,
             bits_per_weight=model.bits_per_weight,
             file_bytes=model.file_bytes,
             parameters=model.parameters,
@@ -414,12 +415,19 @@ def _failed(row: Mapping[str, Any], path: Path) -> FailedCell:
     return FailedCell(
         cell=str(cell["key"]),
         model=str(cell["model"]),
-        type=str(cell["type"]),
+        type=_type_of(cell["type"]) or str(cell["type"]),
         host=str(cell["host"]),
         reason=str(failure["reason"]),
         hint=failure["hint"],
         source=path,
     )
+
+
+def _type_of(asked: Any) -> str | None:
+    """The type that a cell asks for, in words; None for the file as it is."""
+    if not isinstance(asked, str) or asked == _AS_IT_IS:
+        return None
+    return f"{asked} bits" if asked[:1].isdigit() else asked
 
 
 def _quality(card: Mapping[str, Any], path: Path) -> Quality:

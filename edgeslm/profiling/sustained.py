@@ -18,6 +18,7 @@ from edgeslm.llama.model import Model
 from edgeslm.profiling.tuning import is_busy, others_between
 from edgeslm.progress import bar
 from edgeslm.records import Statistic
+from edgeslm.runtime.cores import pinned
 from edgeslm.runtime.machine import Clock, Heat, Sensors
 from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, settle
 
@@ -26,7 +27,7 @@ _WINDOWS = 120
 _STRETCH = 64
 """Tokens until the cache is cut back to where it was."""
 _PROMPT = 32
-_LEAST_SECONDS = 3.0
+_LEAST_SECONDS, _MOST_SECONDS = 3.0, 86_400.0
 
 
 @dataclass(frozen=True)
@@ -82,28 +83,36 @@ class Sustained:
         return (f"other programs took the time of {taken} cores meanwhile: run it again",)
 
 
-def run_sustained(path: Path, seconds: float, sensors: Sensors | None = None) -> Sustained:
+def run_sustained(
+    path: Path,
+    seconds: float,
+    sensors: Sensors | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Sustained:
     """Have the model at `path` write for `seconds`, with the settings it runs with here.
 
+    Args:
+        path: A GGUF file.
+        seconds: From 3 to a day.
+        sensors: What tells of the machine; None for this one's.
+        clock: Seconds.
+
     Raises:
-        InvalidOption: that is too short to tell anything.
+        InvalidOption: that is too short to tell anything, or no such time.
         EdgeslmError: the model cannot be loaded, or a run failed.
     """
-    if seconds < _LEAST_SECONDS:
-        raise InvalidOption(
-            f"{seconds:g} seconds are too short to tell what lasts",
-            hint=f"At least {_LEAST_SECONDS:g}; boards need some 600 to get warm.",
-        )
+    _check_seconds(seconds)
     sensors = sensors or Sensors(ask_firmware=True)
     with Model(path) as model:
         options = ContextOptions(length=_PROMPT + _STRETCH)
         settled = settle(model.header, options, threads=None, kv_type=DEFAULT_KV_TYPE)
-        with Context(model, settled.options) as context:
+        with pinned(settled.cores), Context(model, settled.options) as context:
             write = _writer(context)
             write()
-            heat, clock, times = sensors.heat(), sensors.clock(), sensors.cpu_times()
-            windows, tokens = _windows(write, seconds, sensors)
-            heat_after, clock_after, end = sensors.heat(), sensors.clock(), sensors.cpu_times()
+            heat, clocked, times = sensors.heat(), sensors.clock(), sensors.cpu_times()
+            windows, tokens = _windows(write, seconds, sensors, clock)
+            end, heat_after, clocked_after = sensors.cpu_times(), sensors.heat(), sensors.clock()
     last_third = [each.tokens_per_second for each in windows[-max(1, len(windows) // 3) :]]
     degrees = [each.heat.celsius for each in windows if each.heat.celsius is not None]
     clocks = [each.clock.megahertz for each in windows if each.clock is not None]
@@ -115,14 +124,22 @@ def run_sustained(path: Path, seconds: float, sensors: Sensors | None = None) ->
         sustained=Statistic.of(last_third),
         heat_before=heat,
         heat_after=heat_after,
-        clock_before=clock,
-        clock_after=clock_after,
+        clock_before=clocked,
+        clock_after=clocked_after,
         hottest_celsius=max(degrees, default=None),
         lowest_megahertz=min(clocks, default=None),
         held_back=tuple(sorted({name for each in windows for name in each.heat.held_back})),
         other_cores=others_between(times, end),
         windows=tuple(windows),
     )
+
+
+def _check_seconds(seconds: float) -> None:
+    hint = f"At least {_LEAST_SECONDS:g}; boards need some 600 to get warm."
+    if seconds < _LEAST_SECONDS:
+        raise InvalidOption(f"{seconds:g} seconds are too short to tell what lasts", hint=hint)
+    if not seconds <= _MOST_SECONDS:  # nor is it no number at all
+        raise InvalidOption(f"{seconds:g} seconds are no time to write for", hint=hint)
 
 
 def _writer(context: Context) -> Callable[[], None]:
@@ -145,24 +162,28 @@ def _writer(context: Context) -> Callable[[], None]:
 
 
 def _windows(
-    write: Callable[[], None], seconds: float, sensors: Sensors
+    write: Callable[[], None], seconds: float, sensors: Sensors, clock: Callable[[], float]
 ) -> tuple[list[Window], int]:
-    """Write for `seconds`; what each window shows, and how many tokens came."""
+    """Write for `seconds`; what each window shows, and how many tokens came.
+
+    The sensors are read between two windows, and that counts to neither.
+    """
     width = max(1.0, seconds / _WINDOWS)
-    start = since = time.perf_counter()
     windows: list[Window] = []
     total = count = 0
     with bar("Writing without a pause", round(seconds), unit="s") as advance:
+        start = since = clock()
         while True:
             write()
             count += 1
-            now = time.perf_counter()
+            now = clock()
             if now - since < width:
                 continue
             speed = count / (now - since)
             windows.append(Window(since - start, speed, sensors.heat(), sensors.clock()))
-            advance(round(now - start) - round(since - start))
             total += count
-            count, since = 0, now
-            if now - start >= seconds - width / 2:
+            done = round(since - start)
+            count, since = 0, clock()
+            advance(round(since - start) - done)
+            if since - start >= seconds - width / 2:
                 return windows, total

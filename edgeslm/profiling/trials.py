@@ -99,11 +99,7 @@ class Trials(Closing):
     def _lane(self, cores: tuple[int, ...] | None) -> ThreadPoolExecutor:
         """The thread that is kept on these cores."""
         if cores not in self._lanes:
-            self._lanes[cores] = (
-                ThreadPoolExecutor(1, "edgeslm-trials")
-                if cores is None
-                else ThreadPoolExecutor(1, "edgeslm-trials", pin, (cores,))
-            )
+            self._lanes[cores] = ThreadPoolExecutor(1, "edgeslm-trials", pin, (cores,))
         return self._lanes[cores]
 
     def _opened(self, choice: Choice) -> _Open:

@@ -1,9 +1,10 @@
 """Find the fastest settings for a model on this machine, and keep them.
 
 One setting after the other is chosen, each by a race of its values with the others held: threads
-for decode and the cores to run them on, threads for prefill, the micro-batch, the type of the KV
-cache. They hardly depend on each other, so no grid is needed. In the end the choice runs against
-the defaults, in turn; where it is clearly slower after all, the default stays.
+for decode and the cores to run them on, threads for prefill, the micro-batch. They hardly depend on
+each other, so no grid is needed. Then the choice runs as a whole against the defaults, in turn;
+where it is clearly slower after all, the default stays, and what is left runs again. The type of
+the KV cache comes last: it is used only where asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeAlias
 
 from edgeslm.errors import InvalidOption, NativeFailure, UserError
 from edgeslm.llama.model import Model
@@ -26,6 +28,7 @@ from edgeslm.runtime.cores import allowed_cores, clusters, core_sets
 from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken
 from edgeslm.runtime.tuned import Choice, Speeds, Tuned, default_choice, place_of
 
+_Samples: TypeAlias = dict[Choice, tuple[float, ...]]
 _UBATCHES = (64, 128, 256, 512)
 _KV_TYPES = ("F16", "Q8_0")
 _BUSY_CORES = 0.15
@@ -211,8 +214,8 @@ class _Search:
         self._decode_threads()
         self._prefill_threads()
         self._ubatch()
-        self._kv_type()
         self._compare()
+        self._kv_type()
         return self.choice
 
     def _plan_lengths(self) -> None:
@@ -271,9 +274,7 @@ class _Search:
         lengths = self.trials.lengths
         self.trials.lengths = replace(lengths, prompt=max(sizes))
         choices = [replace(self.choice, ubatch=size) for size in sizes]
-        found = self._race(
-            "micro-batch", choices, self.trials.prefill, lambda each: f"{each.ubatch}"
-        )
+        found = self._race("micro-batch", choices, self.trials.prefill, _ubatch_text)
         self.choice = found.best
         self.trials.lengths = lengths
 
@@ -284,31 +285,53 @@ class _Search:
             self.choice = found.best
 
     def _compare(self) -> None:
-        """Run the choice against the defaults; a part that is slower after all is given up.
+        """Run the choice as a whole against the defaults; a part that is slower after all goes.
 
-        Both with the default's type of cache, which is what runs unless it is asked for.
+        What is left runs again, so that the speeds kept are of settings that ran together. All with
+        the default's type of cache, which is what runs unless another is asked for.
         """
-        chosen = replace(self.choice, kv_type=self.defaults.kv_type)
-        rounds = Rounds(self._options.rounds.most, self._options.rounds.most)
-        both = [self.defaults] if chosen == self.defaults else [self.defaults, chosen]
-        total = 2 * len(both) * rounds.most
-        with bar("Comparing with the defaults", total, unit="runs") as advance:
+        while True:
+            decode, prefill = self._beside_defaults()
+            left = self._without_what_is_slower(decode, prefill)
+            if left == self.choice:
+                break
+            self.choice = left
+        kv_type = self.choice.kv_type
+        self.default_speeds = _speeds(prefill[self.defaults], decode[self.defaults], kv_type)
+        self.chosen_speeds = _speeds(prefill[self.choice], decode[self.choice], kv_type)
+
+    def _beside_defaults(self) -> tuple[_Samples, _Samples]:
+        """Decode and prefill of the choice and of the defaults, in turn."""
+        most = self._options.rounds.most
+        rounds = Rounds(most, most)
+        both = list(dict.fromkeys((self.defaults, self.choice)))
+        with bar("Comparing with the defaults", 2 * len(both) * most, unit="runs") as advance:
             decode = race(both, self.trials.decode, rounds, after_run=advance).samples
             prefill = race(both, self.trials.prefill, rounds, after_run=advance).samples
-        if clearly_faster(decode[self.defaults], decode[chosen]):
-            decode[chosen] = decode[self.defaults]
-            self.notes.append("decode: the defaults were clearly faster after all, and stay")
-            self.choice = replace(self.choice, threads=self.defaults.threads, cores=None)
-        if clearly_faster(prefill[self.defaults], prefill[chosen]):
-            prefill[chosen] = prefill[self.defaults]
-            self.notes.append("prefill: the defaults were clearly faster after all, and stay")
-            self.choice = replace(
-                self.choice,
+        return decode, prefill
+
+    def _without_what_is_slower(self, decode: _Samples, prefill: _Samples) -> Choice:
+        """The choice with the defaults' settings where those were clearly faster."""
+        left, slower = self.choice, False
+        if clearly_faster(decode[self.defaults], decode[self.choice]):
+            slower = True
+            left = replace(left, threads=self.defaults.threads, cores=None)
+            self._note("decode")
+        if clearly_faster(prefill[self.defaults], prefill[self.choice]):
+            slower = True
+            left = replace(
+                left,
                 prefill_threads=self.defaults.prefill_threads,
                 ubatch=self.defaults.ubatch,
             )
-        self.default_speeds = _speeds(prefill[self.defaults], decode[self.defaults])
-        self.chosen_speeds = _speeds(prefill[chosen], decode[chosen])
+            self._note("prefill")
+        # what makes it slower is then in the other part
+        return self.defaults if slower and left == self.choice else left
+
+    def _note(self, part: str) -> None:
+        note = f"{part}: the defaults were clearly faster after all, and stay"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _race(
         self,
@@ -384,8 +407,8 @@ def _within(value: float, least: int, most: int) -> int:
     return max(least, min(most, int(value)))
 
 
-def _speeds(prefill: Sequence[float], decode: Sequence[float]) -> Speeds:
-    return Speeds(Statistic.of(prefill), Statistic.of(decode))
+def _speeds(prefill: Sequence[float], decode: Sequence[float], kv_type: str) -> Speeds:
+    return Speeds(Statistic.of(prefill), Statistic.of(decode), kv_type)
 
 
 def others_between(before: CpuTimes | None, after: CpuTimes | None) -> float | None:

@@ -39,6 +39,8 @@ TURN, CALL, OPERATION, LOOK = 4, 12, 2, 2
 """Units of a loop's turn, of a call or filter, of an operator, of seeing a value in another."""
 
 _MOST_BITS = 8192
+_NUMERAL = re.compile(r"\s*[+-]?\w+\s*")
+_TOO_LARGE = "calculates with numbers that are too large"
 _DEEPEST = 200
 _WIDEST = 999
 _DIGITS = re.compile(r"\d{4,}|\*")
@@ -148,27 +150,38 @@ def counted(value: Any) -> Any:
     return turns(value) if isinstance(value, Iterator | range) else value
 
 
-def joined(parts: Iterable[object], separator: str = "") -> str:
-    """All of it as one text."""
+def joining(parts: Iterable[_T], separator: str) -> list[_T]:
+    """Pay for parts that are put together, not yet for what they make; the parts."""
     allowance = current()
-    written = []
+    paid = []
     for part in parts:
         allowance.weigh(part)
-        written.append(part if isinstance(part, str) else str(part))
         allowance.spend(OPERATION)
-    allowance.text(separator, len(written))
-    text = separator.join(written)
-    allowance.text(text)
+        paid.append(part)
+    allowance.text(separator, len(paid))
+    return paid
+
+
+def joined(parts: Iterable[object], separator: str = "") -> str:
+    """All of it as one text."""
+    paid = joining(parts, separator)
+    text = separator.join([part if isinstance(part, str) else str(part) for part in paid])
+    current().text(text)
     return text
 
 
-def replaced(text: str, old: str, new: str, count: int | None = None) -> str:
-    """As `str.replace`."""
+def replacing(text: str, old: str, new: str, count: int | None = None) -> int:
+    """Pay for `text.replace(old, new, count)`; how often it replaces."""
     allowance = current()
     allowance.text(text)
     most = text.count(old) if count is None or count < 0 else min(count, text.count(old))
     allowance.text(new, most)
-    return text.replace(old, new, most)
+    return most
+
+
+def replaced(text: str, old: str, new: str, count: int | None = None) -> str:
+    """As `str.replace`."""
+    return text.replace(old, new, replacing(text, old, new, count))
 
 
 def sliced(value: Any, start: Any = None, stop: Any = None, step: Any = None) -> Any:
@@ -192,19 +205,32 @@ def contains(item: Any, container: Any) -> bool:
     return item in container
 
 
-def calculated(operator: str, left: Any, right: Any) -> None:
-    """Pay for an operator whose result may be much larger than what it is made of.
+def within_bits(value: _T) -> _T:
+    """The value, if it is no number that is too large to calculate with.
 
     Raises:
-        Exhausted: it is too large.
+        Exhausted: it is one.
+    """
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise Exhausted(_TOO_LARGE)
+    return value
+
+
+def calculated(operator: str, left: Any, right: Any) -> None:
+    """Pay for an operator, whose result may be much larger than what it is made of.
+
+    Raises:
+        Exhausted: it is too large, or something that it is made of.
     """
     allowance = current()
     allowance.spend(OPERATION)
+    within_bits(left)
+    within_bits(right)
     if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
         bits = bits * max(right, 1) if operator == "**" else bits + right.bit_length()
         if bits > _MOST_BITS:
-            raise Exhausted("calculates with numbers that are too large")
+            raise Exhausted(_TOO_LARGE)
     elif operator == "*":
         for many, times in ((left, right), (right, left)):
             if isinstance(many, str) and isinstance(times, int):
@@ -216,6 +242,17 @@ def calculated(operator: str, left: Any, right: Any) -> None:
             (allowance.weigh if isinstance(each, tuple) else allowance.size)(each)
     elif operator == "%" and isinstance(left, str):
         percent(left, right)
+
+
+def numeral(text: str) -> None:
+    """Return if a text may be read as a number.
+
+    Raises:
+        Exhausted: it is one of more digits than a number may have bits.
+    """
+    current().text(text)
+    if len(text) > _MOST_BITS and _NUMERAL.fullmatch(text):
+        raise Exhausted(_TOO_LARGE)
 
 
 def percent(pattern: str, values: object) -> None:

@@ -7,13 +7,16 @@ highest clock. Cores that differ a little are of one cluster: two pairs of the s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.files import small_text
+from edgeslm.targets.control_groups import Group, control_groups
+
 SYSFS_CPU = Path("/sys/devices/system/cpu")
-CGROUP = Path("/sys/fs/cgroup")
 _ALIKE = 0.8
 """A core at least this fast, of the fastest in a cluster, belongs to it."""
 
@@ -76,9 +79,12 @@ def core_sets(found: tuple[Cluster, ...]) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(sets)
 
 
-def pin(cores: Iterable[int]) -> bool:
-    """Have this thread, and those it starts from now on, run on `cores` only; whether it does."""
-    if not hasattr(os, "sched_setaffinity"):
+def pin(cores: Iterable[int] | None) -> bool:
+    """Have this thread, and those it starts from now on, run on `cores` only; whether it does.
+
+    None leaves it where it is.
+    """
+    if cores is None or not hasattr(os, "sched_setaffinity"):
         return False
     try:
         os.sched_setaffinity(0, cores)
@@ -87,16 +93,53 @@ def pin(cores: Iterable[int]) -> bool:
     return True
 
 
-def quota_cores(cgroup: Path = CGROUP) -> float | None:
-    """How many cores' time a container gets; None without a limit."""
-    with suppress(OSError, ValueError):
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with suppress(OSError, ValueError):
-        given = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
-        return given / period_us if given > 0 and period_us > 0 else None
-    return None
+@contextmanager
+def pinned(cores: Collection[int] | None) -> Iterator[None]:
+    """A block whose thread runs on `cores` only, with those it starts, as long as the block does.
+
+    Threads that outlive it, as those that compute for llama.cpp do, may run anywhere again too.
+    None changes nothing.
+    """
+    before = allowed_cores()
+    if not pin(cores):
+        yield
+        return
+    own, others = threading.get_native_id(), _threads()
+    try:
+        yield
+    finally:
+        for thread in {own} | (_threads() - others):
+            with suppress(OSError):  # it has ended meanwhile
+                if os.sched_getaffinity(thread) == set(cores or ()):
+                    os.sched_setaffinity(thread, before)
+
+
+def _threads() -> set[int]:
+    """All threads of this process, as the kernel numbers them."""
+    with suppress(OSError):
+        return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    return set()
+
+
+def quota_cores(root: Path = Path("/")) -> float | None:
+    """How many cores' time this process gets, by the tightest of its control groups; None for all.
+
+    A service manager's CPUQuota and a container's limit are such groups.
+    """
+    quotas = (_quota(group) for group in control_groups("cpu", root))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(group: Group) -> float | None:
+    """Microseconds of computing in each period of so many; "max" or -1 where there is no limit."""
+    if group.version == 1:
+        quota = small_text(group.folder / "cpu.cfs_quota_us")
+        period = small_text(group.folder / "cpu.cfs_period_us")
+    else:
+        quota, _, period = small_text(group.folder / "cpu.max").partition(" ")
+    if not quota.isdecimal() or not period.isdecimal():
+        return None
+    return int(quota) / int(period) if int(quota) and int(period) else None
 
 
 def _described(sysfs: Path, numbers: tuple[int, ...]) -> list[_Core]:
@@ -124,14 +167,9 @@ def _cluster(sysfs: Path, group: list[_Core]) -> Cluster:
 
 def _siblings(sysfs: Path, core: int) -> str:
     """The threads that share a core with this one, as the kernel lists them."""
-    try:
-        return (sysfs / f"cpu{core}" / "topology" / "thread_siblings_list").read_text().strip()
-    except OSError:
-        return str(core)
+    return small_text(sysfs / f"cpu{core}" / "topology" / "thread_siblings_list") or str(core)
 
 
 def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+    text = small_text(path)
+    return int(text) if text.isdecimal() else None

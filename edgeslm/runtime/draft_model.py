@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, Unsupported
-from edgeslm.gguf.reader import read_header
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
@@ -182,10 +181,8 @@ def require_same_vocabulary(draft: Model, target: Model) -> None:
     Raises:
         InvalidOption: they do not.
     """
-    ours, theirs = read_header(draft.path), read_header(target.path)
     for name in _MEANINGS:
-        key = f"tokenizer.ggml.{name}"
-        if ours.get(key) != theirs.get(key):
+        if not draft.says_the_same(target, f"tokenizer.ggml.{name}"):
             sizes = draft.vocabulary_size, target.vocabulary_size
             difference = name if sizes[0] == sizes[1] else f"{sizes[0]} and {sizes[1]} tokens"
             raise InvalidOption(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -13,6 +13,7 @@ from edgeslm.errors import NativeFailure
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.runtime.cores import pin
 from edgeslm.runtime.draft_model import DraftModel
 from edgeslm.runtime.generation import Generation, GenerationOptions, OnText
 from edgeslm.runtime.governor import governor_of
@@ -77,6 +78,7 @@ class Engine(Closing):
             was used last is there again from the start.
         draft: A smaller model of the same vocabulary that guesses; stays open too.
         governed: Whether fewer threads are used while other programs or heat ask for it.
+        cores: The only cores to compute on; None for any.
     """
 
     def __init__(
@@ -88,13 +90,15 @@ class Engine(Closing):
         states: PromptStates | None = None,
         draft: Model | None = None,
         governed: bool = True,
+        cores: Collection[int] | None = None,
     ) -> None:
         require_generating(model)
         self.model = model
         self._draft = None if draft is None else DraftModel(draft, model, options)
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context, states, self._draft)
-        self._scheduler.governor = governor_of(self.context) if governed else None
+        self._scheduler.governor = governor_of(self.context, cores) if governed else None
+        self._cores = cores
         self._turn: AbstractContextManager[object] = turn or nullcontext()
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
@@ -199,6 +203,7 @@ class Engine(Closing):
             raise NativeFailure("the engine is closed", hint="Start it again.")
 
     def _run(self) -> None:
+        pin(self._cores)
         while self._take():
             with self._turn:
                 if self._tasks:  # one at a time, so that answers go on

@@ -8,23 +8,19 @@ change what is best while a model runs; `Governor` sees that between steps, and 
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 from edgeslm.llama.context import Context
-from edgeslm.runtime.cores import CGROUP, SYSFS_CPU, clusters, quota_cores
-from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken
-from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, cooler, full, next_pace
-
-_OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|acpitz", re.IGNORECASE)
-"""In the names of sensors; others sit in disks and radios."""
+from edgeslm.runtime.cores import SYSFS_CPU, clusters, quota_cores
+from edgeslm.runtime.machine import CpuTimes, Heat, Sensors, cores_taken, is_of_processor
+from edgeslm.runtime.pace import COLLAPSED, Limits, Observation, Work, cooler, full, next_pace
 
 _WINDOW = 2.0
 """Seconds between two looks at the machine."""
@@ -40,11 +36,11 @@ _FORGET = 1.02
 """What a step takes at best is forgotten by this factor a window: a longer context costs more."""
 
 
-def default_threads(sysfs: Path = SYSFS_CPU, cgroup: Path = CGROUP) -> int:
+def default_threads(sysfs: Path = SYSFS_CPU, root: Path = Path("/")) -> int:
     """Fast cores this process may use, each counted once; no more than a container is given."""
     fast = clusters(sysfs)[0]
     physical = psutil.cpu_count(logical=False) or len(fast.cores)
-    quota = quota_cores(cgroup)
+    quota = quota_cores(root)
     most = fast.physical if quota is None else min(fast.physical, int(quota))
     return max(1, min(most, physical))
 
@@ -57,10 +53,8 @@ class _Window:
     times: CpuTimes | None
     asked_seconds: float = 0.0
     """Of computing, if no thread ever waited for a core."""
-    tokens: int = 0
-    """Written, in steps of few tokens."""
-    seconds: float = 0.0
-    """That those steps took."""
+    work: dict[int, Work] = field(default_factory=dict)
+    """Steps of few tokens, by how many those are."""
     slowness: float = 0.0
     """The most times as long as usual that several steps in a row took."""
 
@@ -116,10 +110,13 @@ class Governor:
     def __enter__(self) -> None:
         self._began = self._clock()
         rest = self._began - self._ended
+        if rest <= _REST:
+            return
         if rest > _LONG_REST:
             self._begin_window(self._began, _FIRST_WINDOW)
-        elif rest > _REST:
+        else:
             self._look(self._began)
+        self._began = self._clock()  # what the look took is no part of the step
 
     def __exit__(
         self,
@@ -139,8 +136,8 @@ class Governor:
         window.asked_seconds += seconds * (decode if self._tokens == 1 else prefill)
         if self._tokens > _FEW_TOKENS:
             return
-        window.tokens += self._tokens
-        window.seconds += seconds
+        known = window.work.get(self._tokens, Work(0, 0.0))
+        window.work[self._tokens] = Work(known.steps + 1, known.seconds + seconds)
         kind = (self._pace.threads, self._tokens)
         usual = max(self._usual.get(kind, seconds), _LEAST_SECONDS)
         self._usual[kind] = min(usual, seconds)
@@ -181,7 +178,7 @@ class Governor:
             other_cores=taken.others if taken else None,
             polite_cores=taken.polite if taken else 0.0,
             slowness=window.slowness or None,
-            speed=window.tokens / window.seconds if window.seconds else None,
+            work=window.work,
             too_warm=heat.presses,
             cool=not heat.held_back and cooler(heat.celsius, heat.limit_celsius),
         )
@@ -192,15 +189,20 @@ class Governor:
         return self._heat
 
 
-def governor_of(context: Context) -> Governor | None:
-    """What sets the threads of a context; None where there is one thread, and nothing to set."""
+def governor_of(context: Context, cores: Collection[int] | None = None) -> Governor | None:
+    """What sets the threads of a context; None where there is one thread, and nothing to set.
+
+    Args:
+        context: Whose steps it watches.
+        cores: Those that its threads are kept on; None for all that this thread may use.
+    """
     decode, prefill = context.threads
     if max(decode, prefill) < 2:
         return None
-    sensors = Sensors()
+    sensors = Sensors(cores=cores)
     quota = quota_cores()
-    cores = float(len(sensors.cores)) if quota is None else min(len(sensors.cores), quota)
-    return Governor(decode, prefill, context.set_threads, sensors, cores=cores)
+    count = float(len(sensors.cores)) if quota is None else min(len(sensors.cores), quota)
+    return Governor(decode, prefill, context.set_threads, sensors, cores=count)
 
 
 def machine_figures() -> dict[str, float]:
@@ -217,6 +219,6 @@ def _temperature() -> float | None:
     read = getattr(psutil, "sensors_temperatures", None)
     found = (read() if read else {}).items()
     return max(
-        (each.current for name, sensors in found if _OF_PROCESSOR.search(name) for each in sensors),
+        (each.current for name, sensors in found if is_of_processor(name) for each in sensors),
         default=None,
     )

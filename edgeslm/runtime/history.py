@@ -34,10 +34,12 @@ class Kept:
     Attributes:
         messages: What was said; a system message comes first.
         model: The name of the model that it was held with, if that is known.
+        model_digest: Of that model's file, if that is known; names are given more than once.
     """
 
     messages: tuple[Message, ...]
     model: str | None = None
+    model_digest: str | None = None
 
     @property
     def title(self) -> str:
@@ -49,6 +51,12 @@ class Kept:
     def exchanges(self) -> int:
         """How often the user said something."""
         return sum(message.role == "user" for message in self.messages)
+
+    def held_with(self, model: str, digest: str | None) -> bool:
+        """Whether it was that model: by its digest, or by its name where that is all there is."""
+        if digest is not None and self.model_digest is not None:
+            return self.model_digest == digest
+        return self.model == model
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,12 @@ class History:
         path, saved, _ = files[number - 1]
         return Entry(path, saved, read_conversation(path))
 
-    def last(self, model: str) -> Entry | None:
-        """The conversation held last with the model of that name, if there is one.
+    def last(self, model: str, digest: str | None = None) -> Entry | None:
+        """The conversation held last with a model, if there is one.
+
+        Args:
+            model: Its name.
+            digest: Of its file.
 
         Raises:
             UserError: a damaged file is newer, and may have been it.
@@ -133,7 +145,7 @@ class History:
                     f"the last conversation is damaged: {entry.problem}",
                     hint="Remove the file, or begin without --continue and choose with /load.",
                 )
-            if entry.kept.model == model:
+            if entry.kept.held_with(model, digest):
                 return entry
         return None
 
@@ -170,13 +182,13 @@ def read_conversation(path: Path) -> Kept:
         data = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or not JSON", hint=_FORM) from error
-    model = None
+    model, digest = None, None
     if isinstance(data, dict):
         if data.get("schema") != CONVERSATION_SCHEMA:
             raise UserError(f"{path}: not a conversation", hint=_FORM)
-        model = data["model"] if isinstance(data.get("model"), str) else None
+        model, digest = (_text(data.get(key)) for key in ("model", "model_digest"))
         data = data.get("messages")
-    return Kept(_messages(path, data), model)
+    return Kept(_messages(path, data), model, digest)
 
 
 def messages_text(messages: Sequence[Message]) -> str:
@@ -195,9 +207,14 @@ def _document(kept: Kept) -> str:
     document = {
         "schema": CONVERSATION_SCHEMA,
         "model": kept.model,
+        "model_digest": kept.model_digest,
         "messages": _plain(kept.messages),
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

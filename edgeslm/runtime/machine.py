@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from edgeslm.files import small_text
 from edgeslm.runtime.cores import allowed_cores
 
 _FLAGS = {
@@ -28,7 +29,8 @@ _FLAGS = {
 }
 _SINCE_BOOT = 16
 _VCGENCMD_SECONDS = 5
-_OF_PROCESSOR = re.compile("cpu|soc|core|x86_pkg|acpitz", re.IGNORECASE)
+_OF_PROCESSOR = re.compile("cpu|soc|core|k10|package|x86_pkg|acpitz", re.IGNORECASE)
+"""In the names of sensors; others sit in disks and radios."""
 _COOLS_PROCESSOR = re.compile("^(thermal-)?cpufreq|^Processor$|^cpu", re.IGNORECASE)
 """Types of cooling devices that slow the processor; fans do not."""
 _USUAL_LIMIT = 85.0
@@ -172,7 +174,7 @@ class Sensors:
     @cached_property
     def _voltage_alarms(self) -> list[Path]:
         names = self._root.glob("sys/class/hwmon/hwmon*/name")
-        return [name.parent / "in0_lcrit_alarm" for name in names if _text(name) == "rpi_volt"]
+        return [name.parent / "in0_lcrit_alarm" for name in names if small_text(name) == "rpi_volt"]
 
     @cached_property
     def _cooling(self) -> list[Path]:
@@ -181,13 +183,13 @@ class Sensors:
         return [
             device / "cur_state"
             for device in devices
-            if _COOLS_PROCESSOR.search(_text(device / "type"))
+            if _COOLS_PROCESSOR.search(small_text(device / "type"))
         ]
 
     @cached_property
     def _zones(self) -> list[Path]:
         zones = sorted(self._root.glob("sys/class/thermal/thermal_zone*"))
-        return [zone for zone in zones if _OF_PROCESSOR.search(_text(zone / "type"))]
+        return [zone for zone in zones if is_of_processor(small_text(zone / "type"))]
 
     @cached_property
     def _limit(self) -> float:
@@ -196,15 +198,20 @@ class Sensors:
             _degrees(kind.with_name(kind.name.replace("_type", "_temp")))
             for zone in self._zones
             for kind in zone.glob("trip_point_*_type")
-            if _text(kind) == "passive"
+            if small_text(kind) == "passive"
         ]
         return max((degrees for degrees in trips if degrees is not None), default=_USUAL_LIMIT)
 
     def _mean_megahertz(self, name: str) -> float | None:
         folder = self._root / "sys/devices/system/cpu"
-        texts = [_text(folder / f"cpu{core}" / "cpufreq" / name) for core in self.cores]
+        texts = [small_text(folder / f"cpu{core}" / "cpufreq" / name) for core in self.cores]
         clocks = [int(text) for text in texts if text.isdecimal()]
         return sum(clocks) / len(clocks) / 1000 if clocks else None
+
+
+def is_of_processor(sensor: str) -> bool:
+    """Whether a temperature sensor of this name, or this type of zone, is the processor's."""
+    return _OF_PROCESSOR.search(sensor) is not None
 
 
 def parse_throttled(text: str) -> tuple[list[str], list[str]]:
@@ -258,20 +265,12 @@ def _vcgencmd() -> str:
 def _degrees(path: Path) -> float | None:
     """A temperature file of the kernel: thousandths of a degree Celsius."""
     try:
-        value = int(_text(path)) / 1000
+        value = int(small_text(path)) / 1000
     except ValueError:
         return None
     return value if _SEEMS_REAL[0] < value < _SEEMS_REAL[1] else None
 
 
 def _positive(path: Path) -> bool:
-    text = _text(path)
+    text = small_text(path)
     return text.isdecimal() and int(text) > 0
-
-
-def _text(path: Path) -> str:
-    """A small file, empty where it is missing or may not be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

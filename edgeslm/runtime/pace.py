@@ -14,7 +14,8 @@ speed afterwards; if not, the thread comes back.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 _TOLERATED = 0.35
 """Of a core: others may want this much without a thread of ours giving way."""
@@ -56,6 +57,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Steps that computed the same number of tokens each, and the seconds they took together."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Observation:
     """What was seen in a window of time.
 
@@ -66,7 +75,7 @@ class Observation:
         other_cores: Mean number of cores that everybody else computed on.
         polite_cores: The same for programs of lower priority: they mostly take what is free.
         slowness: How many times as long as usual a step took, with these threads; None if unknown.
-        speed: Tokens written per second of computing; None if there were none.
+        work: Steps that took answers on, by how many tokens each computed.
         too_warm: The machine is held back, or as warm as it may be.
         cool: It is well below that, or does not say how warm it is.
     """
@@ -77,7 +86,7 @@ class Observation:
     other_cores: float | None = None
     polite_cores: float = 0.0
     slowness: float | None = None
-    speed: float | None = None
+    work: Mapping[int, Work] = field(default_factory=dict)
     too_warm: bool = False
     cool: bool = True
 
@@ -102,7 +111,7 @@ class Warmth:
     changed_ago: float = math.inf
     cool_seconds: float = 0.0
     warm_windows: int = 0
-    speed_before: float | None = None
+    work_before: Mapping[int, Work] = field(default_factory=dict)
     useless_for: float = 0.0
 
 
@@ -201,7 +210,7 @@ def _next_warmth(warmth: Warmth, seen: Observation, limits: Limits, *, moved: bo
         cool_seconds=warmth.cool_seconds + seen.seconds if seen.cool else 0.0,
         warm_windows=warmth.warm_windows + 1 if seen.too_warm else 0,
         useless_for=max(0.0, warmth.useless_for - seen.seconds),
-        speed_before=None if moved else warmth.speed_before,
+        work_before={} if moved else warmth.work_before,
     )
     if warmth.changed_ago < _HEAT_SETTLES:
         return warmth
@@ -210,17 +219,25 @@ def _next_warmth(warmth: Warmth, seen: Observation, limits: Limits, *, moved: bo
         return Warmth(more, changed_ago=0.0, useless_for=_NO_USE_SECONDS)
     least = max(1, limits.threads // 2)
     if warmth.warm_windows > 1 and not warmth.useless_for and warmth.threads > least:
-        return Warmth(warmth.threads - 1, changed_ago=0.0, speed_before=seen.speed)
+        return Warmth(warmth.threads - 1, changed_ago=0.0, work_before=seen.work)
     if warmth.cool_seconds >= _COOL_SECONDS and warmth.threads < limits.threads:
         return Warmth(warmth.threads + 1, changed_ago=0.0, useless_for=warmth.useless_for)
-    return replace(warmth, speed_before=None)
+    return replace(warmth, work_before={})
 
 
 def _was_no_use(warmth: Warmth, seen: Observation) -> bool:
-    """Whether the thread that was given up slowed us down, though the heat stayed or went."""
-    if warmth.speed_before is None or seen.speed is None:
-        return False
-    return seen.speed < _LOSS * warmth.speed_before
+    """Whether the thread that was given up slowed us down, though the heat stayed or went.
+
+    Steps of several tokens cost hardly more than steps of one: only such as compute the same number
+    are compared.
+    """
+    pairs = [
+        (work, warmth.work_before[tokens])
+        for tokens, work in seen.work.items()
+        if tokens in warmth.work_before
+    ]
+    as_before = sum(now.steps * before.seconds / before.steps for now, before in pairs)
+    return as_before < _LOSS * sum(now.seconds for now, _ in pairs)
 
 
 def cooler(celsius: float | None, limit: float) -> bool:

@@ -26,11 +26,11 @@ _MOST_PLACES = 20
 _NOT_ASCII = re.compile("[^\x00-\x7f\U000f0000-\U000ffffd]")
 """But for the private-use characters, which may stand for others."""
 
-_FREE = ("count", "d", "default", "first", "float", "int", "last", "length")
+_FREE = ("count", "d", "default", "first", "last", "length")
 _ONCE_THROUGH = ("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr")
 _WITH_ALL = (
-    *("abs", "capitalize", "dictsort", "groupby", "lower", "max", "min", "sort", "string"),
-    *("title", "trim", "unique", "upper", "wordcount"),
+    *("abs", "capitalize", "dictsort", "float", "groupby", "lower", "max", "min", "sort"),
+    *("string", "title", "trim", "unique", "upper", "wordcount"),
 )
 
 
@@ -81,6 +81,7 @@ def filters() -> dict[str, Callable[..., Any]]:
     found |= {
         "format": _format,
         "indent": _indent,
+        "int": _int,
         "join": _join,
         "replace": _replace,
         "round": _round,
@@ -101,7 +102,8 @@ def filters() -> dict[str, Callable[..., Any]]:
 def tests() -> dict[str, Callable[..., Any]]:
     """All tests by name."""
     known: Mapping[str, Any] = TESTS
-    return {name: _in if name == "in" else _test(test) for name, test in known.items()}
+    own: Mapping[str, Any] = {"divisibleby": _divisible, "even": _even, "in": _in, "odd": _odd}
+    return {name: own.get(name) or _test(test) for name, test in known.items()}
 
 
 @pass_context
@@ -219,6 +221,27 @@ def _in(item: Any, container: Any) -> bool:
     return allowance.contains(item, container)
 
 
+def _divisible(value: Any, by: Any) -> bool:
+    allowance.calculated("%", value, by)
+    return bool(value % by == 0)
+
+
+def _even(value: Any) -> bool:
+    return _divisible(value, 2)
+
+
+def _odd(value: Any) -> bool:
+    allowance.calculated("%", value, 2)
+    return bool(value % 2 == 1)
+
+
+def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
+    current().spend(CALL)
+    if isinstance(value, str):
+        allowance.numeral(value)
+    return allowance.within_bits(FILTERS["int"](value, default, base))
+
+
 def _text(value: Any) -> str:
     current().weigh(value)
     return str(value)
@@ -254,6 +277,7 @@ def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
 def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
     if abs(precision) > _MOST_PLACES:
         raise Exhausted("rounds to too many places")
+    allowance.calculated("*", value, 10 ** max(precision, 0))
     return FILTERS["round"](value, precision, method)
 
 

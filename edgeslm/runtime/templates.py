@@ -180,7 +180,7 @@ def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filt
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox, with an allowance and only what chat templates need."""
 
-    intercepted_binops = frozenset(("+", "*", "**", "%"))
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self) -> None:
         super().__init__(
@@ -243,9 +243,7 @@ def _for_text(
     """Pay for a method of a text; its arguments, with marks as they stand in the text."""
     current().text(text)
     if name == "join" and args:
-        parts = list(allowance.counted(args[0]))
-        allowance.joined(parts, text)
-        return (parts, *args[1:])
+        return (allowance.joining(allowance.counted(args[0]), text), *args[1:])
     if name == "format":
         allowance.formatted(text, [args, kwargs])
     elif name in _PADDING and args:
@@ -253,7 +251,7 @@ def _for_text(
     if name in _SEARCHES and args and isinstance(args[0], str):
         args = (_mark(text, name, *args[:2]), *args[1:])
     if name == "replace" and len(args) > 1:
-        allowance.replaced(text, *args)
+        allowance.replacing(text, *args)
     elif name in ("split", "rsplit", "splitlines"):
         allowance.parted(text, args[0] if args else kwargs.get("sep"))
     return args

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ _BETWEEN = re.compile(
     rf"(?:[\s;,]|{re.escape(_LIST_MARK)}|{re.escape(OPENING)}|{re.escape(CLOSING)})*"
 )
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DEEPEST = 64
 _ID_LENGTH = 9
 """Some templates accept no other."""
 
@@ -43,7 +44,10 @@ class Tool:
     Attributes:
         name: Letters, digits, `_`, `-` and `.`.
         description: What it does.
-        parameters: The JSON schema of its arguments.
+        parameters: The JSON schema of its arguments: lists and objects in each other, 64 at most.
+
+    Raises:
+        InvalidOption: it has no such name, or no such parameters.
     """
 
     name: str
@@ -59,6 +63,11 @@ class Tool:
         if self.parameters.get("type", "object") != "object":
             raise InvalidOption(
                 f"the arguments of {self.name} are no object", hint='Their type is "object".'
+            )
+        if _levels(self.parameters) > _DEEPEST:
+            raise InvalidOption(
+                f"the parameters of {self.name} are nested more than {_DEEPEST} levels deep",
+                hint="Describe its arguments by a flatter schema.",
             )
 
     def described(self) -> dict[str, Any]:
@@ -208,6 +217,22 @@ def _places(count: int) -> list[str]:
 def _schema(tool: Tool, place: str) -> Any:
     """Of its arguments, which are always an object; its references lead to where it stands."""
     return _moved(tool.parameters, place) or {"type": "object", "additionalProperties": False}
+
+
+def _levels(value: object) -> int:
+    """How many lists and objects lie in each other, `value` included; counted to one too many."""
+    level, inner = 0, [value]
+    while level <= _DEEPEST:
+        inner = [each for each in inner if isinstance(each, dict | list)]
+        if not inner:
+            break
+        level += 1
+        inner = [item for each in inner for item in _items(each)]
+    return level
+
+
+def _items(value: Any) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _moved(value: Any, place: str) -> Any:

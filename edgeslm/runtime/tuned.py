@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 
 from edgeslm.errors import Failure, OutputFailure, writing
 from edgeslm.files import atomic_path, cache_folder
+from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import KV_TYPES, kv_tensor_type
 from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.native import build_info
 from edgeslm.records import TUNED_SCHEMA, Statistic, document
-from edgeslm.runtime.cores import clusters, pin, quota_cores
+from edgeslm.runtime.cores import allowed_cores, clusters, quota_cores
 from edgeslm.runtime.governor import default_threads
 from edgeslm.targets.detection import describe_host
 
@@ -70,10 +72,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Tokens per second, measured in turn with what they are compared with."""
+    """Tokens per second, measured in turn with what they are compared with.
+
+    Attributes:
+        prefill: Of a prompt.
+        decode: Of an answer.
+        kv_type: The type of cache they were measured with, whichever was chosen.
+    """
 
     prefill: Statistic
     decode: Statistic
+    kv_type: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Tuned:
         context_length: Tokens of the contexts that were measured.
         choice: The best settings.
         defaults: The settings without tuning.
-        chosen_speeds: Of the choice.
+        chosen_speeds: Of the choice as a whole, with the defaults' type of cache.
         default_speeds: Of the defaults, in the same minutes.
     """
 
@@ -103,7 +112,13 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Settled:
-    """Options to run with, and whether some of them were tuned."""
+    """Options to run with, and whether some of them were tuned.
+
+    Attributes:
+        options: Of the context.
+        tuned: Whether something was known here.
+        cores: The only cores that what computes should be kept on; None for any.
+    """
 
     options: ContextOptions
     tuned: bool
@@ -142,7 +157,7 @@ def settle(
 ) -> Settled:
     """`options` with what the user gave, and what was tuned for the rest.
 
-    Where certain cores are the best, this thread, and those it starts, are kept on them.
+    Nothing is changed by it: who computes keeps itself on the cores that are named.
 
     Args:
         header: The model's.
@@ -155,7 +170,7 @@ def settle(
     cores = None
     if threads is not None:
         choice = replace(choice, threads=threads, prefill_threads=threads)
-    elif choice.cores is not None and pin(choice.cores):
+    elif choice.cores is not None and set(choice.cores) <= set(allowed_cores()):
         cores = choice.cores
     settled = replace(
         options,
@@ -181,9 +196,9 @@ def model_identity(header: Header) -> str:
     """A digest of what decides the speed of a model."""
     own = f"{header.architecture}."
     sizes = sorted(
-        (key, value)
+        (key, list(value) if isinstance(value, (tuple, Array)) else value)
         for key, value in header.metadata.items()
-        if key.startswith(own) and not isinstance(value, tuple)
+        if key.startswith(own)
     )
     tensors = [(each.name, each.type.name, each.shape) for each in header.tensors]
     return _digest([header.architecture, sizes, tensors])
@@ -300,20 +315,25 @@ def _choice(value: Any) -> Choice:
     cores = value["cores"]
     if cores == []:
         raise ValueError("no cores")
-    kv_type = _text(value["kv_type"])
-    if kv_type not in KV_TYPES:
-        raise ValueError(kv_type)
     return Choice(
         threads=_count(value["threads"], most=_MOST_THREADS),
         prefill_threads=_count(value["prefill_threads"], most=_MOST_THREADS),
         ubatch=_count(value["ubatch"]),
-        kv_type=kv_type,
+        kv_type=_kv_type(value["kv_type"]),
         cores=None if cores is None else tuple(_count(core, least=0) for core in cores),
     )
 
 
 def _speeds(value: Any) -> Speeds:
-    return Speeds(_statistic(value["prefill"]), _statistic(value["decode"]))
+    return Speeds(
+        _statistic(value["prefill"]), _statistic(value["decode"]), _kv_type(value["kv_type"])
+    )
+
+
+def _kv_type(value: Any) -> str:
+    if value not in KV_TYPES:
+        raise ValueError(value)
+    return _text(value)
 
 
 def _statistic(value: Any) -> Statistic:
@@ -328,7 +348,7 @@ def _count(value: Any, least: int = 1, most: int = _MOST_COUNT) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise ValueError(value)
     return float(value)
 

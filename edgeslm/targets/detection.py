@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from edgeslm.files import small_text
 from edgeslm.targets.loading import boards, variants_of
 from edgeslm.targets.target import Target
 
@@ -163,34 +164,26 @@ def _sysctl(name: str) -> str | None:
     return result.stdout.strip() or None
 
 
-def _text(path: Path) -> str:
-    """A small file of /proc or /sys, empty where it is missing or may not be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _device_tree_model(root: Path) -> str | None:
-    return _text(root / "proc/device-tree/model").strip("\0\n ") or None
+    return small_text(root / "proc/device-tree/model").strip("\0\n ") or None
 
 
 def _compatible(root: Path) -> tuple[str, ...]:
-    names = _text(root / "proc/device-tree/compatible").split("\0")
+    names = small_text(root / "proc/device-tree/compatible").split("\0")
     return tuple(name for name in names if name)
 
 
 def _dmi_board(root: Path) -> str | None:
     """Vendor and product as the firmware of a PC gives them."""
     folder = root / "sys/class/dmi/id"
-    parts = (_text(folder / name).strip() for name in ("sys_vendor", "product_name"))
+    parts = (small_text(folder / name) for name in ("sys_vendor", "product_name"))
     return " ".join(part for part in parts if part) or None
 
 
 def _processors(root: Path) -> list[dict[str, str]]:
     """One dictionary per logical processor of /proc/cpuinfo."""
     processors: list[dict[str, str]] = []
-    for block in _text(root / "proc/cpuinfo").split("\n\n"):
+    for block in small_text(root / "proc/cpuinfo").split("\n\n"):
         lines = (line.partition(":") for line in block.splitlines())
         fields = {key.strip(): value.strip() for key, separator, value in lines if separator}
         if "processor" in fields:
@@ -218,7 +211,7 @@ def _features(processors: list[dict[str, str]]) -> tuple[str, ...]:
 
 
 def _memory_bytes(root: Path) -> int | None:
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in small_text(root / "proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         fields = value.split()
         if name == "MemTotal" and fields and fields[0].isdecimal():

@@ -15,9 +15,12 @@ every token reads it all, and a model that does not fit is read from the disk fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psutil
+
+from edgeslm.files import small_text
+from edgeslm.targets.control_groups import Group, control_groups
 
 _KIB = 1024
 _UNLIMITED = 1 << 60
@@ -42,34 +45,31 @@ class _Version:
     mapped: str
 
 
-_V1 = _Version(
-    ("memory.limit_in_bytes",),
-    "memory.usage_in_bytes",
-    ("total_inactive_file", "total_active_file"),
-    "total_mapped_file",
-)
-_V2 = _Version(
-    ("memory.max", "memory.high"),
-    "memory.current",
-    ("inactive_file", "active_file"),
-    "file_mapped",
-)
+_VERSIONS = {
+    1: _Version(
+        ("memory.limit_in_bytes",),
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+        "total_mapped_file",
+    ),
+    2: _Version(
+        ("memory.max", "memory.high"),
+        "memory.current",
+        ("inactive_file", "active_file"),
+        "file_mapped",
+    ),
+}
 
 
 def free_memory(root: Path = Path("/")) -> FreeMemory:
     """What the machine whose files lie under `root` leaves to this process."""
     own, files = _resident(root)
     machine = _machine(root) + own
-    groups = (_left(folder, version, files) for folder, version in _groups(root))
+    groups = (_left(group, files) for group in control_groups("memory", root))
     least = min((left for left in groups if left is not None), default=None)
     if least is not None and own + least < machine:
         return FreeMemory(own + max(least, 0), "the limit of its control group")
     return FreeMemory(machine, "what is free on this machine")
-
-
-def own_groups(root: Path = Path("/")) -> tuple[tuple[Path, int], ...]:
-    """Folders of this process's memory control groups, each before those above it; and versions."""
-    return tuple((folder, 1 if version is _V1 else 2) for folder, version in _groups(root))
 
 
 def _machine(root: Path) -> int:
@@ -86,65 +86,12 @@ def _resident(root: Path) -> tuple[int, int]:
     return fields.get("RssAnon", fields.get("VmRSS", 0)) * _KIB, files * _KIB
 
 
-def _groups(root: Path) -> list[tuple[Path, _Version]]:
-    """The folders of this process's memory control groups and of all above them."""
-    found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            version, kind = _V2, "cgroup2"
-        elif "memory" in controllers.split(","):
-            version, kind = _V1, "cgroup"
-        else:
-            continue
-        for mounted, top in _mounts(root, kind):
-            folder = mounted / _below(path, top)
-            while not folder.is_dir() and folder != mounted:
-                folder = folder.parent
-            ways = [
-                folder,
-                *(above for above in folder.parents if mounted in (above, *above.parents)),
-            ]
-            found += [(way, version) for way in ways]
-    return found
-
-
-def _mounts(root: Path, kind: str) -> list[tuple[Path, str]]:
-    """Where control groups are mounted, and which group is on top there.
-
-    A line reads: id, parent, device, top, mount point, options, optional fields, "-", type,
-    source, super options.
-    """
-    mounts = []
-    for line in _text(root / "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        places, kinds = before.split(), after.split()
-        if len(places) < 5 or len(kinds) < 3 or kinds[0] != kind:
-            continue
-        if kind == "cgroup2" or "memory" in kinds[2].split(","):
-            mounts.append((root / _unescaped(places[4]).lstrip("/"), _unescaped(places[3])))
-    return mounts
-
-
-def _below(path: str, top: str) -> PurePosixPath:
-    """A group's folder as seen from a mount that shows `top` and what lies below it."""
-    group = PurePosixPath(path)
-    try:
-        return group.relative_to(top)
-    except ValueError:
-        return PurePosixPath(".")  # the mount shows this process's own group
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\040", " ")
-
-
-def _left(folder: Path, version: _Version, files: int) -> int | None:
+def _left(group: Group, files: int) -> int | None:
     """Bytes that this process may take beyond its own memory; None where the group has no limit.
 
     Of its `files` bytes of mapped files, what the group has not paid for is left to it as well.
     """
+    folder, version = group.folder, _VERSIONS[group.version]
     limits = [_number(folder / name) for name in version.limits]
     known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
     usage = _number(folder / version.usage)
@@ -157,23 +104,15 @@ def _left(folder: Path, version: _Version, files: int) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
+    text = small_text(path)
     return int(text) if text.isdecimal() else None
 
 
 def _fields(path: Path) -> dict[str, int]:
     """Lines of a name and a number, with or without a colon."""
     fields = {}
-    for line in _text(path).splitlines():
+    for line in small_text(path).splitlines():
         parts = line.replace(":", " ").split()
         if len(parts) > 1 and parts[1].isdecimal():
             fields[parts[0]] = int(parts[1])
     return fields
-
-
-def _text(path: Path) -> str:
-    """A small file of /proc or /sys, empty where it is missing or may not be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.model_path import find_model, name_of
 from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
 
 
@@ -65,3 +66,14 @@ def test_another_directory_with_a_gguf_file(tmp_path):
 def test_a_name_too_long_for_the_disk(tmp_path):
     with pytest.raises(EdgeslmError, match="too long"):
         find_model(tmp_path / ("x" * 300))
+
+
+def test_what_a_model_is_called(tmp_path, monkeypatch):
+    (tmp_path / "helper-v1.5").mkdir()
+    (tmp_path / "model-0.5b.q4.gguf").touch()
+    (tmp_path / "link").symlink_to("helper-v1.5")
+    monkeypatch.chdir(tmp_path / "helper-v1.5")
+    assert name_of(tmp_path / "helper-v1.5") == "helper-v1.5"
+    assert name_of(tmp_path / "link") == "helper-v1.5"
+    assert name_of(Path()) == "helper-v1.5"
+    assert name_of(tmp_path / "model-0.5b.q4.gguf") == "model-0.5b.q4"

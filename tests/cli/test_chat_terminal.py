@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,49 @@ def test_a_conversation_goes_on_in_the_next_chat(chats: Chats) -> None:
     assert [message["content"] for message in kept["messages"]] == [
         *("Be brief.", "is it so?", "Yes.", "truly?", "Yes.")
     ]
+
+
+def test_another_model_of_the_same_name_begins_anew(
+    chats: Chats, sayings: Path, tmp_path: Path
+) -> None:
+    chat = chats.start("yes")
+    _say(chat, "is it so?")
+    _end(chat)
+    (tmp_path / "other").mkdir()
+    saying_gguf(tmp_path / "other" / "yes.gguf", [b"No."])
+    others = Chats(tmp_path / "other", chats.state)
+    try:
+        chat = others.start("yes", "--continue")
+        printed = _since_start(chat)
+        assert "the conversation kept was with another model called yes" in printed
+        assert "going on" not in printed
+        assert "No." in _say(chat, "and now?")
+        said = _say(chat, "/load 2", "going on .*")
+        assert "after 1 exchange with another model called yes" in said
+        _end(chat)
+    finally:
+        others.close()
+    (tmp_path / "moved").mkdir()
+    shutil.copy(sayings / "yes.gguf", tmp_path / "moved" / "agrees.gguf")
+    moved = Chats(tmp_path / "moved", chats.state)
+    try:
+        chat = moved.start("agrees", "--continue")
+        assert "going on after 1 exchange\r\n> is it so?" in _since_start(chat)
+    finally:
+        moved.close()
+
+
+def test_nothing_is_saved_before_something_is_said(chats: Chats) -> None:
+    chat = chats.start("yes", "--system", "Be brief.")
+    printed = _say(chat, "/save", "hint: Say something first")
+    assert "error: there is nothing to keep yet" in printed
+    _say(chat, "hello")
+    printed = _say(chat, "/save", r"saved .*\.json")
+    assert Path(printed.split("saved ")[1].strip()).is_file()
+    _say(chat, "/undo", "took back")
+    _say(chat, "/save", "error: there is nothing to keep yet")
+    assert chats.kept() == []
+    assert _end(chat) == 0
 
 
 def _since_start(chat: pexpect.spawn) -> str:

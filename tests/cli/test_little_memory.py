@@ -61,6 +61,16 @@ def _run_in(group: Path, limit: int, model: Path) -> subprocess.CompletedProcess
     )
 
 
+def _bytes_charged(group: Path) -> int:
+    """What was brought into memory in all: each time again if it had to make room meanwhile.
+
+    A model that does not stay in memory is read from the disk for every token: with a limit of 100
+    MiB, and told that there is more, it comes to 2 GB in an answer of seven tokens.
+    """
+    fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return int(fields["total_pgpgin"]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_the_demo_model_answers_within_150_mebibytes(group: Path, cold_model: Path) -> None:
     done = _run_in(group, 150 * MIB, cold_model)
 
@@ -68,7 +78,7 @@ def test_the_demo_model_answers_within_150_mebibytes(group: Path, cold_model: Pa
     assert "Paris" in done.stdout
     assert "may be used: the limit of its control group" in done.stderr
     assert "memory: ubatch 512 -> " in done.stderr
-    assert int((group / "memory.max_usage_in_bytes").read_text()) <= 150 * MIB
+    assert _bytes_charged(group) < 4 * 150 * MIB
 
 
 def test_it_says_nothing_where_there_is_enough(group: Path, cold_model: Path) -> None:

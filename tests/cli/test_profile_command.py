@@ -68,6 +68,14 @@ def test_a_memory_limit(edgeslm: Edgeslm, tiny_model: Path) -> None:
     assert "With 512 MB: fits" in text
 
 
+def test_no_meter_is_asked_for(edgeslm: Edgeslm, tiny_model: Path) -> None:
+    energy = json.loads(edgeslm("profile", tiny_model, *SHORT, "--meter", "none", "--json").stdout)[
+        "energy"
+    ]
+    assert (energy["meter"], energy["notes"]) == (None, ["none: as asked for"])
+    assert energy["decode_joules_per_token"]["value"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -81,6 +89,7 @@ def test_a_memory_limit(edgeslm: Edgeslm, tiny_model: Path) -> None:
         (("--budget", "0"), "0 budget seconds"),
         (("--sustained", "inf"), "inf sustained seconds"),
         (("--sustained", "1"), "1 sustained seconds"),
+        (("--meter", "ampere"), "no meter is called"),
         (("--memory-limit", "tiny"), "not a size"),
         (("--memory-limit", "5"), "a memory limit of 5 B"),
         (("--target", "rpi-zero-2w", "--memory-limit", "100M"), "--memory-limit measures"),

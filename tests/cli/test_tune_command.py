@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgeslm.testing import tiny_gguf
@@ -39,7 +40,9 @@ def test_tuned_used_shown_forgotten(
 
     shown = json.loads(edgeslm("tune", tiny_model, "--show", "--json").stdout)
     assert shown["kept"]["choice"] == choice
-    assert "best" in edgeslm("tune", tiny_model, "--show").stdout
+    table = edgeslm("tune", tiny_model, "--show").stdout
+    assert "best" in table
+    assert "speeds with a KV cache of type F16" in table
 
     ran = json.loads(edgeslm("run", tiny_model, "-p", "a", "-n", 2, "--json").stdout)
     assert ran["settings"]["tuned"] is True
@@ -73,6 +76,23 @@ def test_a_damaged_file_stops_nobody_and_is_named(
     assert "removed" in edgeslm("tune", tiny_model, "--forget").stdout
 
 
+def _wait_until_it_computes(number: int, model: Path) -> None:
+    """Return once a process has mapped the model itself, and computed for a while since."""
+    process = psutil.Process(number)
+
+    def seconds_with_model() -> float | None:
+        mapped = any(each.path == str(model) for each in process.memory_maps())
+        return process.cpu_times().user if mapped else None
+
+    deadline = time.monotonic() + 60
+    while (before := seconds_with_model()) is None:
+        assert time.monotonic() < deadline, "it never opened the model"
+        time.sleep(0.05)
+    while process.cpu_times().user < before + 0.5:
+        assert time.monotonic() < deadline, "it never computed"
+        time.sleep(0.05)
+
+
 def test_ctrl_c_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
     slow = tiny_gguf(tmp_path / "slow.gguf", layers=8, width=256, heads=4, feed_forward=1024)
     process = subprocess.Popen(
@@ -82,7 +102,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)  # it listens for half a second and then runs for many
+    _wait_until_it_computes(process.pid, slow)
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -107,6 +127,8 @@ def test_what_lasts_is_written_as_json(edgeslm: Edgeslm, tiny_model: Path) -> No
         (("--context", 10), "too short to tune with"),
         (("--threads", 0), "0 threads"),
         (("--sustained", 1), "too short to tell"),
+        (("--sustained", "nan"), "nan seconds are no time"),
+        (("--sustained", "inf"), "inf seconds are no time"),
     ],
 )
 def test_mistakes_are_told(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import EdgeslmError, InvalidCheckpoint, Unsupported
+from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import model_configs
-from edgeslm.estimate.shapes import header_from_config, header_of_config
+from edgeslm.estimate.shapes import ASSUMED, header_from_config, header_of_config
 from edgeslm.estimate.work import work_of
 from edgeslm.targets.loading import data_directory
 
@@ -41,6 +42,47 @@ PUBLISHED_PARAMETERS = {
     "smollm3-3b": 3_075_098_624,
 }
 """As llama-bench or the makers state them; Llama's has 32 factors of its rope more."""
+
+
+GRANITE_H_350M = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "hidden_size": 768,
+    "num_hidden_layers": 32,
+    "layer_types": ["attention" if layer in (10, 13, 17, 27) else "mamba" for layer in range(32)],
+    "shared_intermediate_size": 2048,
+    "intermediate_size": 2048,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "mamba_expand": 2,
+    "mamba_n_heads": 48,
+    "mamba_d_state": 128,
+    "mamba_n_groups": 1,
+    "vocab_size": 100352,
+    "tie_word_embeddings": True,
+}
+
+
+def test_a_hybrid_has_as_many_weights_as_published_and_caches_in_few_layers() -> None:
+    header = header_from_config(Path("granite"), GRANITE_H_350M)
+
+    assert sum(tensor.elements for tensor in header.tensors) == pytest.approx(340e6, rel=0.01)
+    assert work_of(header).cached == {None: 4 * 2 * 4 * 128}
+    assert plan_memory(header, context_length=8192).kv_bytes < 80e6
+
+
+def test_an_unknown_family_is_taken_for_a_plain_decoder_and_says_so() -> None:
+    header = header_from_config(Path("new"), LLAMA | {"architectures": ["BrandNewForCausalLM"]})
+
+    plain = header_from_config(Path("plain"), LLAMA)
+    assert [each.shape for each in header.tensors] == [each.shape for each in plain.tensors]
+    assert "BrandNewForCausalLM" in header.get(ASSUMED)
+    with pytest.raises(Unsupported, match="mamba_d_state"):
+        header_from_config(
+            Path("new"),
+            LLAMA | {"architectures": ["BrandNewForCausalLM"], "mamba_d_state": 64},
+        )
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
@@ -114,7 +156,7 @@ def test_layers_that_convolve_keep_no_keys() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, Unsupported, "MambaForCausalLM"),
+        ({"architectures": ["BertModel"]}, Unsupported, "BertModel"),
         ({"architectures": []}, InvalidCheckpoint, "no architecture"),
         ({"quantization_config": {"bits": 4}}, Unsupported, "quantized"),
         ({"hidden_size": None}, InvalidCheckpoint, "lacks hidden_size"),
@@ -149,6 +191,7 @@ anything = st.one_of(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on busy machines
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys([*LLAMA, "head_dim", "layer_types"], anything))
 )

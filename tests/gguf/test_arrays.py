@@ -43,6 +43,20 @@ def _check(made: Array[object], items: list[object]) -> None:
         assert made != tuple(items[1:])
 
 
+@given(st.lists(st.lists(st.text(max_size=3), max_size=4), min_size=2, max_size=2))
+def test_texts_have_equal_digests_where_they_are_equal(both: list[list[str]]) -> None:
+    one, other = map(_texts, both)
+    assert (one.digest() == other.digest()) == (one == other)
+    assert one.digest() == _texts(both[0]).digest()
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=2, max_size=2))
+def test_numbers_have_equal_digests_where_they_are_equal(both: list[list[int]]) -> None:
+    one, other = map(_numbers, both)
+    assert (one.digest() == other.digest()) == (one == other)
+    assert one.digest() != _numbers(both[0], "q").digest()
+
+
 @given(st.lists(st.text()))
 def test_texts_are_a_sequence_of_strings(items: list[str]) -> None:
     _check(_texts(items), items)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeslm.errors import EdgeslmError, InvalidOption
-from edgeslm.gguf.reader import read_header
+from edgeslm.gguf.reader import Header, read_header
 from edgeslm.gguf.types import tensor_type
 from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.adapter import Adapter
@@ -201,3 +201,20 @@ def test_damaged_files_are_refused_or_work(tmp_path: Path, tiny_model: Path) -> 
             with pytest.raises(EdgeslmError):
                 Adapter(model, damaged)
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_the_model_s_file_is_not_read_again(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tiny_adapter(tmp_path / "adapter.gguf", tiny_model)
+    read: list[Path] = []
+
+    def counted(path: Path) -> Header:
+        read.append(path)
+        return read_header(path)
+
+    with Model(tiny_model) as model:
+        for module in ("gguf.adapters", "gguf.validation", "llama.model"):
+            monkeypatch.setattr(f"edgeslm.{module}.read_header", counted)
+        with Adapter(model, file):
+            assert read == [file]

@@ -17,6 +17,7 @@ from edgeslm.llama.grammar import Grammar
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
+from edgeslm.runtime.schema import grammar_of_schema
 from edgeslm.runtime.session import Session
 
 
@@ -132,8 +133,15 @@ def test_text_that_no_token_makes_is_an_error(session: Session) -> None:
         ("root ::= " + "(" * 100_000, "nested more than 500 deep"),
         ("root ::= " + '")" (' * 5000, "or more than 4000"),
         ("\n".join(f"r{i} ::= r{i + 1}" for i in range(5000)), "more than 4000 rules"),
+        ("root ::= " + "[" * 250_000, "unexpected end of input"),
         ("root ::= #" + "x" * 300_000, "300010 bytes"),
         ('root ::= "a"{100000}', "repetitions exceeds"),
+        ("root ::= " + '"a"{0,2000} ' * 60, "repetitions that add up to 120000"),
+        ("root ::= " + "[a-z] # {9}\n{ 2000 } " * 60, "repetitions that add up to 120000"),
+        ("root ::= " + "x{2000,} " * 60 + '\nx ::= "a"', "repetitions that add up to 120000"),
+        ('root ::= "' + "x" * 10_000 + '"{2000}', "repetitions that add up to 626000"),
+        ("root ::= [" + "x" * 10_000 + "]{0,2000}", "repetitions that add up to 626000"),
+        ('root ::= "a"{' + "9" * 5000 + "}", "repetitions that add up to 999999999"),
     ],
 )
 def test_grammars_that_cannot_be_used(
@@ -142,6 +150,13 @@ def test_grammars_that_cannot_be_used(
     with pytest.raises(InvalidOption, match=re.escape(message)):
         Grammar(session.model, source)
     assert capfd.readouterr().err == ""
+
+
+def test_a_schema_whose_counts_are_small_but_many(session: Session) -> None:
+    texts = {"type": "array", "prefixItems": [{"type": "string", "maxLength": 2000}] * 60}
+    with pytest.raises(InvalidOption, match="add up to 120") as caught:
+        Grammar(session.model, grammar_of_schema(json.dumps(texts)))
+    assert "maxLength" in (caught.value.hint or "")
 
 
 def test_a_grammar_that_takes_too_long(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +170,16 @@ def test_a_grammar_that_takes_too_long(session: Session, monkeypatch: pytest.Mon
 def test_parentheses_that_are_text_do_not_nest(session: Session) -> None:
     answer = _answer(session, 'root ::= "' + "(" * 600 + '"', tokens=510)
     assert answer.text == "(" * len(answer.text)
+
+
+def test_braces_that_are_text_do_not_repeat(session: Session) -> None:
+    source = 'root ::= "{9999}" [{] "x"{2} # {99999} {99999}\n'
+    assert _answer(session, source).text == "{9999}{xx"
+
+
+def test_as_often_as_is_allowed(session: Session) -> None:
+    source = "root ::= " + '"a"{0,2000} ' * 50
+    assert set(_answer(session, source, tokens=20).text) <= {"a"}
 
 
 def test_as_deep_as_is_allowed(session: Session) -> None:

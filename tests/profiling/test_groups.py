@@ -10,7 +10,7 @@ import pytest
 
 from edgeslm.errors import MeasurementFailure
 from edgeslm.profiling.groups import Group, GroupFigures, limited_group, read_figures
-from edgeslm.targets.free_memory import own_groups
+from edgeslm.targets.control_groups import control_groups
 
 MIB = 1 << 20
 V1 = {
@@ -40,7 +40,9 @@ def test_what_the_kernel_does_not_tell_is_unknown(tmp_path: Path) -> None:
 
 def _own_folders() -> list[Path]:
     name = f"edgeslm-limit-{os.getpid()}"
-    return [above / name for above, _ in own_groups() if (above / name).exists()]
+    return [
+        group.folder / name for group in control_groups("memory") if (group.folder / name).exists()
+    ]
 
 
 def _run(group: Group, code: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +93,7 @@ def test_a_group_ends_with_whatever_is_left_in_it() -> None:
 
 def test_what_a_killed_process_left_behind_goes() -> None:
     _skip_without_groups()
-    above = next(iter(own_groups()))[0]
+    above = control_groups("memory")[0].folder
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
     )

@@ -16,7 +16,7 @@ from edgeslm.profiling.limited import describe, profile_limited
 from edgeslm.profiling.measurement import Measurement
 from edgeslm.profiling.profile import ProfileOptions, profile
 from edgeslm.profiling.speed import speed_of
-from edgeslm.targets.free_memory import own_groups
+from edgeslm.targets.control_groups import control_groups
 
 MIB = 1 << 20
 SHORT = ProfileOptions(threads=1, prompt_tokens=16, generated_tokens=4, repeats=2, idle_seconds=0)
@@ -184,7 +184,9 @@ def test_the_demo_model_in_512_200_and_100_megabytes() -> None:
 def _own_folders(number: int | None = None) -> list[Path]:
     """The groups of a process; None for this one."""
     name = f"edgeslm-limit-{number or os.getpid()}"
-    return [above / name for above, _ in own_groups() if (above / name).exists()]
+    return [
+        group.folder / name for group in control_groups("memory") if (group.folder / name).exists()
+    ]
 
 
 def _wait_for_folders(running: subprocess.Popen[bytes]) -> list[Path]:

@@ -130,8 +130,9 @@ def test_a_key_changes_with_all_that_changes_the_figures() -> None:
         ),
         matrix_of(runs={"repeats": 3}).key(plain, "one", "here"),
         matrix_of(runs={"depths": [0, 64]}).key(plain, "one", "here"),
+        matrix_of(hosts={"local": {"meter": "rapl"}}).key(plain, "one", "here"),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
     quick = matrix_of(quantize={"quick": True})
     assert quick.key(mix, "one", "here") != matrix.key(mix, "one", "here")
     assert quick.key(plain, "one", "here") == matrix.key(plain, "one", "here")
@@ -172,6 +173,7 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
         edgeslm = "~/venv/bin/edgeslm"
         folder = "/data/models"
         target = "rpi5"
+        meter = "none"
         ssh_config = "ssh.conf"
         [[exclude]]
         type = [4.5, "original"]
@@ -187,6 +189,7 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
     assert matrix.runs.depths == (0, 512)
     assert matrix.quantizing.calibration == tmp_path / "text.txt"
     assert matrix.hosts["pi5"].ssh_config == tmp_path / "ssh.conf"
+    assert matrix.hosts["pi5"].meter == "none"
     assert matrix.hosts["pi5"].edgeslm == "~/venv/bin/edgeslm"
     assert {cell.host for cell in only_hosts(matrix, ["pi5"])} == {"pi5"}
     with pytest.raises(InvalidOption, match="no host 'pi4'") as caught:
@@ -218,7 +221,7 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
         ({"hosts": {"pi": {"address": "-oProxyCommand=x"}}}, "no address for ssh", None),
         ({"hosts": {"pi": {"address": "a b"}}}, "no address for ssh", None),
         ({"hosts": {"pi": {"address": "ssh://-x"}}}, "no address for ssh", None),
-        ({"hosts": {"local": {"address": "pi"}}}, "hosts.local", None),
+        ({"hosts": {"local": {"address": "pi"}}}, "hosts.local.address: no such key", "meter"),
         ({"exclude": [{"types": "Q8_0"}]}, "exclude[0].types: no such key", "type"),
         ({"exclude": [{"type": "Q8_0"}]}, "is not on that axis", "original"),
         ({"exclude": [{}]}, "exclude[0]: is empty", None),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ class SteadyMeter:
 
 
 def _use(meter: object, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(module, "find_meter", lambda _target: FoundMeter(meter, ("why",)))  # type: ignore[arg-type]
+    patch.setattr(module, "find_meter", lambda _target, **_: FoundMeter(meter, ("why",)))  # type: ignore[arg-type]
 
 
 def test_a_profile_holds_what_was_measured(tiny_model: Path) -> None:
@@ -75,6 +76,8 @@ def test_a_profile_holds_what_was_measured(tiny_model: Path) -> None:
     assert found.memory.compute_bytes > 0
     assert found.model.sha256 == sha256(tiny_model)
     assert found.settings.context_length == 256
+    if sys.platform == "linux":
+        assert found.conditions.other_cores_before is not None
 
 
 def test_resident_weights_are_pages_of_the_file(tiny_model: Path, tmp_path: Path) -> None:
@@ -87,7 +90,9 @@ def test_resident_weights_are_pages_of_the_file(tiny_model: Path, tmp_path: Path
 def test_energy_is_what_the_meter_counted_in_the_counted_runs(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_meter", lambda _target: FoundMeter(CountingMeter(), ("why",)))
+    monkeypatch.setattr(
+        module, "find_meter", lambda _target, **_: FoundMeter(CountingMeter(), ("why",))
+    )
     energy = profile(tiny_model, SHORT).energy
     # Each counted run lies between two readings: one joule a run.
     assert energy.decode_joules_per_token.value == pytest.approx(3 / (3 * 8))
@@ -107,6 +112,7 @@ def test_net_energy_of_a_steady_supply_is_nothing(
     energy = found.energy
     pace = 1 / found.decode.tokens_per_second.median
     assert energy.idle_watts.value == pytest.approx(WATTS, rel=0.05)
+    assert "steady supply, 0.5 seconds" in str(energy.idle_watts.source)
     assert energy.decode_joules_per_token.value == pytest.approx(WATTS * pace, rel=0.3)
     assert energy.decode_net_joules_per_token.value is not None
     assert abs(energy.decode_net_joules_per_token.value) < 0.3 * WATTS * pace
@@ -122,6 +128,7 @@ def test_a_slow_meter_gets_longer_stretches(
     found = profile(tiny_model, SHORT)
     assert found.decode.seconds.maximum < 0.2
     assert found.depths[0].decode_energy.seconds >= 3 * 0.2
+    assert "steady supply, 0.2 seconds" in str(found.energy.idle_watts.source)
     assert found.energy.enough_samples
     pace = 1 / found.decode.tokens_per_second.median
     assert found.energy.decode_joules_per_token.value == pytest.approx(WATTS * pace, rel=1)
@@ -152,7 +159,7 @@ def test_a_meter_that_is_dead_from_the_start(
 def test_without_a_meter_energy_is_unknown_not_zero(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_meter", lambda _target: FoundMeter(None, ("none here",)))
+    monkeypatch.setattr(module, "find_meter", lambda _target, **_: FoundMeter(None, ("none here",)))
     energy = profile(tiny_model, SHORT).energy
     assert energy.decode_joules_per_token.value is None
     assert energy.meter is None

@@ -79,11 +79,13 @@ def test_of_a_cell_the_newest_row_counts(measured: dict[str, Any], tmp_path: Pat
     assert sorted(str(result.cell) for result in found.results) == ["a", "b"]
     assert {(each.model.type, each.host.name, each.round) for each in found.results} == {
         ("Q8_0", "pi5", 2),
-        ("4.5", "pi5", 2),
+        ("4.5 bits", "pi5", 2),
     }
     (failed,) = found.failures
     assert (failed.cell, failed.reason, failed.hint) == ("c", "it burnt", "Use water.")
     assert len(load([path, path]).results) == 2
+    write_lines(path, measured | cell("a", type="original"))
+    assert load([path]).results[0].model.type == "F32"
 
 
 def test_several_files_of_several_kinds(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import boards
@@ -15,7 +18,7 @@ from edgeslm.llama.model import Model
 from edgeslm.profiling import tuning
 from edgeslm.profiling.sustained import run_sustained
 from edgeslm.profiling.trials import Lengths, Trials
-from edgeslm.profiling.tuning import TuneOptions, is_busy, tune
+from edgeslm.profiling.tuning import TuneOptions, Tuning, is_busy, tune
 from edgeslm.runtime import tuned
 from edgeslm.runtime.cores import clusters
 from edgeslm.runtime.machine import CpuTimes, Heat, Sensors
@@ -136,25 +139,78 @@ def test_a_type_of_cache_that_the_model_cannot_have_is_left_out(
     assert tune(tiny_model, TuneOptions()).tuned.choice.kv_type == "F16"
 
 
+def _tune_recorded(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tuning, dict[str, set[Choice]]]:
+    """A search, and which combinations ran: for decode, and for prefill."""
+    ran: dict[str, set[Choice]] = {"decode": set(), "prefill": set()}
+    for name, choices in ran.items():
+        run = getattr(Board, name)
+
+        def recorded(
+            self: Board,
+            choice: Choice,
+            run: Callable[[Board, Choice], float] = run,
+            choices: set[Choice] = choices,
+        ) -> float:
+            choices.add(choice)
+            return run(self, choice)
+
+        monkeypatch.setattr(Board, name, recorded)
+    _quiet(monkeypatch)
+    return tune(model, TuneOptions()), ran
+
+
 @pytest.mark.usefixtures("rk3588")
-def test_a_choice_that_turns_out_slower_is_given_up(
+def test_what_is_left_of_a_choice_runs_again_as_a_whole(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _quiet(monkeypatch)
-    decode = Board.decode
-    calls = 0
+    """Cores and micro-batch were good with what the other was before, and are not together."""
+    decode, prefill = Board.decode, Board.prefill
 
-    def warming(self: Board, choice: Choice) -> float:
-        nonlocal calls
-        calls += 1
-        return decode(self, choice) / (10 if calls > 60 and choice.cores else 1)
+    def disturbed(self: Board, choice: Choice) -> float:
+        return decode(self, choice) / (10 if choice.cores and choice.ubatch < 512 else 1)
 
-    monkeypatch.setattr(Board, "decode", warming)
-    found = tune(tiny_model, TuneOptions())
-    assert calls > 60
-    assert (found.tuned.choice.threads, found.tuned.choice.cores) == (4, None)
-    assert found.tuned.chosen_speeds.decode == found.tuned.default_speeds.decode
+    def helped(self: Board, choice: Choice) -> float:
+        return prefill(self, choice) * (1.5 if choice.cores else 1.0)
+
+    monkeypatch.setattr(Board, "decode", disturbed)
+    monkeypatch.setattr(Board, "prefill", helped)
+    found, ran = _tune_recorded(tiny_model, monkeypatch)
+    assert found.tuned.choice == Choice(4, 4, 128, "Q8_0")
     assert found.notes == ("decode: the defaults were clearly faster after all, and stay",)
+    as_it_runs = replace(found.tuned.choice, kv_type=found.tuned.chosen_speeds.kv_type)
+    assert as_it_runs in ran["decode"] & ran["prefill"]
+    assert found.tuned.chosen_speeds.decode.median == 30.0
+    assert found.tuned.chosen_speeds.prefill.median == 400.0  # not 600, as on the cores
+
+
+@pytest.mark.usefixtures("rk3588")
+def test_where_nothing_of_a_choice_holds_the_defaults_stay(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cores, chosen for decode, ruin prefill, whose own settings are the defaults already."""
+    prefill = Board.prefill
+    monkeypatch.setattr(
+        Board, "prefill", lambda self, choice: prefill(self, choice) / (10 if choice.cores else 1)
+    )
+    monkeypatch.setattr(tuning, "default_choice", lambda: Choice(4, 4, 128, "F16"))
+    found, _ = _tune_recorded(tiny_model, monkeypatch)
+    assert found.tuned.choice == replace(found.tuned.defaults, kv_type="Q8_0")
+    assert found.tuned.chosen_speeds == found.tuned.default_speeds
+    assert found.notes == ("prefill: the defaults were clearly faster after all, and stay",)
+
+
+@pytest.mark.usefixtures("rk3588")
+def test_speeds_say_with_which_type_of_cache_they_were_measured(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, ran = _tune_recorded(tiny_model, monkeypatch)
+    assert found.tuned.choice.kv_type == "Q8_0"
+    assert found.tuned.chosen_speeds.kv_type == found.tuned.default_speeds.kv_type == "F16"
+    as_it_runs = replace(found.tuned.choice, kv_type="F16")
+    assert as_it_runs in ran["decode"] & ran["prefill"]
+    assert found.tuned.choice in ran["decode"]
 
 
 def test_real_runs_of_a_tiny_model(tiny_model: Path) -> None:
@@ -205,23 +261,48 @@ def test_busy_is_more_than_a_little_of_a_core() -> None:
     assert [is_busy(each) for each in (None, 0.0, 0.15, 0.16)] == [False, False, False, True]
 
 
+class Ticking:
+    """A clock that moves on by an eighth of a second at each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.125
+        return self.now
+
+
 def test_what_lasts_is_the_last_third(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = boards.lay_out(boards.RPI4, tmp_path / "rpi4")
     sensors = Sensors(root, range(4))
     monkeypatch.setattr(tuned, "default_threads", lambda: 1)
-    found = run_sustained(tiny_model, 3.0, sensors)
-    assert len(found.windows) == 3
+    found = run_sustained(tiny_model, 3.0, sensors, clock=Ticking())
+    assert [each.since for each in found.windows] == [0.0, 1.125, 2.25]
     assert found.sustained.samples == (found.windows[-1].tokens_per_second,)
-    assert found.peak == max(each.tokens_per_second for each in found.windows)
-    assert found.tokens > 3
+    assert found.peak == max(each.tokens_per_second for each in found.windows) == 8.0
+    assert found.tokens == 24
     assert found.held_back == ("frequency capped", "throttled")
     assert found.hottest_celsius == 81.3
     assert found.lowest_megahertz == 1500.0
     assert found.other_cores is None
 
 
-def test_too_short_a_run_tells_nothing(tiny_model: Path) -> None:
+def test_what_the_sensors_take_is_no_part_of_a_window(tiny_model: Path, tmp_path: Path) -> None:
+    clock = Ticking()
+
+    class Slow(Sensors):
+        def heat(self) -> Heat:
+            clock.now += 0.25
+            return super().heat()
+
+    found = run_sustained(tiny_model, 6.0, Slow(tmp_path, range(1)), clock=clock)
+    assert len(found.windows) > 2
+    assert {each.tokens_per_second for each in found.windows} == {8.0}
+
+
+@pytest.mark.parametrize("seconds", [-math.inf, 1.0, 2.9, 86_401.0, 1e300, math.inf, math.nan])
+def test_what_is_no_time_to_run_for_is_refused(tiny_model: Path, seconds: float) -> None:
     with pytest.raises(InvalidOption):
-        run_sustained(tiny_model, 1.0)
+        run_sustained(tiny_model, seconds)

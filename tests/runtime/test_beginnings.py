@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,6 @@ from edgeslm.testing import tiny_adapter, tiny_gguf
 
 SYSTEM = Message("system", "You are a careful helper who answers in rhymes and never lies. " * 3)
 OPTIONS = ContextOptions(length=512, threads=1, batch=128, ubatch=128)
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma3"])
-def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Model]:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    with Model(tiny_gguf(path, architecture=request.param, context_length=512)) as opened:
-        yield opened
 
 
 def _asked(
@@ -130,8 +121,13 @@ def test_a_state_in_right_form_that_llama_cpp_refuses_is_computed_again(
 def test_an_engine_has_it_from_the_start_in_every_slot(model: Model, tmp_path: Path) -> None:
     cold, _ = _answer(model, tmp_path, "Who are you?")
     options = ContextOptions(length=1024, threads=1, sequences=2, unified=True, outputs=2)
-    with PromptStates(tmp_path) as states, Engine(model, options, states=states) as engine:
-        tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
+    turn = threading.Lock()
+    with (
+        PromptStates(tmp_path) as states,
+        Engine(model, options, states=states, turn=turn) as engine,
+    ):
+        with turn:  # neither is answered before both are there
+            tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
         answers = [ticket.result(60) for ticket in tickets]
         # with windows, each slot takes it from the disk
         assert states.restored == (1 if engine.context.can_share else 2)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption
+from edgeslm.gguf.arrays import Numbers
 from edgeslm.llama.context import Context, ContextOptions, DecodeAborted
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
-from edgeslm.runtime.draft_model import DraftModel
+from edgeslm.runtime.draft_model import DraftModel, require_same_vocabulary
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import Generation, GenerationOptions
 from edgeslm.runtime.session import Session
@@ -151,3 +155,37 @@ def test_another_vocabulary_is_refused(model: Model, tmp_path: Path) -> None:
     other.write_bytes(model.path.read_bytes().replace(b"<|im_start|>", b"<|im_begin|>"))
     with Model(other) as opened, pytest.raises(InvalidOption, match="their vocabularies differ"):
         Session(model, SHAPE, draft=opened)
+
+
+def test_vocabularies_are_compared_as_they_were_loaded(
+    model: Model, smaller: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as files that are read again, or lie there by now."""
+
+    def refused(path: Path) -> None:
+        raise AssertionError(path)
+
+    for module in ("gguf.validation", "llama.model"):
+        monkeypatch.setattr(f"edgeslm.{module}.read_header", refused)
+    require_same_vocabulary(smaller, model)
+
+
+@pytest.mark.parametrize("tokens", [300, 5000])
+def test_a_vocabulary_of_any_length_is_compared(model: Model, smaller: Model, tokens: int) -> None:
+    """Short lists are kept, of long ones a digest."""
+    key = "tokenizer.ggml.token_type"
+    headers = [
+        replace(model.structure, metadata={**model.structure.metadata, key: types})
+        for types in (_types(tokens, 1), _types(tokens, 1), _types(tokens, 3))
+    ]
+    pair = [copy(model), copy(smaller)]
+    for last, fits in ((headers[1], True), (headers[2], False)):
+        for each, header in zip(pair, (headers[0], last), strict=True):
+            each._keep(header)
+        with nullcontext() if fits else pytest.raises(InvalidOption, match="token_type"):
+            require_same_vocabulary(pair[1], pair[0])
+
+
+def _types(count: int, last: int) -> Sequence[int]:
+    numbers = Numbers(struct.pack(f"<{count}i", *[1] * (count - 1), last), "i")
+    return numbers if count > 4096 else tuple(numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
 from edgeslm.runtime.session import Session
-from edgeslm.testing import tiny_gguf
 
 SHAPE = ContextOptions(
     length=256, batch=64, threads=1, outputs=16, kv_type="F32", flash_attention=False
@@ -43,16 +41,6 @@ SAMPLINGS = {
     "bias": SamplingOptions(temperature=0.5, seed=10, logit_bias=((70, 6.0), (71, 6.0))),
     "grammar": SamplingOptions(temperature=0.5, seed=11, grammar='root ::= ("the" | "and" | " ")+'),
 }
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma3"])
-def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Model]:
-    """Gemma's window of 32 tokens moves on while it answers."""
-    path = tmp_path_factory.mktemp("model") / "model.gguf"
-    with Model(tiny_gguf(path, architecture=request.param, context_length=512)) as opened:
-        yield opened
 
 
 def _answer(

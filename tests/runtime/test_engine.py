@@ -18,7 +18,6 @@ from edgeslm.runtime.generation import FinishReason, GenerationOptions
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
 from edgeslm.runtime.session import Session
-from edgeslm.testing import tiny_gguf
 
 GREEDY = GenerationOptions(6, (), SamplingOptions(temperature=0))
 WORDS = ("hello", "the and ", "there was once a", "in the " * 20, "no", "why and how")
@@ -28,15 +27,6 @@ def _shape(slots: int, length: int = 256, batch: int = 32) -> ContextOptions:
     return ContextOptions(
         length=slots * length, batch=batch, sequences=slots, outputs=slots, unified=slots > 1
     )
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma3"])
-def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Model]:
-    path = tmp_path_factory.mktemp("model") / "model.gguf"
-    with Model(tiny_gguf(path, architecture=request.param, context_length=512)) as opened:
-        yield opened
 
 
 @pytest.fixture

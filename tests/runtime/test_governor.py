@@ -75,10 +75,9 @@ def test_a_container_gets_no_more_threads_than_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = _board(tmp_path, [1024] * 4, monkeypatch)
-    (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert default_threads(root, tmp_path) == 2
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert default_threads(root, tmp_path) == 1
+    for quota, threads in ((250_000, 2), (50_000, 1)):
+        boards.lay_out({"sys/fs/cgroup/cpu.max": f"{quota} 100000\n"}, tmp_path)
+        assert default_threads(root, tmp_path) == threads
 
 
 class Machine:
@@ -162,6 +161,35 @@ def test_a_rest_shows_who_else_computes() -> None:
         assert set_to == [(1, 1)]
 
 
+@pytest.mark.parametrize("rest", [4, 3600])
+def test_what_a_look_takes_is_no_part_of_a_step(rest: float) -> None:
+    machine = Machine()
+    governor, _ = _governor(machine)
+    machine.run(governor, 3)
+    machine.rest(rest)
+    cpu_times = machine.cpu_times
+
+    def slowly() -> CpuTimes:
+        machine.now += 0.2
+        return cpu_times()
+
+    machine.cpu_times = slowly  # type: ignore[method-assign]
+    with governor.watching(1):
+        machine.now += 0.01
+    assert governor._window.work[1].seconds == pytest.approx(0.01)
+
+
+def test_steps_of_one_size_are_counted_together() -> None:
+    machine = Machine()
+    governor, _ = _governor(machine)
+    for tokens, seconds in ((1, 0.01), (4, 0.012), (1, 0.03), (512, 0.1)):
+        with governor.watching(tokens):
+            machine.now += seconds
+    work = governor._window.work
+    assert {tokens: each.steps for tokens, each in work.items()} == {1: 2, 4: 1}
+    assert work[1].seconds == pytest.approx(0.04)
+
+
 def test_a_long_rest_says_nothing() -> None:
     machine = Machine()
     governor, set_to = _governor(machine)
@@ -206,7 +234,7 @@ def test_a_failed_step_is_not_taken_into_account() -> None:
     governor, _ = _governor(machine)
     with pytest.raises(ValueError, match="broken"), governor.watching(1):
         raise ValueError("broken")
-    assert governor._window.tokens == 0
+    assert governor._window.work == {}
 
 
 def test_one_thread_needs_no_governor(tiny_model: Path) -> None:
@@ -237,4 +265,6 @@ def test_a_session_tells_its_governor_of_every_step(tiny_model: Path) -> None:
         session._scheduler.governor = governor
         prompt = model.tokenize("the and")
         answer = session.generate(prompt, GenerationOptions(5))
-        assert governor._window.tokens == len(prompt) + len(answer.tokens) - 1
+        work = governor._window.work
+        assert work[len(prompt)].steps == 1
+        assert work[1].steps == len(answer.tokens) - 1

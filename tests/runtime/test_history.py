@@ -34,6 +34,9 @@ def test_what_is_kept_reads_back(tmp_path: Path) -> None:
     )
     history.keep(Kept(said, "tiny"), path)
     assert read_conversation(path) == Kept(said, "tiny")
+    history.keep(Kept(said, "tiny", "ab12"), path)
+    assert read_conversation(path) == Kept(said, "tiny", "ab12")
+    history.keep(Kept(said, "tiny"), path)
     assert history.entry(1).kept == Kept(said, "tiny")
     assert path.stat().st_mode & 0o777 == 0o600
     assert history.folder.stat().st_mode & 0o777 == 0o700
@@ -51,6 +54,25 @@ def test_the_newest_comes_first(tmp_path: Path) -> None:
     for number in (0, 4):
         with pytest.raises(NotFound):
             history.entry(number)
+
+
+def test_models_are_told_apart_by_their_digests(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    said = _kept().messages
+    kept = [Kept(said, "a", "1"), Kept(said, "b", "2"), Kept(said, "b", "3"), Kept(said, "old")]
+    for when, each in enumerate(kept, 1000):
+        path = history.new_path()
+        history.keep(each, path)
+        os.utime(path, (when, when))
+
+    def last(model: str, digest: str | None) -> Kept | None:
+        entry = history.last(model, digest)
+        return entry.kept if entry else None
+
+    assert last("b", "2") == last("renamed", "2") == kept[1]
+    assert last("b", "3") == last("b", None) == kept[2]
+    assert last("old", "9") == kept[3]
+    assert last("b", "9") is None
 
 
 def test_those_that_rest_for_longest_make_room(tmp_path: Path) -> None:

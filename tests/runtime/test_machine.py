@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import boards
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.runtime import machine
+from edgeslm.runtime import governor, machine
 from edgeslm.runtime.cores import clusters, core_sets, quota_cores
 from edgeslm.runtime.machine import CpuTimes, Sensors, Taken, cores_taken, parse_throttled
 
@@ -38,6 +40,26 @@ def test_boards_say_how_warm_they_are(
     heat = Sensors(boards.lay_out(files, tmp_path), range(cores)).heat()
     assert (heat.celsius, heat.limit_celsius, heat.held_back) == (celsius, limit, held_back)
     assert heat.presses == bool(held_back)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "is_one"),
+    [
+        *((name, True) for name in ("cpu_thermal", "soc-thermal", "bigcore0-thermal", "acpitz")),
+        *((name, True) for name in ("coretemp", "k10temp", "x86_pkg_temp")),
+        *((name, False) for name in ("nvme", "iwlwifi_1", "gpu-thermal", "npu-thermal")),
+    ],
+)
+def test_the_processor_has_the_same_sensors_wherever_they_are_read(
+    sensor: str, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = "sys/class/thermal/thermal_zone0"
+    boards.lay_out({f"{zone}/type": f"{sensor}\n", f"{zone}/temp": "61000\n"}, tmp_path)
+    seen = {sensor: [SimpleNamespace(current=61.0)]}
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: seen, raising=False)
+    expected = 61.0 if is_one else None
+    assert Sensors(tmp_path, (0,)).heat().celsius == expected
+    assert governor.machine_figures().get("temperature_celsius") == expected
 
 
 def test_warmth_presses_before_anything_holds_back(tmp_path: Path) -> None:
@@ -173,14 +195,49 @@ def test_three_clusters_are_tried_from_the_fastest_on(tmp_path: Path) -> None:
     assert core_sets(found) == (None, (7,), (4, 5, 6, 7))
 
 
-def test_what_a_container_is_given(tmp_path: Path) -> None:
+_V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+_V1 = "39 31 0:36 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "cores"),
+    [
+        ("max 100000", "max 100000", None),
+        ("150000 100000", "max 100000", 1.5),
+        ("max 100000", "50000 100000", 0.5),
+        ("150000 100000", "400000 100000", 1.5),
+        ("400000 100000", "50000 100000", 0.5),
+        ("", "max", None),
+        ("x y", "0 100000", None),
+        ("100000 0", "100000", None),
+    ],
+)
+def test_a_service_gets_what_its_tightest_group_does(
+    own: str, above: str, cores: float | None, tmp_path: Path
+) -> None:
+    folder = "sys/fs/cgroup/system.slice"
+    files = {
+        "proc/self/cgroup": "0::/system.slice/edgeslm.service\n",
+        "proc/self/mountinfo": _V2,
+        f"{folder}/edgeslm.service/cpu.max": f"{own}\n",
+        f"{folder}/cpu.max": f"{above}\n",
+    }
+    assert quota_cores(boards.lay_out(files, tmp_path)) == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", None), ("200000", 2.0), ("50000", 0.5)])
+def test_version_1_has_two_files(quota: str, cores: float | None, tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/cpu/board"
+    files = {
+        "proc/self/cgroup": "1:cpu,cpuacct:/board\n0::/\n",
+        "proc/self/mountinfo": _V1,
+        f"{folder}/cpu.cfs_quota_us": f"{quota}\n",
+        f"{folder}/cpu.cfs_period_us": "100000\n",
+    }
+    assert quota_cores(boards.lay_out(files, tmp_path)) == cores
+
+
+def test_a_container_that_hides_proc_is_given_what_its_top_says(tmp_path: Path) -> None:
     assert quota_cores(tmp_path) is None
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert quota_cores(tmp_path) is None
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    boards.lay_out({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, tmp_path)
     assert quota_cores(tmp_path) == 1.5
-    (tmp_path / "cpu.max").unlink()
-    boards.lay_out({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, tmp_path)
-    assert quota_cores(tmp_path) is None
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000\n")
-    assert quota_cores(tmp_path) == 2.0

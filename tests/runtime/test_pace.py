@@ -12,6 +12,7 @@ from edgeslm.runtime.pace import (
     Limits,
     Observation,
     Pace,
+    Work,
     cooler,
     full,
     next_pace,
@@ -27,7 +28,9 @@ _OBSERVATIONS = st.builds(
     other_cores=_AMOUNTS,
     polite_cores=st.floats(0, 64),
     slowness=st.one_of(st.none(), st.floats(1, 1000)),
-    speed=st.one_of(st.none(), st.floats(0.01, 1e4)),
+    work=st.dictionaries(
+        st.integers(1, 16), st.builds(Work, st.integers(1, 1000), st.floats(1e-6, 20)), max_size=4
+    ),
     too_warm=st.booleans(),
     cool=st.booleans(),
 )
@@ -157,11 +160,18 @@ def heated(windows: list[Observation], limits: Limits) -> list[int]:
     return threads
 
 
-def warm(speed: float) -> Observation:
-    return Observation(5.0, 4.0, 4.0, 0.0, speed=speed, too_warm=True, cool=False)
+def at_speeds(**steps_per_second: float) -> dict[int, Work]:
+    """Five seconds of steps for each size: `one`, `four`."""
+    sizes = {"one": 1, "four": 4}
+    return {sizes[name]: Work(round(5 * speed), 5.0) for name, speed in steps_per_second.items()}
 
 
-COOL = Observation(5.0, 4.0, 4.0, 0.0, speed=10.0)
+def warm(speed: float = 0.0, **speeds: float) -> Observation:
+    work = at_speeds(**speeds) if speeds else at_speeds(one=speed)
+    return Observation(5.0, 4.0, 4.0, 0.0, work=work, too_warm=True, cool=False)
+
+
+COOL = Observation(5.0, 4.0, 4.0, 0.0, work=at_speeds(one=10.0))
 
 
 def test_heat_takes_a_thread_at_a_time_and_never_more_than_half() -> None:
@@ -181,6 +191,19 @@ def test_a_thread_whose_loss_is_felt_comes_back_and_is_left_alone() -> None:
     threads = heated(windows, Limits(4.0, 4))
     assert threads[1] == 3
     assert set(threads[5:]) == {4}
+
+
+def test_fewer_answers_at_a_time_are_no_loss_of_speed() -> None:
+    """A thread fewer cost nothing here: three of four answers ended, and steps are as fast."""
+    windows = [warm(four=10.0)] * 2 + [warm(one=11.0)] * 60
+    assert set(heated(windows, Limits(2.0, 2))[1:]) == {1}
+    mixed = [warm(four=10.0, one=12.0)] * 2 + [warm(one=12.0)] * 60
+    assert set(heated(mixed, Limits(2.0, 2))[1:]) == {1}
+
+
+def test_a_loss_is_seen_in_the_sizes_that_ran_before_and_after() -> None:
+    windows = [warm(four=10.0, one=12.0)] * 2 + [warm(one=8.0)] * 60
+    assert set(heated(windows, Limits(2.0, 2))[5:]) == {2}
 
 
 def test_threads_come_back_when_it_is_cool_for_a_minute() -> None:

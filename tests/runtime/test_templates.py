@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any, ClassVar
 
 import pytest
 
-from edgeslm.errors import UserError
+from edgeslm.errors import Exhausted, UserError
 from edgeslm.runtime.templates import Template
 
 _GROW = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.x }}"
@@ -51,6 +52,19 @@ _ENDLESS = [
     _GROW % ("{}", "{% set ns.x = dict(a=ns.x, b=ns.x) %}"),
     _GROW % ("(1,)", "{% set ns.x = (ns.x, ns.x) %}"),
     _GROW % ("7", "{% set ns.x = ns.x * ns.x %}"),
+    "{{ ('f' * 999 * 9999) | int(base=16) }}",
+    "{{ ('9' * 9999) | int }}",
+    _GROW % ("1", "{% for j in range(999) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
+    _GROW % ("1", "{% for j in range(999) %}{% set ns.x = ns.x - -ns.x %}{% endfor %}"),
+    "{% set z = ('f' * 999 * 9999) | int(base=16) %}{% for i in range(99999) %}"
+    "{% set t = z // 3 %}{% set t = z is divisibleby(7) %}{% endfor %}",
+    "{{ '%9999999999d' is odd }}",
+    "{{ '%9999999999d' is even }}",
+    "{{ '%9999999999d' is divisibleby(3) }}",
+    "{{ 'x' | round(9, 'ceil') }}",
+    "{{ [1] | round(9, 'floor') }}",
+    "{% set s = '1' * 999 * 9999 %}{% for i in range(99999) %}{% set t = s | float %}{% endfor %}",
+    "{% set s = 'x ' * 999 * 9999 %}{% for i in range(99999) %}{% set t = s | int %}{% endfor %}",
     "{% set ns = namespace(x=1) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}",
     "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
     "x" * 50001,
@@ -151,10 +165,62 @@ def test_filters_that_no_chat_template_needs(source: str) -> None:
         ("{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
         ("{{ missing }}{{ missing | default('x') }}{{ missing is defined }}", "xFalse"),
         ("{{ [missing] | length }}{{ 'x' ~ missing }}", "1x"),
+        ("{{ 7 // 2 }}{{ 7 % 4 }}{{ 7 - 9 }}{{ 7 / 2 }}{{ 2 ** 4000 // 2 ** 3998 }}", "33-23.54"),
+        (
+            "{{ ' 12 ' | int }}{{ 'x' | int(5) }}{{ '0x1f' | int(base=16) }}{{ 2.9 | int }}",
+            "125312",
+        ),
+        ("{{ '1.5' | float }}{{ 'x' | float(2) }}{{ 7 is divisibleby 7 }}", "1.52True"),
+        ("{{ 3 is odd }}{{ 3 is even }}{{ 2.0 is even }}{{ -3 is odd }}", "TrueFalseTrueTrue"),
+        ("{{ ('no number ' * 9999) | int }}", "0"),
     ],
 )
 def test_honest_templates_say_what_jinja_says(source: str, said: str) -> None:
     assert Template(source).render() == said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(f"{{{{ (z {operator} 3) is none }}}}" for operator in ("+", "-", "*", "/", "//", "%")),
+        *(f"{{{{ (3 {operator} z) is none }}}}" for operator in ("-", "//", "%", "**")),
+        *("{{ z is divisibleby 3 }}", "{{ 3 is divisibleby z }}", "{{ z is odd }}"),
+        *("{{ [z] | select('even') | list }}", "{{ z | round }}", "{{ [z, z] | sum }}"),
+        "{{ z | int }}",
+    ],
+)
+def test_nothing_is_calculated_with_large_numbers(source: str) -> None:
+    with pytest.raises(Exhausted, match="numbers that are too large"):
+        Template(source).render(z=1 << 9999)
+    assert Template(source).render(z=1 << 3)
+
+
+class _Counting(str):
+    """A text that notes which of its methods are called."""
+
+    calls: ClassVar[list[str]] = []
+
+    def join(self, parts: Any) -> str:
+        self.calls.append("join")
+        return super().join(parts)
+
+    def replace(self, *args: Any) -> str:
+        self.calls.append("replace")
+        return super().replace(*args)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("{{ x.join(['a', 'b']) }}", "a-b"), ("{{ x.replace('-', '+') }}", "+")]
+)
+def test_what_is_paid_for_is_computed_once(source: str, said: str) -> None:
+    _Counting.calls.clear()
+    assert Template(source).render(x=_Counting("-")) == said
+    assert len(_Counting.calls) == 1
+
+
+def test_only_texts_are_joined_by_a_text() -> None:
+    with pytest.raises(TypeError):
+        Template("{{ '-'.join([1, 2]) }}").render()
 
 
 def test_a_long_conversation_is_within_the_limits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,22 @@ def test_arguments_stay_as_they_were_said(text: str) -> None:
 def test_arguments_that_are_no_object() -> None:
     with pytest.raises(InvalidOption, match="are no object"):
         Tool("t", "", {"type": "string"})
+
+
+def _nested(levels: int, *, lists: bool = False) -> dict[str, Any]:
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = {"x": [value]} if lists else {"properties": value}
+    return dict(value)
+
+
+def test_parameters_that_are_nested_deep() -> None:
+    for tool in (Tool("t", "", _nested(64)), Tool("t", "", {"a": 1, **_nested(32, lists=True)})):
+        assert json.dumps(tool.described())
+    for parameters in (_nested(65), _nested(480), _nested(100_000), _nested(33, lists=True)):
+        with pytest.raises(InvalidOption, match="more than 64 levels") as caught:
+            Tool("t", "", parameters)
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize("arguments", ["{", "[" * 99_999, '{"a":' * 600 + "1" + "}" * 600])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import Failure, InvalidOption, OutputFailure
+from edgeslm.gguf.arrays import Numbers
 from edgeslm.gguf.types import KV_TYPES
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama.context import ContextOptions
@@ -32,7 +33,7 @@ from edgeslm.runtime.tuned import (
 )
 from edgeslm.testing import tiny_gguf
 
-_FAST = Speeds(Statistic.of([90.0, 110.0, 100.0]), Statistic.of([9.0]))
+_FAST = Speeds(Statistic.of([90.0, 110.0, 100.0]), Statistic.of([9.0]), "F16")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ _CHOICES = st.builds(
 def test_a_record_is_the_same_after_json(
     choice: Choice, defaults: Choice, text: str, samples: list[float]
 ) -> None:
-    speeds = Speeds(Statistic.of(samples), Statistic.of(samples[:1]))
+    speeds = Speeds(Statistic.of(samples), Statistic.of(samples[:1]), choice.kv_type)
     record = replace(
         _tuned(Place(text, text, text), choice), defaults=defaults, chosen_speeds=speeds
     )
@@ -113,6 +114,9 @@ def test_another_build_replaces_what_is_stale_and_another_machine_does_not(
         lambda text: text.replace('"Q8_0"', '"Q9_9"'),
         lambda text: text.replace("100.0", "NaN"),
         lambda text: text.replace("100.0", "-1"),
+        lambda text: text.replace("100.0", "1" + "0" * 400),
+        lambda text: text.replace("100.0", "9" * 5000),
+        lambda text: text.replace('"F16"', "[]"),
         lambda text: text.replace('"cores": null', '"cores": []'),
         lambda text: text.replace('"choice"', '"choices"'),
         lambda text: "\udcff".encode("utf-8", "surrogateescape"),
@@ -156,6 +160,17 @@ def test_a_model_is_what_decides_its_speed(tiny_model: Path, tmp_path: Path) -> 
     assert model_identity(read_model(halved)) != identity
 
 
+def test_lists_of_hyperparameters_count_however_long(tiny_model: Path) -> None:
+    header = read_model(tiny_model)
+
+    def identity(heads: object) -> str:
+        metadata = {**header.metadata, "llama.attention.head_count_kv": heads}
+        return model_identity(replace(header, metadata=metadata))
+
+    long = Numbers(bytes(4 * 5000), "I")
+    assert identity(long) == identity(tuple(long)) != identity((1, 2)) != identity((2, 1))
+
+
 def test_what_was_tuned_is_used_for_what_is_not_given(tiny_model: Path) -> None:
     header = read_model(tiny_model)
     options = ContextOptions(length=256)
@@ -183,14 +198,14 @@ def test_what_was_tuned_is_used_for_what_is_not_given(tiny_model: Path) -> None:
 def test_cores_are_kept_to_only_where_threads_are_tuned_too(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned: list[tuple[int, ...]] = []
-    monkeypatch.setattr(tuned, "pin", lambda cores: pinned.append(cores) or True)
+    allowed = [0, 1, 2, 3, 4, 5]
+    monkeypatch.setattr(tuned, "allowed_cores", lambda: tuple(allowed))
     header = read_model(tiny_model)
     tuned.save(_tuned(place_of(header), replace(CHOICE, cores=(4, 5))))
     assert settle(header, ContextOptions(), threads=2, kv_type="F16").cores is None
-    assert pinned == []
     assert settle(header, ContextOptions(), threads=None, kv_type="F16").cores == (4, 5)
-    assert pinned == [(4, 5)]
+    allowed.remove(4)
+    assert settle(header, ContextOptions(), threads=None, kv_type="F16").cores is None
 
 
 def test_a_type_of_cache_is_known_or_auto() -> None:

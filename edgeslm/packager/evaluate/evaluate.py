@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, NativeFailure
+from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
@@ -68,11 +69,17 @@ def evaluate(
     with card_file(card) as write:
         questions = read_tasks(tasks) if tasks else None
         if reference is not None:
-            require_same_vocabulary(read_model(reference), read_model(model))
+            theirs, ours = read_model(reference), read_model(model)
+            require_same_vocabulary(theirs, ours)  # now, and not after long work
             opened = Reference(
-                reference, text, length=context_length, chunks=chunks, threads=threads
+                reference,
+                text,
+                length=context_length,
+                chunks=chunks,
+                threads=threads,
+                header=theirs,
             )
-            result = evaluate_against(opened, model, questions)
+            result = evaluate_against(opened, model, questions, header=ours)
         else:
             result = _evaluate_alone(model, text, questions, context_length, chunks, threads)
         write(result)
@@ -80,16 +87,24 @@ def evaluate(
 
 
 def evaluate_against(
-    reference: Reference, model: Path, tasks: TaskFile | None = None
+    reference: Reference,
+    model: Path,
+    tasks: TaskFile | None = None,
+    *,
+    header: Header | None = None,
 ) -> QualityCard:
-    """Compare one model with a reference that is held open; errors as for `evaluate`."""
+    """Compare one model with a reference that is held open; errors as for `evaluate`.
+
+    `header` is the model's, where `read_model` has read it already.
+    """
+    header = header or read_model(model)
     theirs = reference.scores(tasks) if tasks else None
-    with Model(model) as opened:
-        figures = reference.figures(opened)
+    with Model(model, header=header) as opened:
+        figures = reference.figures(opened, header)
         scores = None
         if tasks is not None:
             scores = _task_scores(tasks, score(opened, tasks, reference.threads), theirs)
-        identity = identify(opened.header)
+        identity = identify(header)
     build = build_info()
     _refuse_overflow(model, figures.surprise, figures.reference_surprise)
     ratio = divergence.perplexity_ratio(figures)

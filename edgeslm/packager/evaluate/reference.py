@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header
+from edgeslm.gguf.validation import read_model
 from edgeslm.llama.model import Model
 from edgeslm.llama.native import build_info
 from edgeslm.packager.evaluate.card import ModelIdentity, identify
@@ -50,6 +51,7 @@ class Reference:
         chunks: How many; None for the whole file, or 16 of sampled text.
         threads: How many to compute with.
         store: Where results are kept; None for the cache folder.
+        header: Its header, where `read_model` has read it already.
 
     Raises:
         InvalidOption: the text is too short, or a chunk longer than the model's context.
@@ -67,18 +69,19 @@ class Reference:
         chunks: int | None = None,
         threads: int = 1,
         store: Store | None = None,
+        header: Header | None = None,
     ) -> None:
         self.length, self.threads = length, threads
         self._store = store or Store()
         self._scores: dict[str, tuple[Average, Average]] = {}
-        with Model(path) as model:
+        self.header = header or read_model(path)
+        with Model(path, header=self.header) as model:
             require_suitable(model, length)
-            self.header = model.header
-            self.identity: ModelIdentity = identify(model.header)
+            self.identity: ModelIdentity = identify(self.header)
             self.text = self._read(model, text, chunks)
             tokens = model.tokenize(self.text.text, add_special=True)
             self.chunks = cut(model, tokens, length, self._most(chunks))
-            self._head = OutputHead(model.header)
+            self._head = OutputHead(self.header)
             self._compute(model)
 
     def scores(self, tasks: TaskFile) -> tuple[Average, Average]:
@@ -88,8 +91,12 @@ class Reference:
                 self._scores[tasks.sha256] = score(model, tasks, self.threads)
         return self._scores[tasks.sha256]
 
-    def figures(self, model: Model) -> TokenFigures:
+    def figures(self, model: Model, header: Header | None = None) -> TokenFigures:
         """The model's predictions against the reference's, in the order of the text.
+
+        Args:
+            model: An open model.
+            header: Its header, where that has been read already.
 
         Raises:
             Unsupported: an embedding model, or one with another vocabulary.
@@ -97,7 +104,7 @@ class Reference:
             NativeFailure: llama.cpp failed, or computed what is no number.
         """
         require_suitable(model, self.length)
-        require_same_vocabulary(self.header, model.header)
+        require_same_vocabulary(self.header, header or model.header)
         parts = []
         with (
             ChunkReader(model, self.length, self.threads) as reader,

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from edgeslm.runtime.engine import Engine, Ticket
 from edgeslm.runtime.generation import Generation, GenerationOptions
@@ -36,11 +35,15 @@ class Piece:
     end: Generation | None = None
 
 
-class _Outbox:
-    """What engines have to say in one event loop."""
+class Outbox:
+    """What engines have to say in an event loop; all answers there share it.
+
+    Args:
+        loop: Where it is said.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
 
     def put(self, function: Callable[[Any], None], argument: Any) -> None:
@@ -50,7 +53,7 @@ class _Outbox:
     def send(self) -> None:
         """Wake the event loop."""
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self.loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self._calls.clear()
 
@@ -60,14 +63,12 @@ class _Outbox:
             function(argument)
 
 
-_outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = WeakKeyDictionary()
-
-
 class Answers:
     """Several answers at once; made, read and cancelled in one event loop.
 
     Args:
         engine: Computes them.
+        outbox: Of this event loop.
         asked: The prompt and the options of each.
         on_end: Called in the event loop with each answer that ended, whether it is read or not.
 
@@ -78,13 +79,13 @@ class Answers:
     def __init__(
         self,
         engine: Engine,
+        outbox: Outbox,
         asked: Sequence[tuple[Sequence[int], GenerationOptions]],
         on_end: Callable[[Generation], None],
     ) -> None:
         self._on_end = on_end
         self._engine = engine
-        self._loop = asyncio.get_running_loop()
-        self._outbox = _outboxes.setdefault(self._loop, _Outbox(self._loop))
+        self._outbox = outbox
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._scored = [0] * len(asked)
         self.tickets = [
@@ -144,7 +145,7 @@ class Answers:
         self._call(self._pieces.put_nowait, what)
 
     def _call(self, function: Callable[[Any], None], argument: Any) -> None:
-        if self._loop.is_closed():  # nobody listens any more
+        if self._outbox.loop.is_closed():  # nobody listens any more
             self.cancel()
             return
         self._outbox.put(function, argument)

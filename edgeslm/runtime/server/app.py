@@ -16,14 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from edgeslm.errors import NotFound
 from edgeslm.runtime import governor
 from edgeslm.runtime.generation import Generation
 from edgeslm.runtime.server import bodies, openapi, wire, writing
-from edgeslm.runtime.server.answers import Answers, Piece
+from edgeslm.runtime.server.answers import Answers, Outbox, Piece
 from edgeslm.runtime.server.asking import (
     Asked,
     read_chat,
@@ -89,6 +89,7 @@ class Server:
         self._models = {hosted.name: hosted for hosted in models}
         self._options = options
         self._metrics = Metrics()
+        self._outbox: Outbox | None = None
         self._embedding = wire.decoder(wire.EmbeddingRequest)
         self._document = msgspec.json.encode(openapi.document(list(self._models)))
 
@@ -101,13 +102,13 @@ class Server:
         }
         gets: dict[str, Handler] = {
             "/v1/models": self._list_models,
-            "/v1/models/{name}": self._show_model,
+            "/v1/models/{name:path}": self._show_model,
             "/health": self._health,
             "/metrics": self._figures,
             "/openapi.json": self._describe,
         }
         routes = [
-            Route(path, self._counted(path, handler), methods=[method])
+            Route(path, self._counted(path.replace(":path", ""), handler), methods=[method])
             for method, handlers in (("POST", posts), ("GET", gets))
             for path, handler in handlers.items()
         ]
@@ -169,7 +170,10 @@ class Server:
         return _json(bodies.ModelList([_card(hosted) for hosted in self._models.values()]))
 
     async def _show_model(self, request: Request) -> Response:
-        return _json(_card(self._model(request.path_params["name"])))
+        name = request.path_params["name"]
+        if not name:
+            return RedirectResponse(str(request.url.replace(path="/v1/models")))
+        return _json(_card(self._model(name)))
 
     async def _health(self, _request: Request) -> Response:
         return _json(bodies.Health("ok"))
@@ -216,7 +220,15 @@ class Server:
         asked = await run_in_threadpool(read)
         hosted.refuse_if_busy(len(asked.prompts) * asked.choices)
         each = [(prompt.tokens, options) for prompt, options in asked.each()]
-        return asked, Answers(engine, each, partial(self._metrics.answered, hosted.name))
+        on_end = partial(self._metrics.answered, hosted.name)
+        return asked, Answers(engine, self._outbox_here(), each, on_end)
+
+    def _outbox_here(self) -> Outbox:
+        """Of the event loop that runs, which as a rule is always the same."""
+        loop = asyncio.get_running_loop()
+        if self._outbox is None or self._outbox.loop is not loop:
+            self._outbox = Outbox(loop)
+        return self._outbox
 
     def cut_off(self) -> None:
         """End all answers where they are; any thread may ask for it."""

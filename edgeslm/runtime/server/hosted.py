@@ -22,6 +22,7 @@ from edgeslm.llama.context import ContextOptions, rows_of_logits
 from edgeslm.llama.embedder import Embedder
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
+from edgeslm.runtime.cores import pin
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import Speculate
 from edgeslm.runtime.prompt import PromptEncoder
@@ -114,7 +115,7 @@ class Hosted(Closing):
         self._embedder: Embedder | None = None
         self._adapters: list[Adapter] = []
         self._vectors: set[Future[NDArray[np.float32]]] = set()
-        self._alone = ThreadPoolExecutor(1, thread_name_prefix="edgeslm-embedder")
+        self._alone = ThreadPoolExecutor(1, "edgeslm-embedder", pin, (self._settled.cores,))
 
     def close(self) -> None:
         """Cancel what is not answered, and free the model."""
@@ -220,6 +221,7 @@ class Hosted(Closing):
                 turn=self._turn,
                 states=self.states,
                 draft=self._draft,
+                cores=self._settled.cores,
             )
 
     def _settle(self) -> Settled:

@@ -7,6 +7,7 @@ import pytest
 from rewriting import rewrite
 
 from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.gguf.reader import Header, read_header
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate import evaluate, evaluate_against, reference
 from edgeslm.packager.evaluate.divergence import TokenFigures
@@ -247,3 +248,19 @@ def test_options_that_make_no_sense(
         options = {**options, "text": text}
     with pytest.raises(InvalidOption):
         evaluate(tiny_model, **options)  # type: ignore[arg-type]
+
+
+def test_each_file_s_header_is_read_once(
+    tiny_model: Path, noisy: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path))
+    read: list[Path] = []
+
+    def counted(path: Path) -> Header:
+        read.append(path)
+        return read_header(path)
+
+    for module in ("gguf.validation", "llama.model"):
+        monkeypatch.setattr(f"edgeslm.{module}.read_header", counted)
+    evaluate(noisy, reference=tiny_model, text=text, context_length=64)
+    assert sorted(read) == sorted([noisy, tiny_model])

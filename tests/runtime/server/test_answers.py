@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +15,8 @@ from edgeslm.llama.context import ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
-from edgeslm.runtime.generation import Generation, GenerationOptions
-from edgeslm.runtime.server.answers import Answers
+from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
+from edgeslm.runtime.server.answers import Answers, Outbox
 
 _TOKENS = 40
 _SLOTS = 4
@@ -37,6 +39,10 @@ def _asked(engine: Engine) -> list[tuple[list[int], GenerationOptions]]:
         )
         for seed in range(_SLOTS)
     ]
+
+
+def _answers(engine: Engine, on_end: Callable[[Generation], None]) -> Answers:
+    return Answers(engine, Outbox(asyncio.get_running_loop()), _asked(engine), on_end)
 
 
 async def _all(answers: Answers) -> tuple[dict[int, str], dict[int, str]]:
@@ -66,7 +72,7 @@ def test_the_event_loop_is_woken_once_a_step(
             "call_soon_threadsafe",
             lambda *call: wakes.append(1) or wake(*call),
         )
-        heard, whole = await _all(Answers(engine, _asked(engine), ended.append))
+        heard, whole = await _all(_answers(engine, ended.append))
         assert heard == whole
         assert all(whole.values())
 
@@ -76,12 +82,30 @@ def test_the_event_loop_is_woken_once_a_step(
 
 
 def test_answers_whose_event_loop_is_gone_end_early(engine: Engine) -> None:
-    kept: list[Any] = []
+    """The engine waits until it is, so that none of them can be complete by then."""
+    gone = threading.Event()
+    kept: list[Answers] = []
 
     async def ask() -> None:
-        kept.append(Answers(engine, _asked(engine), lambda _: None))
+        engine.run(lambda: gone.wait(60))
+        kept.append(_answers(engine, lambda _: None))
 
     asyncio.run(ask())
+    gone.set()
     for ticket in kept[0].tickets:
-        assert len(ticket.result(60).tokens) <= _TOKENS
+        answer = ticket.result(60)
+        assert answer.finish_reason is FinishReason.CANCELLED
+        assert len(answer.tokens) < _TOKENS
     assert engine.open_requests == 0
+
+
+def test_event_loops_that_are_over_are_let_go(engine: Engine) -> None:
+    """But for the last, that the engine spoke to when it stopped to wait."""
+
+    async def ask() -> weakref.ref[asyncio.AbstractEventLoop]:
+        await _all(_answers(engine, lambda _: None))
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [asyncio.run(ask()) for _ in range(3)]
+    gc.collect()
+    assert [loop() for loop in loops[:2]] == [None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import OPTIONS, Served, served
+from shown_commands import StandIns
 
 from edgeslm.testing import tiny_gguf
 
@@ -116,6 +118,18 @@ def test_texts_that_cannot_be_read(
     answer = client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("levels", [100, 240, 480, 900])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_tools_that_are_nested_deep(client: httpx.Client, levels: int, choice: str) -> None:
+    parameters: dict[str, Any] = {}
+    for _ in range(levels):
+        parameters = {"properties": parameters}
+    tool = {"type": "function", "function": {"name": "t", "parameters": parameters}}
+    answer = client.post(CHAT, json={**HELLO, "tools": [tool], "tool_choice": choice})
+    assert answer.status_code == 400, answer.text
+    assert "levels deep" in answer.json()["error"]["message"]
 
 
 def test_requests_that_are_none(client: httpx.Client) -> None:
@@ -426,6 +440,18 @@ def test_two_models(tiny_model: Path, tmp_path: Path) -> None:
     assert len(texts) == 2
 
 
+def test_a_model_is_found_by_a_name_with_slashes(tiny_model: Path) -> None:
+    options = ("--name", "org/tiny:q4/0", "--slots", "1")
+    with served(tiny_model, options=options) as running, running.client() as client:
+        for path in ("org/tiny:q4/0", "org%2Ftiny%3Aq4%2F0"):
+            answer = client.get(f"/v1/models/{path}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["id"] == "org/tiny:q4/0"
+        assert client.get("/v1/models/org").status_code == 404
+        figures = client.get("/metrics").text
+    assert 'path="/v1/models/{name}",status="200"} 2' in figures
+
+
 def _refused(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "edgeslm", "serve", *arguments],
@@ -440,8 +466,12 @@ def _refused(*arguments: str) -> str:
     return done.stderr
 
 
-def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, stand_ins: StandIns) -> None:
     model = str(tiny_model)
+    packed = shutil.copytree(stand_ins.packed, tmp_path / "packed")
+    with (packed / "model.gguf").open("ab") as file:
+        file.write(b"more")
+    assert "the manifest says" in _refused(str(packed))
     assert "no such file" in _refused("nothing.gguf")
     assert "2 names for 1 models" in _refused(model, "--name", "a", "--name", "b")
     assert "names must differ" in _refused(model, model)

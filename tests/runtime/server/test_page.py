@@ -24,6 +24,9 @@ QUIET = (
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
+expect.set_options(timeout=30_000)  # machines that build and test at once are slow
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -137,7 +140,7 @@ def test_what_is_longer_than_the_context_is_shortened(page: Page) -> None:
     page.click("#new")
     for number in range(3):
         _ask(page, f"{number} " + "word " * 380)
-        expect(page.locator(".figures")).to_have_count(number + 1)
+        expect(page.locator(".figures")).to_have_count(number + 1, timeout=60_000)
     expect(page.locator("#notice")).to_contain_text("oldest messages were left out")
 
 
@@ -222,6 +225,80 @@ def test_two_tabs_keep_both_conversations(page: Page) -> None:
         expect(tab.locator(".figures")).to_have_count(1)
     page.reload()
     expect(page.locator(".conversations .open")).to_have_text(["three", "two", "one"])
+
+
+def _second(page: Page) -> Page:
+    """Another tab of the same browser."""
+    other = page.context.new_page()
+    other.route("**/v1/chat/completions", _never_ending)
+    other.goto(page.url)
+    expect(other.locator("#model")).to_have_value("tiny")
+    return other
+
+
+def _forget(page: Page) -> None:
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#settings-open")
+    page.click("#forget")
+    page.click("#settings .primary")
+
+
+def test_what_is_shown_is_not_changed_by_another_tab_while_it_is_answered(page: Page) -> None:
+    _ask(page, "aside")
+    page.click("#stop")
+    page.click("#new")
+    _ask(page, "one")
+    expect(page.locator("#status")).to_contain_text("tokens/s")
+    other = _second(page)
+    _shorten(other, 5)
+    expect(other.locator(".user")).to_have_text(["You:oneCopyEdit"])
+    _ask(other, "two")
+    expect(other.locator(".figures")).to_have_count(1)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete aside").click()
+    expect(page.locator(".conversations .open")).to_have_text(["one"])
+    page.click("#stop")
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator(".user .text")).to_have_text(["one"])
+    expect(other.locator(".user .text")).to_have_text(["one"])
+    expect(other.locator(".assistant .text")).to_have_text(
+        page.locator(".assistant .text").all_inner_texts()
+    )
+
+
+def test_what_is_deleted_is_gone_in_every_tab(page: Page) -> None:
+    _shorten(page, 5)
+    _ask(page, "one")
+    expect(page.locator(".figures")).to_have_count(1)
+    before = page.evaluate("localStorage.getItem('edgeslm.conversations')")
+    other = _second(page)
+    other.click("#new")
+    _ask(other, "two")
+    expect(other.locator(".figures")).to_have_count(1)
+    expect(page.locator(".conversations .open")).to_have_text(["two", "one"])
+    _forget(page)
+    for tab in (page, other):
+        expect(tab.locator(".conversations .open")).to_have_count(0)
+    expect(other.locator(".user")).to_have_count(0)
+    other.evaluate("(text) => localStorage.setItem('edgeslm.conversations', text)", before)
+    for tab, text, left in ((page, "three", ["three"]), (other, "four", ["four", "three"])):
+        _ask(tab, text)
+        expect(tab.locator(".figures")).to_have_count(1)
+        expect(tab.locator(".conversations .open")).to_have_text(left)
+    page.reload()
+    expect(page.locator(".conversations .open")).to_have_text(["four", "three"])
+
+
+def test_an_answer_ends_when_another_tab_deletes_its_conversation(page: Page) -> None:
+    _ask(page, "one")
+    expect(page.locator("#status")).to_contain_text("tokens/s")
+    other = _second(page)
+    other.once("dialog", lambda dialog: dialog.accept())
+    other.get_by_role("button", name="Delete one").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.reload()
+    expect(page.locator(".conversations .open")).to_have_count(0)
 
 
 def test_an_answer_that_cannot_be_had_again_stays(page: Page) -> None:

@@ -98,14 +98,35 @@ function save() {
 }
 
 function keep() {
-  // Another tab may have written its own since this one read them.
+  merge();
+  while (!store.write("conversations", conversations) && conversations.length > 1) conversations.pop();
+}
+
+function merge() {
+  // Another tab may have written its own since this one read them. What is shown here stays.
   const own = new Map(conversations.map((each) => [each.id, each]));
   for (const each of store.read("conversations", [])) {
-    if (!own.has(each.id) && !deleted.has(each.id)) conversations.push(each);
-    else if (own.has(each.id) && each !== current && each.changed > own.get(each.id).changed) Object.assign(own.get(each.id), each);
+    const mine = own.get(each.id);
+    if (!mine && !deleted.has(each.id)) conversations.push(each);
+    else if (mine && each.id !== current.id && each.changed > mine.changed) Object.assign(mine, each);
   }
   conversations.sort((one, other) => other.changed - one.changed);
-  while (!store.write("conversations", conversations) && conversations.length > 1) conversations.pop();
+}
+
+function follow(event) {
+  // Another tab has written: what it deleted goes here too, what it changed is shown.
+  const ids = (text) => { try { return JSON.parse(text).map((each) => each.id); } catch { return []; } };
+  const left = new Set(ids(event.newValue));
+  for (const id of ids(event.oldValue)) if (!left.has(id)) deleted.add(id);
+  conversations = conversations.filter((each) => !deleted.has(each.id));
+  merge();
+  if (deleted.has(current.id)) { open(null); return; }
+  const newer = store.read("conversations", []).find((each) => each.id === current.id && each.changed > current.changed);
+  if (newer && !running) {
+    Object.assign(current, newer);
+    showMessages();
+  }
+  showConversations();
 }
 
 function open(conversation) {
@@ -362,10 +383,12 @@ $("settings").addEventListener("close", keepSettings);
 $("temperature").addEventListener("input", () => { $("temperature-shown").textContent = $("temperature").value; });
 $("forget").addEventListener("click", () => {
   if (!confirm("Delete all conversations?")) return;
+  for (const each of [...conversations, ...store.read("conversations", [])]) deleted.add(each.id);
   conversations = [];
-  store.write("conversations", conversations);
+  keep();
   open(null);
 });
+window.addEventListener("storage", (event) => { if (event.key === "edgeslm.conversations") follow(event); });
 for (const idea of $("ideas").children) idea.addEventListener("click", () => send(idea.textContent));
 
 open(conversations.find((each) => each.id === store.read("open", "")) ?? null);
