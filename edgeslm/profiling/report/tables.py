@@ -133,7 +133,7 @@ def memory(report: Report) -> Table | None:
                 Cell("" if used.limit is None else used.limit.summary, css="words"),
             )
         )
-    heads = ("", "peak", "after the runs", "proportional", *names, "with little memory")
+    heads = ("", "peak", "after the runs", "PSS", *names, "with little memory")
     if not any(row[-1].text for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     return Table("Resident memory of the process.", heads, tuple(rows))
