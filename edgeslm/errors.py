@@ -17,6 +17,7 @@
         ├── NotEnoughMemory          the model does not fit into what is free
         ├── Busy                     everything is in use; later it may work
         ├── OutputFailure            the result could not be written
+        ├── HostFailure              a machine that is used over ssh
         └── MeasurementFailure       a figure could not be measured
 
 Only the command line's entry point and the HTTP server's catch these, and nothing else: a bug keeps
@@ -117,6 +118,10 @@ class Busy(Failure):
 
 class OutputFailure(Failure):
     """The result could not be written."""
+
+
+class HostFailure(Failure):
+    """A machine that is used over ssh cannot be reached, or did not do what it was asked."""
 
 
 class MeasurementFailure(Failure):

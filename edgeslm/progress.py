@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 """Called with how much was done since the last call, in the bar's unit."""
+_OFTEN, _SELDOM = 10, 0.5
+"""Times per second that a bar is drawn; a long one must not disturb what is being measured."""
 
 
 @contextmanager
@@ -21,7 +23,8 @@ def bar(title: str, total: int, *, unit: str = "steps") -> Iterator[Advance]:
     Args:
         title: What is being done, in a few words.
         total: The amount at which the bar is full.
-        unit: "bytes" prints sizes and a rate; anything else prints counts.
+        unit: "bytes" prints sizes and a rate, "share" a percentage, for what takes long; anything
+            else prints counts.
     """
     if not sys.stderr.isatty():
         yield _ignore
@@ -46,11 +49,11 @@ def _build(unit: str) -> Progress:
     from rich import progress as rich
     from rich.console import Console
 
-    counts: list[rich.ProgressColumn] = (
-        [rich.DownloadColumn(), rich.TransferSpeedColumn()]
-        if unit == "bytes"
-        else [rich.MofNCompleteColumn()]
-    )
+    counts: list[rich.ProgressColumn] = [rich.MofNCompleteColumn()]
+    if unit == "bytes":
+        counts = [rich.DownloadColumn(), rich.TransferSpeedColumn()]
+    elif unit == "share":
+        counts = [rich.TaskProgressColumn()]
     return rich.Progress(
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),
@@ -58,4 +61,5 @@ def _build(unit: str) -> Progress:
         rich.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        refresh_per_second=_SELDOM if unit == "share" else _OFTEN,
     )

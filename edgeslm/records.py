@@ -30,6 +30,9 @@ TUNING_SCHEMA = "edgeslm.tuning/1"
 SUSTAINED_SCHEMA = "edgeslm.sustained/1"
 FIT_SCHEMA = "edgeslm.fit/1"
 DOCTOR_SCHEMA = "edgeslm.doctor/1"
+REPORT_SCHEMA = "edgeslm.report/1"
+FAILURE_SCHEMA = "edgeslm.failure/1"
+BENCH_SCHEMA = "edgeslm.bench/1"
 
 
 _Record = TypeVar("_Record")

@@ -32,6 +32,7 @@ NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", 
 RUN_ELSEWHERE = ("llama-perplexity",)
 """Tools built from source; the slow tests run these commands as they are shown."""
 
+_EXAMPLES = (".json", ".jsonl", ".gbnf", ".jinja", ".toml")
 CHAT = "hello\n/quit\n"
 _seen: set[str] = set()
 """Commands that some page has run: one that writes nothing need not run for the next page too."""
@@ -220,9 +221,17 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             os.link(stand_ins.model, target)  # the same file: its first load is paid for once
         elif word.endswith(".txt"):
             target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
-        elif word.endswith((".json", ".jsonl", ".gbnf", ".jinja")) and (EXAMPLES / word).exists():
-            shutil.copy(EXAMPLES / word, target)
+        elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
+            _put_example(word, folder, stand_ins)
         elif re.fullmatch(r"packed[\w-]*/", word):
             shutil.copytree(stand_ins.packed, target, copy_function=os.link)
         elif re.fullmatch(r"[\w.-]+/(config\.json)?", word):
             shutil.copytree(stand_ins.checkpoint, folder / word.removesuffix("config.json"))
+
+
+def _put_example(name: str, folder: Path, stand_ins: StandIns) -> None:
+    """An example, and the models that it names."""
+    shutil.copy(EXAMPLES / name, folder / name)
+    for model in re.findall(r'"([\w-]+\.gguf)"', (folder / name).read_text()):
+        if not (folder / model).exists():
+            os.link(stand_ins.model, folder / model)

@@ -98,6 +98,19 @@ def test_manifest_page_names_every_key_of_a_manifest(stand_ins: StandIns) -> Non
     assert _named_keys(DOCS / "manifest.md") - {"prompt"} == set(_keys(manifest))
 
 
+def test_report_page_names_every_key_of_a_report(tiny_model: Path, tmp_path: Path) -> None:
+    short = ("--prompt-tokens", "8", "--tokens", "4", "--repeats", "1", "--threads", "1")
+    result = tmp_path / "result.json"
+    result.write_text(_edgeslm("profile", tiny_model, *short, "--idle", "0", "--json"))
+    report = json.loads(_edgeslm("report", result, "--json"))
+    page = (DOCS / "report.md").read_text()
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (.*) \|$", page, re.MULTILINE)
+    named = {name for row, _ in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(report)
+    words = next(meaning for row, meaning in rows if row == "`results`")
+    assert set(re.findall(r"`(\w+)`", words)) == set(report["results"][0])
+
+
 def test_convert_page_names_what_can_be_converted() -> None:
     from edgeslm.packager.convert.families import FAMILIES
     from edgeslm.packager.convert.pretokenizer import _NAMES

@@ -22,6 +22,7 @@ def test_the_wheel_holds_the_package_and_the_targets(tmp_path: Path) -> None:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "edgeslm").rglob("*.py")}
     targets = {f"edgeslm/targets/data/{path.name}" for path in (ROOT / "targets").glob("*.toml")}
-    assert modules | targets | {"edgeslm/py.typed"} <= names
+    page = {f"edgeslm/profiling/report/page.{kind}" for kind in ("css", "js")}
+    assert modules | targets | page | {"edgeslm/py.typed"} <= names
     assert not any(name.endswith(".md") for name in names)
     assert wheel.stat().st_size < 600_000

@@ -16,7 +16,20 @@ from typing import Annotated
 import typer
 
 from edgeslm import __version__
-from edgeslm.cli import doctor, fit, host, judge, look, make, measure, talk, targets, tune
+from edgeslm.cli import (
+    bench,
+    doctor,
+    fit,
+    host,
+    judge,
+    look,
+    make,
+    measure,
+    report,
+    talk,
+    targets,
+    tune,
+)
 from edgeslm.cli.output import print_error
 from edgeslm.errors import EdgeslmError
 
@@ -57,7 +70,7 @@ def _help(command: Callable[..., None]) -> str:
     return (inspect.getdoc(command) or "").replace("Examples:", "\b\nExamples:")
 
 
-for group in (make, judge, look, talk, host, fit, measure, tune, doctor):
+for group in (make, judge, look, talk, host, fit, measure, bench, report, tune, doctor):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)
 for info in targets.app.registered_commands:

@@ -26,6 +26,7 @@ from edgeslm.llama import guard, native
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 
+_DESCRIBED_BYTES = 128
 _ATTRIBUTE_CONTROL = 1 << 3
 _ATTRIBUTE_USER_DEFINED = 1 << 4
 _NO_TOKEN = -1
@@ -119,6 +120,13 @@ class Model(Closing):
     def vocabulary_handle(self) -> Any:
         """The native vocabulary, for the other modules of this room."""
         return self._vocabulary
+
+    @cached_property
+    def described(self) -> str:
+        """What llama.cpp calls the model, family, size and type: "llama 135M Q4_1"."""
+        text = ctypes.create_string_buffer(_DESCRIBED_BYTES)
+        native.library().llama_model_desc(self.handle, text, _DESCRIBED_BYTES)
+        return text.value.decode("utf-8", "replace")
 
     @cached_property
     def vocabulary_size(self) -> int:

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from ctypes import CDLL
+from ctypes import CDLL, c_char_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,10 +48,14 @@ class LogLine:
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What runs: the binding's version and the instruction sets ggml was built with."""
+    """What runs: the binding's version and the instruction sets ggml was built with.
+
+    `commit` is that of llama.cpp's source, None where the build does not state it.
+    """
 
     binding: str
     features: tuple[str, ...]
+    commit: str | None = None
 
 
 class _Log:
@@ -285,7 +289,17 @@ def build_info() -> BuildInfo:
         for item in described.replace("CPU :", "").split("|")
         if item.strip().endswith("= 1")
     )
-    return BuildInfo(_version(), features)
+    return BuildInfo(_version(), features, _commit())
+
+
+def _commit() -> str | None:
+    """The commit that ggml was built from, without a mark that its tree had been changed."""
+    stated = getattr(ggml(), "ggml_commit", None)
+    if stated is None:
+        return None
+    stated.restype = c_char_p
+    found = re.match("[0-9a-f]{7,40}", (stated() or b"").decode("ascii", "replace"))
+    return found[0] if found else None
 
 
 def _version() -> str:

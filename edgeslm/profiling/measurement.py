@@ -11,7 +11,12 @@ from edgeslm.records import Figure, Statistic
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """The model that was measured."""
+    """The model that was measured.
+
+    Attributes:
+        file_type: What the file is labelled as.
+        llama_cpp_name: What llama.cpp calls it, as llama-bench prints it.
+    """
 
     path: Path
     sha256: str
@@ -20,6 +25,8 @@ class ProfiledModel:
     file_bytes: int
     parameters: int
     bits_per_weight: float | None
+    file_type: str | None
+    llama_cpp_name: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Host:
-    """The machine that ran it."""
+    """The machine that ran it, and what ran there.
+
+    Attributes:
+        target: The board it is, or the closest one; `target_exact` says which.
+        llama_cpp_commit: Of llama.cpp's source, as its build states it.
+        edgeslm: This program's version.
+    """
 
     target: str | None
     target_reasons: tuple[str, ...]
@@ -67,6 +80,9 @@ class Host:
     python: str
     llama_cpp_python: str
     features: tuple[str, ...]
+    llama_cpp_commit: str | None
+    edgeslm: str
+    target_exact: bool
 
 
 @dataclass(frozen=True)
@@ -285,6 +301,7 @@ class Measurement:
     """One profile run; `prefill`, `decode` and `energy` are those of the first depth.
 
     Attributes:
+        measured_at: When it began, in ISO 8601, UTC.
         tainted: Whether something spoilt the figures.
         taints: What, in sentences.
         sustained: What lasts once the machine is warm, if that was asked for.
@@ -302,3 +319,4 @@ class Measurement:
     tainted: bool
     taints: tuple[str, ...]
     sustained: Sustained | None
+    measured_at: str

@@ -11,10 +11,12 @@ import platform
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
 
+from edgeslm import __version__
 from edgeslm.errors import InvalidOption
 from edgeslm.files import sha256
 from edgeslm.gguf.inspection import inspect
@@ -132,6 +134,7 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
     Raises:
         EdgeslmError: the model cannot be loaded, or a run failed.
     """
+    measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     detection = detect()
     target = load_target(detection.target) if detection.target else None
     meter, reasons = find_meter(target, wanted=options.meter)
@@ -171,6 +174,7 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
         tainted=bool(found),
         taints=found,
         sustained=sustained,
+        measured_at=measured_at,
     )
 
 
@@ -262,6 +266,8 @@ def _describe(model: Model, digest: str) -> ProfiledModel:
         file_bytes=inspection.file_bytes,
         parameters=inspection.parameters,
         bits_per_weight=inspection.bits_per_weight,
+        file_type=inspection.file_type,
+        llama_cpp_name=model.described,
     )
 
 
@@ -277,6 +283,9 @@ def _host(detection: Detection) -> Host:
         python=platform.python_version(),
         llama_cpp_python=build.binding,
         features=build.features,
+        llama_cpp_commit=build.commit,
+        edgeslm=__version__,
+        target_exact=detection.exact,
     )
 
 

@@ -1,0 +1,1 @@
+"""Results as a page, as Markdown, or as text with plots for a terminal."""
