@@ -87,8 +87,11 @@ def is_calibrated(target: Target) -> bool:
 
 
 def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
-    """Fit both phases to `rows`; `targets` by the ids that the rows name."""
-    rows = tuple(rows)
+    """Fit both phases to `rows`; `targets` by the ids that the rows name.
+
+    Rows of boards that are not among them, such as a contributor's own, are left out.
+    """
+    rows = tuple(row for row in rows if row.target in targets)
     machines = {target.board: machine_of(target) for target in (*boards(), *targets.values())}
     found = {
         phase: most_probable(
@@ -144,8 +147,7 @@ def fitted() -> Fitted:
         if path and (found := _read(path, digest)):
             return found
     rows = all_rows()
-    targets = targets_of(rows)
-    found = fit_rows((row for row in rows if row.target in targets), targets)
+    found = fit_rows(rows, targets_of(rows))
     if kept:
         with suppress(EdgeslmError, OSError):
             kept.mkdir(parents=True, exist_ok=True)

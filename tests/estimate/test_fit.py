@@ -45,6 +45,15 @@ def test_the_shipped_fit_is_that_of_the_shipped_rows() -> None:
     assert content["prefill"]["mean"] == pytest.approx(again.prefill.mean.tolist(), abs=1e-3)
 
 
+def test_rows_of_boards_that_nobody_knows_here_are_left_out() -> None:
+    rows = all_rows()[:6]
+    strange = dataclasses.replace(rows[0], target="somebody-s-own")
+
+    found = fit_rows((*rows, strange), targets_of((*rows, strange)))
+
+    assert sum(sum(each.values()) for each in found.sources.values()) == 6
+
+
 @pytest.mark.parametrize(("phase", "most"), [("decode", 0.12), ("prefill", 0.25)])
 def test_models_that_were_left_out_are_predicted(phase: str, most: float) -> None:
     rows = all_rows()
