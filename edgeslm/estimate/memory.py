@@ -28,7 +28,7 @@ from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import padded
 from edgeslm.records import MemoryPlan
 
-PROCESS_BYTES = 46_000_000
+PROCESS_BYTES = 48_200_000
 """What `edgeslm run` has before it opens a model: Python, numpy, typer, llama_cpp."""
 SERVER_BYTES = 11_000_000
 """What `edgeslm serve` has beyond that."""
@@ -41,8 +41,10 @@ _CELL_BYTES = 200
 """What llama.cpp and the scheduler note of each token in the cache."""
 _QUANTIZED_ACTIVATION = 1.125
 """Bytes of one activation as it is multiplied with quantized weights."""
-_CHOICE_BYTES = 4 + 4 + 12
-"""Per sequence and vocabulary entry: a logit as computed, as handed out, and a candidate."""
+_LOGIT_BYTES = 4 + 4
+"""Per sequence and vocabulary entry: a logit as computed, and as handed out."""
+_CANDIDATE_BYTES = 12
+"""Per vocabulary entry: answers are chosen for one after the other."""
 
 
 _ARM_4 = (("i8mm", 4), ("asimddp", 4))
@@ -181,7 +183,8 @@ def _compute_bytes(
         for window in windows
     )
     per_token = 4 * numbers + 2 * seen + _QUANTIZED_ACTIVATION * max(inner, width)
-    return round(ubatch * per_token) + _CHOICE_BYTES * sequences * _vocabulary(header)
+    choosing = (_LOGIT_BYTES * sequences + _CANDIDATE_BYTES) * _vocabulary(header)
+    return round(ubatch * per_token) + choosing
 
 
 def _inner_width(header: Header, width: int, count: int) -> int:
