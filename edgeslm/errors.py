@@ -7,6 +7,7 @@
     │   ├── InvalidGGUF              not a GGUF file, or one that contradicts itself
     │   ├── InvalidCheckpoint        a directory that is no Hugging Face checkpoint
     │   ├── InvalidBundle            a bundle that is incomplete or was changed
+    │   ├── Untrusted                a bundle that nobody whom we trust has signed
     │   ├── InvalidTarget            a target file that breaks the schema
     │   ├── InvalidRecipe            a recipe that breaks the form, or does not fit the model
     │   ├── PromptTooLong            it does not fit into the context
@@ -72,6 +73,10 @@ class InvalidCheckpoint(UserError):
 
 class InvalidBundle(UserError):
     """A bundle that is incomplete or was changed after it was written."""
+
+
+class Untrusted(UserError):
+    """A model that nobody whom we trust has signed, where only signed ones are accepted."""
 
 
 class InvalidTarget(UserError):

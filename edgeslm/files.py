@@ -286,6 +286,14 @@ def state_folder(name: str) -> Path | None:
     return _own_folder("STATE", ".local/state", name)
 
 
+def config_folder(name: str) -> Path | None:
+    """Folder for what people decided, such as whom to trust, or None where the user has no home.
+
+    `$EDGESLM_CONFIG`, else `$XDG_CONFIG_HOME/edgeslm`, else `~/.config/edgeslm`; not created here.
+    """
+    return _own_folder("CONFIG", ".config", name)
+
+
 def _own_folder(kind: str, at_home: str, name: str) -> Path | None:
     for variable, below in ((f"EDGESLM_{kind}", ""), (f"XDG_{kind}_HOME", "edgeslm")):
         if os.environ.get(variable):

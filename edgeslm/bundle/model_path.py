@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeslm.bundle.directory import (
-    MANIFEST_NAME,
-    Manifest,
-    model_file,
-    read_manifest,
-    state_files,
-)
+from edgeslm.bundle import names
+from edgeslm.bundle.contents import read_chat
+from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest, state_files
+from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_image
+from edgeslm.bundle.names import Role
+from edgeslm.bundle.tar import looks_like_tar
+from edgeslm.bundle.trust import ensure_trusted, refuse_unsigned
 from edgeslm.errors import NotFound, UserError, reading
 
 
@@ -24,12 +25,14 @@ class Package:
         system: What the model is told about its task if nothing else is said.
         kv_type: The type of cache if nothing else is said.
         states: Files of prompts' states.
+        adapters: Files of low-rank adapters, by name.
     """
 
     model: Path
     system: str | None = None
     kv_type: str | None = None
     states: tuple[Path, ...] = ()
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
 
 def name_of(path: Path) -> str:
@@ -41,20 +44,34 @@ def name_of(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def find_model(path: Path) -> Path:
-    """The GGUF file meant by `path`: the file itself, or the model of a packed directory.
+def bundle_around(file: Path) -> Path | None:
+    """The bundle, or packed directory, that a file is a part of; None for none."""
+    file = file.absolute()
+    whole = file.parent.parent.parent
+    if file.parent == whole / names.BLOBS and is_layout(whole):
+        return whole
+    return file.parent if (file.parent / MANIFEST_NAME).exists() else None
+
+
+def find_model(path: Path, *, to_run: bool = False) -> Path:
+    """The GGUF file meant by `path`: the file itself, or the model of a bundle.
 
     A file's content is not looked at.
 
+    Args:
+        path: What the user named.
+        to_run: Whether it will be run here, and so has to be something this machine accepts.
+
     Raises:
         NotFound: nothing is there.
-        InvalidBundle: a packed directory that is damaged.
+        InvalidBundle: a bundle that is damaged.
+        Untrusted: this machine does not accept it.
         UserError: a directory of another kind.
     """
-    return find_package(path).model
+    return find_package(path, to_run=to_run).model
 
 
-def find_package(path: Path) -> Package:
+def find_package(path: Path, *, to_run: bool = False) -> Package:
     """The same, with what came with the model.
 
     Raises:
@@ -62,25 +79,60 @@ def find_package(path: Path) -> Package:
     """
     with reading(path):
         if path.is_dir():
-            manifest = _manifest(path)
-            return Package(
-                model_file(path, manifest),
-                manifest.prompt.system if manifest.prompt else None,
-                manifest.prompt.kv_type if manifest.prompt else None,
-                state_files(path, manifest),
+            if is_layout(path):
+                return _of_bundle(path, to_run=to_run)
+            found = _of_directory(path)
+        elif path.exists():
+            found = _of_file(path)
+        else:
+            raise NotFound(
+                f"{path}: no such file or directory",
+                hint="Name a GGUF file, or a bundle that edgeslm pack wrote.",
             )
-        exists = path.exists()
-    if not exists:
-        raise NotFound(
-            f"{path}: no such file or directory",
-            hint="Name a GGUF file, or a directory that edgeslm pack wrote.",
+    if to_run:
+        refuse_unsigned(path)
+    return found
+
+
+def _of_file(path: Path) -> Package:
+    if path.is_file() and looks_like_tar(path):
+        raise UserError(
+            f"{path}: a tar, whose model cannot be mapped into memory",
+            hint=f"Unpack it first: edgeslm unpack {path} -o {path.with_suffix('')}",
         )
     return Package(path)
 
 
-def _manifest(path: Path) -> Manifest:
+def _of_bundle(path: Path, *, to_run: bool) -> Package:
+    layout = DirectoryLayout(path)
+    if to_run:
+        ensure_trusted(layout)
+    image = read_image(layout)
+    model = image.model.blob
+    check_size(layout, model)
+    chat = read_chat(layout, image)
+    return Package(
+        model=path / model.name,
+        system=chat.system,
+        kv_type=chat.kv_type,
+        states=tuple(path / layer.blob.name for layer in image.all(Role.STATE)),
+        adapters={
+            Path(layer.path).stem: path / layer.blob.name
+            for layer in image.all(Role.ADAPTER)
+            if layer.path is not None
+        },
+    )
+
+
+def _of_directory(path: Path) -> Package:
     if (path / MANIFEST_NAME).exists():
-        return read_manifest(path)
+        manifest = read_manifest(path)
+        return Package(
+            model_file(path, manifest),
+            manifest.prompt.system if manifest.prompt else None,
+            manifest.prompt.kv_type if manifest.prompt else None,
+            state_files(path, manifest),
+        )
     if (path / "config.json").exists():
         raise UserError(
             f"{path}: a Hugging Face checkpoint, not yet a GGUF file",

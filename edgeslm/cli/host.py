@@ -17,6 +17,7 @@ from edgeslm.cli.hosting import (
     names_of,
     open_models,
     open_specialists,
+    packed_adapters,
     read_adapter,
     refuse_equal,
 )
@@ -32,9 +33,7 @@ def serve(
     invocation: typer.Context,
     models: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="MODEL...", help="GGUF files, or packed directories.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL...", help="GGUF files, or bundles.", show_default=False),
     ],
     name: Annotated[
         list[str] | None,
@@ -153,9 +152,12 @@ def serve(
         template=None if template is None else read_text(template),
         state_bytes=prompt_cache,
         speculate=options.speculate(draft, guess),
-        draft=None if draft is None else find_model(draft),
+        draft=None if draft is None else find_model(draft, to_run=True),
     )
-    specialists = [read_adapter(wish, names) for wish in adapter or ()]
+    specialists = [
+        *(read_adapter(wish, names) for wish in adapter or ()),
+        *packed_adapters(dict(zip(names, models, strict=True))),
+    ]
     refuse_equal([*names, *(each.name for each in specialists)])
     host_options = fitted_host(
         models,

@@ -45,6 +45,8 @@ def read_adapter(text: str, models: Sequence[str]) -> Wish:
     Raises:
         InvalidOption: it is neither, or there is no such model.
     """
+    from edgeslm.bundle.trust import refuse_unsigned
+
     name, _, rest = text.partition("=")
     file, _, base = rest.rpartition("@") if len(models) > 1 else (rest, "", models[0])
     if not name.strip() or not file:
@@ -54,7 +56,19 @@ def read_adapter(text: str, models: Sequence[str]) -> Wish:
         raise InvalidOption(
             f"--adapter {text}: there is no model {base}", hint=f"There is: {', '.join(models)}."
         )
+    refuse_unsigned(Path(file))
     return Wish(name.strip(), Path(file), base)
+
+
+def packed_adapters(models: Mapping[str, Path]) -> list[Wish]:
+    """What comes with the models: each adapter in a bundle under its name."""
+    from edgeslm.bundle.model_path import find_package
+
+    return [
+        Wish(name, file, base)
+        for base, path in models.items()
+        for name, file in find_package(path).adapters.items()
+    ]
 
 
 def kv_type_of(models: Sequence[Path], given: str | None) -> str:
@@ -92,7 +106,7 @@ def open_models(stack: ExitStack, models: Mapping[str, Path], options: HostOptio
     turn = threading.Lock()
     opened: list[Served] = []
     for name, path in models.items():
-        package = find_package(path)
+        package = find_package(path, to_run=True)
         of_model = replace(
             options,
             system=package.system,

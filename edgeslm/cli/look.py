@@ -1,4 +1,4 @@
-"""The verbs that look without changing anything: inspect, verify."""
+"""The verb that looks into a file: inspect."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def inspect(
     file: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="MODEL", help="A GGUF file, or a packed directory.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle.", show_default=False),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     types: Annotated[
@@ -94,27 +92,7 @@ def inspect(
         )
 
 
-def verify(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A packed directory.", show_default=False)
-    ],
-    json: options.Json = False,
-) -> None:
-    """Check that a packed directory is complete and unchanged.
-
-    Examples:
-        edgeslm verify packed/
-    """
-    from edgeslm.bundle.directory import verify_bundle
-
-    manifest = verify_bundle(bundle)
-    if json:
-        output.print_json({"bundle": str(bundle), "valid": True, "manifest": to_json(manifest)})
-    else:
-        print(f"{bundle}: complete and unchanged")
-
-
-COMMANDS = (inspect, verify)
+COMMANDS = (inspect,)
 
 
 def _problem(header: Header) -> str | None:

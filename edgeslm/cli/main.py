@@ -18,6 +18,7 @@ import typer
 from edgeslm import __version__
 from edgeslm.cli import (
     bench,
+    bundles,
     doctor,
     fit,
     host,
@@ -26,6 +27,7 @@ from edgeslm.cli import (
     make,
     measure,
     report,
+    pack,
     talk,
     targets,
     tune,
@@ -70,7 +72,10 @@ def _help(command: Callable[..., None]) -> str:
     return (inspect.getdoc(command) or "").replace("Examples:", "\b\nExamples:")
 
 
-for group in (make, judge, look, talk, host, fit, measure, bench, report, tune, doctor):
+for group in (
+    *(make, pack, bundles, judge, look, talk, host, fit, measure),
+    *(bench, report, tune, doctor),
+):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)
 for info in targets.app.registered_commands:

@@ -109,6 +109,7 @@ def profile(
 
     from edgeslm.profiling.profile import ProfileOptions
 
+    find_model(model, to_run=True)
     wanted = ProfileOptions(
         threads=threads,
         context_length=context,

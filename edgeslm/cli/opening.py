@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeslm.bundle.model_path import Package
     from edgeslm.gguf.reader import Header
     from edgeslm.llama.adapter import Adapter
     from edgeslm.llama.model import Model
@@ -21,12 +22,12 @@ class Wanted:
     """What the user asks for.
 
     Attributes:
-        model: A GGUF file, or a packed directory.
+        model: A GGUF file, or a bundle.
         context: Tokens of context.
         kv_type: The cache's type; None for the packed one, else F16.
         ubatch: Tokens of a prompt that are computed at once.
         threads: To compute with; None for the best that is known here.
-        adapter: A file that changes the model.
+        adapter: A file that changes the model, or the name of one in the bundle.
         prompt_cache: Bytes on disk for states of prompts.
         draft: A smaller model that guesses ahead.
         guesses: Whether tokens may be guessed ahead.
@@ -73,10 +74,14 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
     from edgeslm.runtime.prompt_states import PromptStates, states_folder
     from edgeslm.runtime.session import Session
 
-    package = find_package(wanted.model)
-    paths = [package.model, *([find_model(wanted.draft)] if wanted.draft else [])]
+    package = find_package(wanted.model, to_run=True)
+    paths = [
+        package.model,
+        *([find_model(wanted.draft, to_run=True)] if wanted.draft else []),
+    ]
+    file = None if wanted.adapter is None else packed_or_given(wanted.adapter, package)
     headers = [read_model(path) for path in paths]
-    settled = _settled(wanted, package.kv_type, headers)
+    settled = _settled(replace(wanted, adapter=file), package.kv_type, headers)
     with ExitStack() as stack:
         stack.enter_context(pinned(settled.cores))
         model, *drafts = (
@@ -85,13 +90,28 @@ def opened(wanted: Wanted) -> Iterator[Opened]:
         )
         headers.clear()  # and with them the vocabularies
         adapter = None
-        if wanted.adapter is not None:
-            adapter = stack.enter_context(Adapter(model, wanted.adapter))
+        if file is not None:
+            adapter = stack.enter_context(Adapter(model, file))
         states = stack.enter_context(
             PromptStates(states_folder(), wanted.prompt_cache, package.states)
         )
         session = stack.enter_context(Session(model, settled.options, states, *drafts))
         yield Opened(model, session, settled, package.system, adapter)
+
+
+def packed_or_given(adapter: Path, package: Package) -> Path:
+    """The adapter of that name in the bundle, else the file.
+
+    Raises:
+        Untrusted: this machine accepts nothing but what came in a signed bundle.
+    """
+    from edgeslm.bundle.trust import refuse_unsigned
+
+    packed = package.adapters.get(str(adapter))
+    if packed is not None:
+        return packed
+    refuse_unsigned(adapter)
+    return adapter
 
 
 def _settled(wanted: Wanted, packed_kv_type: str | None, headers: Sequence[Header]) -> Settled:

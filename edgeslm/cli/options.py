@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A GGUF file, or a packed directory.", show_default=False),
+    typer.Argument(metavar="MODEL", help="A GGUF file, or a bundle.", show_default=False),
 ]
 Output = Annotated[
     Path,
@@ -65,7 +65,11 @@ PromptCache = Annotated[
 ]
 Adapter = Annotated[
     Path | None,
-    typer.Option("--adapter", metavar="FILE", help="A LoRA adapter in GGUF, made for the model."),
+    typer.Option(
+        "--adapter",
+        metavar="FILE",
+        help="A LoRA adapter in GGUF, made for the model; or the name of one in its bundle.",
+    ),
 ]
 Ubatch = Annotated[
     int,

@@ -71,7 +71,7 @@ def tune(
         raise InvalidOption(
             "--sustained, --show and --forget exclude each other", hint="Use one of them."
         )
-    path = find_model(model)
+    path = find_model(model, to_run=True)
     if show or forget:
         _kept(path, forget=forget, json=json)
     elif sustained is not None:

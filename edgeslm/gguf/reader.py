@@ -42,7 +42,7 @@ Scalar: TypeAlias = "str | int | float | bool"
 Value: TypeAlias = "Scalar | tuple[Any, ...] | Array[Any]"
 """A metadata value; an array is a tuple of scalars of one type, or an `Array` if it is long."""
 
-_MAX_HEADER_BYTES = 128 * 2**20
+MAX_HEADER_BYTES = 128 * 2**20
 """Bounds the memory a header takes; a vocabulary of 262144 tokens needs about 12 MiB."""
 _LONG = 4096
 """Items from which on an array is kept as it lies in the file."""
@@ -153,7 +153,7 @@ class _Cursor:
     @property
     def remaining(self) -> int:
         """Bytes a header may still take."""
-        return min(self.size, _MAX_HEADER_BYTES) - self.position
+        return min(self.size, MAX_HEADER_BYTES) - self.position
 
     def fail(self, problem: str, hint: str | None = _DAMAGED) -> NoReturn:
         raise InvalidGGUF(f"{self.path}: {printable(problem)} (at byte {self.position})", hint=hint)
@@ -165,7 +165,7 @@ class _Cursor:
         if count * least_bytes > self.size - self.position:
             left = f"only {max(self.size - self.position, 0)} bytes are left in the file"
         else:
-            left = f"a header may take {_MAX_HEADER_BYTES} bytes"
+            left = f"a header may take {MAX_HEADER_BYTES} bytes"
         self.fail(f"announces {count} {what}, but {left}")
 
     def take(self, count: int, what: str) -> bytes:
@@ -181,7 +181,7 @@ class _Cursor:
         (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(code), what))
         return int(value)
 
-    def text(self, what: str, most_bytes: int = _MAX_HEADER_BYTES) -> str:
+    def text(self, what: str, most_bytes: int = MAX_HEADER_BYTES) -> str:
         length = self.number("Q", f"the length of {what}")
         if length > most_bytes:
             self.fail(f"{what} is {length} bytes long, more than the {most_bytes} allowed")

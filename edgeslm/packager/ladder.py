@@ -1,7 +1,7 @@
 """A ladder: one model packed at several widths, each measured against its source.
 
-    OUT/4-bits/              a packed directory for each rung
-    OUT/4-bits.quality.json  its quality card; beside it, since a packed directory holds no more
+    OUT/4-bits/              a bundle for each rung
+    OUT/4-bits.quality.json  its quality card, which lies in the bundle too
     OUT/ladder.json          all rungs in one document
     OUT/pareto.svg           quality against size
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import progress
-from edgeslm.bundle.directory import (
-    MODEL_NAME,
-    Manifest,
-    ensure_replaceable,
-    verify_bundle,
-    write_bundle,
-)
+from edgeslm.bundle.contents import Contents
+from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.names import MODEL_NAME
+from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.replacing import ensure_replaceable
+from edgeslm.bundle.verification import verify_bundle
+from edgeslm.bundle.writing import write_bundle
 from edgeslm.errors import (
     InvalidBundle,
     InvalidOption,
@@ -40,11 +40,13 @@ from edgeslm.estimate.prediction import predict
 from edgeslm.files import atomic_path, scratch_folder, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
+from edgeslm.packager.extras import Extras, Found, look_beside
 from edgeslm.packager.pipeline import as_gguf
 from edgeslm.packager.quantize import Effort, Wishes
 from edgeslm.packager.quantize.limits import Demands
-from edgeslm.records import LADDER_SCHEMA, Prediction, document
+from edgeslm.records import LADDER_SCHEMA, QUALITY_SCHEMA, Prediction, document
 from edgeslm.targets.target import Target
+from edgeslm.targets.writing import target_toml
 
 if TYPE_CHECKING:
     from edgeslm.packager.evaluate import QualityCard, Reference
@@ -133,7 +135,7 @@ def pack_ladder(
     """Pack a model at each of `widths` bits per weight, and measure what each one loses.
 
     Args:
-        model: A Hugging Face checkpoint, a GGUF file or a packed directory.
+        model: A Hugging Face checkpoint, a GGUF file or a bundle.
         output: The directory; new, empty, or an earlier ladder made with the same settings.
         widths: Bits per weight; those that no mix reaches are left out with a warning.
         target: The board it is for.
@@ -160,10 +162,11 @@ def pack_ladder(
         text_sha256=sha256(text) if text else None,
     )
     _refuse_foreign(output)
+    texts = look_beside(model, Extras())
     with scratch_folder(output) as folder:
         source = read_model(as_gguf(model, folder / "converted.gguf"))
         made = dataclasses.replace(made, source_sha256=sha256(source.path))
-        job = _Job(source, output, folder, target, made, effort, text)
+        job = _Job(source, output, folder, target, made, effort, text, texts)
         predict(source, target, context_length=context_length, kv_type=kv_type)  # can it be?
         names = changing(source)
         demands, warnings = _reachable(job, names, widths)
@@ -189,6 +192,7 @@ class _Job:
     made: MadeWith
     effort: Effort
     text: Path | None
+    texts: Found
 
     def finished(self) -> dict[float, Rung]:
         """Rungs of an earlier run that are there and undamaged.
@@ -255,11 +259,22 @@ class _Job:
         prediction = self._predict(packed)
         with writing(self.output):
             self.output.mkdir(exist_ok=True)
-        manifest = write_bundle(self.output / name, packed, prediction, move=True)
+        contents = write_bundle(self.output / name, self._parts(packed, prediction, card))
         with card_file(self.output / f"{name}.quality.json") as write:
             write(card)
         quality = _quality(card, result.predicted_kld)
-        return _as_rung(bits, name, manifest, quality, prediction), result.warnings
+        return _as_rung(bits, name, contents, quality, prediction), result.warnings
+
+    def _parts(self, packed: Path, prediction: Prediction, card: QualityCard) -> Parts:
+        return Parts(
+            model=packed,
+            prediction=prediction,
+            move=True,
+            target=target_toml(self.target),
+            license=self.texts.license,
+            card=self.texts.card,
+            quality=document(QUALITY_SCHEMA, card),
+        )
 
     def _predict(self, packed: Path) -> Prediction:
         return predict(
@@ -282,13 +297,13 @@ class _Job:
         if not (self.output / f"{name}.quality.json").is_file():
             return None
         try:
-            manifest = verify_bundle(folder)
+            contents = verify_bundle(folder).contents
         except (InvalidBundle, NotFound):
             return None
-        if manifest.model.sha256 != entry.get("sha256"):
+        if contents.model.sha256 != entry.get("sha256"):
             return None
-        prediction = self._predict(folder / manifest.model.file)
-        return _as_rung(float(bits), name, manifest, quality, prediction)
+        prediction = self._predict(find_model(folder))
+        return _as_rung(float(bits), name, contents, quality, prediction)
 
 
 def _reachable(
@@ -330,15 +345,15 @@ def _name_of(bits: float) -> str:
 
 
 def _as_rung(
-    bits: float, name: str, manifest: Manifest, quality: Quality, prediction: Prediction
+    bits: float, name: str, contents: Contents, quality: Quality, prediction: Prediction
 ) -> Rung:
     return Rung(
         bits=bits,
         directory=name,
         card=f"{name}.quality.json",
-        sha256=manifest.model.sha256,
-        file_bytes=manifest.model.file_bytes,
-        bits_per_weight=manifest.model.bits_per_weight,
+        sha256=contents.model.sha256,
+        file_bytes=contents.model.file_bytes,
+        bits_per_weight=contents.model.bits_per_weight,
         quality=quality,
         prediction=prediction,
     )

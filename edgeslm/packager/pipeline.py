@@ -1,24 +1,39 @@
-"""The whole chain: checkpoint or GGUF file to a packed directory. Joins steps, computes nothing."""
+"""The whole chain: checkpoint or GGUF file to a bundle. Joins steps, computes nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from edgeslm.bundle.directory import Manifest, PromptFile, ensure_replaceable, write_bundle
+from edgeslm.bundle.contents import ChatSettings, Contents
 from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.verification import sign_bundle
+from edgeslm.bundle.writing import ensure_bundle_writable, write_bundle
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict, usual_kv_type
 from edgeslm.files import scratch_folder
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.packager.convert import convert
+from edgeslm.packager.extras import (
+    Extras,
+    check_adapters,
+    look_beside,
+    measurements,
+    quality_card,
+    wheels,
+)
 from edgeslm.packager.quantize import Effort, Wishes, quantize
 from edgeslm.packager.quantize.result import is_quantized
 from edgeslm.records import Prediction
 from edgeslm.targets.target import Target
+from edgeslm.targets.writing import target_toml
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 DEFAULT_TYPE = "Q4_K_M"
 """What float weights become when nothing else is asked for: the usual compromise."""
@@ -38,10 +53,10 @@ class Baker(Protocol):
 
 @dataclass(frozen=True)
 class PackResult:
-    """A packed directory and what to expect of it."""
+    """A bundle and what to expect of it."""
 
     path: Path
-    manifest: Manifest
+    contents: Contents
     prediction: Prediction
     warnings: tuple[str, ...]
 
@@ -59,15 +74,17 @@ def pack(
     effort: Effort | None = None,
     system: str | None = None,
     baker: Baker | None = None,
+    extras: Extras | None = None,
+    key: EllipticCurvePrivateKey | None = None,
 ) -> PackResult:
-    """Convert, quantize and predict as needed, and write a directory ready for the board.
+    """Convert, quantize and predict as needed, and write a bundle ready for the board.
 
     Without a type, budget or recipe, a quantized model stays as it is and float weights become
     DEFAULT_TYPE.
 
     Args:
-        model: A Hugging Face checkpoint, a GGUF file or a packed directory.
-        output: The directory; it appears when it is complete.
+        model: A Hugging Face checkpoint, a GGUF file or a bundle.
+        output: A directory, or one tar if the name ends so; it appears when it is complete.
         target: The board it is for.
         file_type: A type by llama.cpp's name,
         wishes: or what the model may take,
@@ -77,6 +94,8 @@ def pack(
         effort: How much to find out before a mix is chosen.
         system: What the model is told about its task there.
         baker: Computes the state of that; without it, the text is packed alone.
+        extras: What else goes in.
+        key: The private key that signs it.
 
     Raises:
         UserError: the model or an option is wrong.
@@ -89,7 +108,9 @@ def pack(
             "calibration is for a budget or a recipe",
             hint="Give --bits, --size or another limit with it, or leave it out.",
         )
-    ensure_replaceable(output)
+    ensure_bundle_writable(output)
+    extras = extras or Extras()
+    texts, packages = look_beside(model, extras), wheels(extras)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
         # what cannot be predicted, or told to the model, is known before the work
@@ -97,21 +118,34 @@ def pack(
         kv_type = kv_type or usual_kv_type(header, target)
         expected = partial(predict, target=target, context_length=context_length, kv_type=kv_type)
         length = expected(header).context_length
+        check_adapters(extras, header)
         if system is not None:
             _require_template(model, header)
             if baker is not None:
                 baker.check(source, system, length)
         packed, warnings = _quantized(source, folder / "quantized.gguf", way, target, effort)
-        prediction = expected(read_model(packed))
-        prompt = None
-        if system is not None:
-            state = None
-            if baker is not None:
-                state = baker.bake(packed, system, folder / "baked", length, kv_type)
-            prompt = PromptFile(system, kv_type, state)
-        move = packed.parent == folder
-        manifest = write_bundle(output, packed, prediction, move=move, prompt=prompt)
-    return PackResult(output, manifest, prediction, warnings)
+        state = None
+        if system is not None and baker is not None:
+            state = baker.bake(packed, system, folder / "baked", length, kv_type)
+        parts = Parts(
+            model=packed,
+            prediction=expected(read_model(packed)),
+            move=packed.parent == folder,
+            chat=None if system is None else ChatSettings(system, kv_type),
+            state=state,
+            target=target_toml(target),
+            measured=measurements(packed, extras),
+            license=texts.license,
+            card=texts.card,
+            quality=quality_card(model, packed, extras),
+            adapters=extras.adapters,
+            wheels=packages,
+        )
+        contents = write_bundle(output, parts)
+    if key is not None:
+        sign_bundle(output, key)
+    assert parts.prediction is not None  # noqa: S101  given above
+    return PackResult(output, contents, parts.prediction, warnings)
 
 
 def _require_template(model: Path, header: Header) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm.bundle.directory import MANIFEST_NAME
+from edgeslm.bundle.model_path import bundle_around
 from edgeslm.errors import writing
 from edgeslm.files import atomic_path, sha256
 from edgeslm.gguf.inspection import inspect
@@ -86,7 +86,7 @@ def identify(header: Header) -> ModelIdentity:
     """The identity of a model file."""
     inspection = inspect(header)
     return ModelIdentity(
-        file=file_name(header.path),
+        file=file_name(bundle_around(header.path) or header.path),
         sha256=sha256(header.path),
         file_bytes=header.file_bytes,
         bits_per_weight=inspection.bits_per_weight,
@@ -115,12 +115,12 @@ def in_words(mean_divergence: float) -> str:
 def card_path(model: Path) -> Path:
     """Where a card lies by default: beside model.gguf, or packed/, with their name's stem.
 
-    A packed directory holds what its manifest lists and no more, so a card lies beside it, even
-    where the model inside was named.
+    A bundle holds what its manifest lists and no more, so a card lies beside it, even where the
+    model inside was named.
     """
     whole = model.resolve() if model.is_dir() else model.absolute()
-    if not whole.is_dir() and (whole.parent / MANIFEST_NAME).exists():
-        whole = whole.parent
+    if not whole.is_dir():
+        whole = bundle_around(whole) or whole
     return whole.with_name((whole.name if whole.is_dir() else whole.stem) + SUFFIX)
 
 

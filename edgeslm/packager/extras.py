@@ -1,0 +1,184 @@
+"""What goes into a bundle beside the model: licence, cards, measurements, adapters, the runtime."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
+from edgeslm.bundle.names import MOST_JSON_BYTES, Role
+from edgeslm.errors import InvalidOption, reading
+from edgeslm.files import remembered_sha256
+from edgeslm.gguf.adapters import read_adapter
+from edgeslm.gguf.reader import Header
+from edgeslm.packager.evaluate.card import card_path
+from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA
+
+_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+_CARD = "README.md"
+_WHEEL = re.compile(r"[\w.+!-]+\.whl", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the user names; what is None is looked for where the model comes from.
+
+    Attributes:
+        license: The licence's text.
+        card: The model card, Markdown.
+        quality: What `edgeslm evaluate` wrote about the very file that is packed.
+        measured: What `edgeslm profile --json` printed about it, board by board.
+        adapters: Low-rank adapters by name.
+        runtime: A folder of wheels that the device installs.
+    """
+
+    license: Path | None = None
+    card: Path | None = None
+    quality: Path | None = None
+    measured: Sequence[Path] = ()
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    runtime: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Texts that came with the model."""
+
+    license: bytes | None
+    card: bytes | None
+
+
+def look_beside(model: Path, extras: Extras) -> Found:
+    """Licence and card: those that were named, else those of the checkpoint or the bundle.
+
+    Raises:
+        UserError: a file that was named cannot be read, or is too large.
+    """
+    near = Found(None, None)
+    with reading(model):
+        if (model / "config.json").exists():
+            files = (_small(model / name) for name in _LICENSES if (model / name).is_file())
+            card = model / _CARD
+            near = Found(next(files, None), _small(card) if card.is_file() else None)
+        elif model.is_dir() and is_layout(model):
+            near = _of_bundle(model)
+    return Found(
+        near.license if extras.license is None else _small(extras.license),
+        near.card if extras.card is None else _small(extras.card),
+    )
+
+
+def check_adapters(extras: Extras, base: Header) -> None:
+    """Return if each adapter has a name that files can have, and is one for this model.
+
+    Raises:
+        UserError: it is not.
+    """
+    for name, path in extras.adapters.items():
+        if not re.fullmatch(r"\w[\w.-]{0,63}", name, re.ASCII):
+            raise InvalidOption(
+                f"{name!r} is no name for an adapter", hint="Use letters, digits, - and _."
+            )
+        read_adapter(path, base)
+
+
+def wheels(extras: Extras) -> tuple[Path, ...]:
+    """The packages that the device installs, by name.
+
+    Raises:
+        InvalidOption: the folder holds none.
+    """
+    if extras.runtime is None:
+        return ()
+    with reading(extras.runtime):
+        if not extras.runtime.is_dir():
+            raise InvalidOption(f"{extras.runtime}: not a folder", hint="Name a folder of wheels.")
+        found = sorted(path for path in extras.runtime.iterdir() if _WHEEL.fullmatch(path.name))
+    if not found:
+        raise InvalidOption(
+            f"{extras.runtime}: no wheels in it",
+            hint=f"Fetch them: pip download edgeslm -d {extras.runtime}",
+        )
+    return tuple(found)
+
+
+def quality_card(model: Path, packed: Path, extras: Extras) -> Mapping[str, Any] | None:
+    """The quality card of the file that is packed, if there is one; `model` as the user named it.
+
+    Raises:
+        InvalidOption: the card that was named is none, or another file's.
+    """
+    if extras.quality is not None:
+        card = _record(extras.quality, QUALITY_SCHEMA)
+        _require_same(extras.quality, card, packed)
+        return card
+    beside = card_path(model)
+    try:
+        if not beside.is_file():
+            return None
+        card = _record(beside, QUALITY_SCHEMA)
+    except (InvalidOption, OSError):
+        return None
+    return card if _model_of(card) == remembered_sha256(packed) else None
+
+
+def measurements(packed: Path, extras: Extras) -> tuple[Mapping[str, Any], ...]:
+    """What was measured of the file that is packed.
+
+    Raises:
+        InvalidOption: a file holds no measurement, or another model's.
+    """
+    records = []
+    for path in extras.measured:
+        record = _record(path, MEASUREMENT_SCHEMA)
+        _require_same(path, record, packed)
+        records.append(record)
+    return tuple(records)
+
+
+def _of_bundle(model: Path) -> Found:
+    layout = DirectoryLayout(model)
+    image = read_image(layout)
+    license_, card = image.layer(Role.LICENSE), image.layer(Role.CARD)
+    return Found(
+        None if license_ is None else read_blob(layout, license_.blob),
+        None if card is None else read_blob(layout, card.blob),
+    )
+
+
+def _require_same(path: Path, record: Mapping[str, Any], packed: Path) -> None:
+    if _model_of(record) != remembered_sha256(packed):
+        raise InvalidOption(
+            f"{path}: about another file than the one that is packed",
+            hint="Pack the very file that was measured, without a type or a budget.",
+        )
+
+
+def _model_of(record: Mapping[str, Any]) -> object:
+    model = record.get("model")
+    return model.get("sha256") if isinstance(model, dict) else None
+
+
+def _record(path: Path, schema: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(_small(path))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("schema") != schema:
+        raise InvalidOption(f"{path}: no {schema}", hint="Name a file that edgeslm wrote.")
+    return found
+
+
+def _small(path: Path) -> bytes:
+    with reading(path), path.open("rb") as stream:
+        data = stream.read(MOST_JSON_BYTES + 1)
+    if len(data) > MOST_JSON_BYTES:
+        raise InvalidOption(
+            f"{path}: more than the {MOST_JSON_BYTES} bytes that fit into a bundle",
+            hint="Shorten it, or leave it out.",
+        )
+    return data
