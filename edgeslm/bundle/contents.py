@@ -133,7 +133,7 @@ def read_chat(layout: Layout, image: Image) -> ChatSettings:
     layer = image.layer(Role.CHAT)
     if layer is None:
         return ChatSettings()
-    where = f"{layout.path}/{layer.blob.name}"
+    where = f"{layout.shown}/{layer.blob.name}"
     fields = Fields(where, parse(read_blob(layout, layer.blob), where))
     fields.expect("schema", CHAT_SCHEMA)
     return ChatSettings(
@@ -147,7 +147,7 @@ def _read_figures(
     layer = image.layer(Role.FIGURES)
     if layer is None:
         return None, ()
-    where = f"{layout.path}/{layer.blob.name}"
+    where = f"{layout.shown}/{layer.blob.name}"
     fields = Fields(where, parse(read_blob(layout, layer.blob), where))
     fields.expect("schema", FIGURES_SCHEMA)
     measured = fields.take("measured", list)

@@ -38,6 +38,11 @@ class Layout(Protocol):
         ...
 
     @property
+    def shown(self) -> Path:
+        """What it is called in messages."""
+        ...
+
+    @property
     def files(self) -> Mapping[str, int | None]:
         """The size of each; None for what is no regular file."""
         ...
@@ -50,8 +55,9 @@ class Layout(Protocol):
 class DirectoryLayout:
     """Files in a directory; links are not followed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shown: Path | None = None) -> None:
         self.path = path
+        self.shown = shown or path
         self.files = dict(_scan(path, ""))
 
     def pieces(self, name: str) -> Iterator[bytes]:
@@ -68,7 +74,7 @@ class TarLayout:
     """Files in a tar."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = self.shown = path
         self._entries: dict[str, TarFile] = read_tar(path)
         self.files = {entry.name: entry.size for entry in self._entries.values()}
 
@@ -117,9 +123,9 @@ def read_image(layout: Layout) -> Image:
     Raises:
         InvalidBundle: something that leads to the manifest is missing, malformed or changed.
     """
-    where = f"{layout.path}/"
+    where = f"{layout.shown}/"
     if names.LAYOUT_NAME not in layout.files:
-        raise InvalidBundle(f"{layout.path}: not a bundle: no {names.LAYOUT_NAME}", hint=_MAKE)
+        raise InvalidBundle(f"{layout.shown}: not a bundle: no {names.LAYOUT_NAME}", hint=_MAKE)
     check_layout(read_small(layout, names.LAYOUT_NAME), where + names.LAYOUT_NAME)
     blob = read_index(read_small(layout, names.INDEX_NAME), where + names.INDEX_NAME)
     return read_manifest(read_blob(layout, blob), blob, f"{where}{blob.name}")
@@ -134,10 +140,12 @@ def read_small(layout: Layout, name: str) -> bytes:
     size = layout.files.get(name)
     if size is None:
         raise InvalidBundle(
-            f"{layout.path}: {name} is missing, or not a regular file", hint=names.DAMAGED
+            f"{layout.shown}: {name} is missing, or not a regular file", hint=names.DAMAGED
         )
     if size > names.MOST_JSON_BYTES:
-        raise InvalidBundle(f"{layout.path}: {name} is too large: {size} bytes", hint=names.DAMAGED)
+        raise InvalidBundle(
+            f"{layout.shown}: {name} is too large: {size} bytes", hint=names.DAMAGED
+        )
     return b"".join(layout.pieces(name))
 
 
@@ -151,7 +159,7 @@ def read_blob(layout: Layout, blob: Blob) -> bytes:
     data = read_small(layout, blob.name)
     if hashlib.sha256(data).hexdigest() != blob.sha256:
         raise InvalidBundle(
-            f"{layout.path}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
+            f"{layout.shown}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
         )
     return data
 
@@ -165,11 +173,11 @@ def check_size(layout: Layout, blob: Blob) -> None:
     size = layout.files.get(blob.name)
     if size is None:
         raise InvalidBundle(
-            f"{layout.path}: {blob.name} is missing, or not a regular file", hint=names.DAMAGED
+            f"{layout.shown}: {blob.name} is missing, or not a regular file", hint=names.DAMAGED
         )
     if size != blob.size:
         raise InvalidBundle(
-            f"{layout.path}/{blob.name}: {size} bytes, the manifest says {blob.size}",
+            f"{layout.shown}/{blob.name}: {size} bytes, the manifest says {blob.size}",
             hint=names.DAMAGED,
         )
 
@@ -184,11 +192,11 @@ def check_files(layout: Layout, image: Image) -> None:
         check_size(layout, blob)
     for name in sorted(set(layout.files) - expected_files(image)):
         raise InvalidBundle(
-            f"{layout.path}: {name} is not in the manifest", hint="Remove it, or pack again."
+            f"{layout.shown}: {name} is not in the manifest", hint="Remove it, or pack again."
         )
     if layout.files.get(names.SIGNATURE_NAME, 0) is None:
         raise InvalidBundle(
-            f"{layout.path}: {names.SIGNATURE_NAME} is not a regular file", hint=names.DAMAGED
+            f"{layout.shown}: {names.SIGNATURE_NAME} is not a regular file", hint=names.DAMAGED
         )
 
 
@@ -210,7 +218,7 @@ def hashed(layout: Layout, blob: Blob, advance: Advance) -> Iterator[bytes]:
         yield piece
     if digest.hexdigest() != blob.sha256:
         raise InvalidBundle(
-            f"{layout.path}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
+            f"{layout.shown}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
         )
 
 

@@ -84,7 +84,7 @@ def ensure_trusted(layout: Layout) -> None:
     for blob in image.blobs.values():
         if remembered_sha256(layout.path / blob.name) != blob.sha256:
             raise InvalidBundle(
-                f"{layout.path}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
+                f"{layout.shown}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
             )
 
 
@@ -96,8 +96,8 @@ def check_signed(layout: Layout, image: Image, keys: Sequence[PublicKey]) -> Pub
     """
     if names.SIGNATURE_NAME not in layout.files:
         raise Untrusted(
-            f"{layout.path}: not signed", hint="Sign it: edgeslm sign BUNDLE --key PRIVATE"
+            f"{layout.shown}: not signed", hint="Sign it: edgeslm sign BUNDLE --key PRIVATE"
         )
     hashes = [blob.sha256 for blob in image.blobs.values()]
     data = read_small(layout, names.SIGNATURE_NAME)
-    return check_signature(data, hashes, keys, f"{layout.path}/{names.SIGNATURE_NAME}")
+    return check_signature(data, hashes, keys, f"{layout.shown}/{names.SIGNATURE_NAME}")

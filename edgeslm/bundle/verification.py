@@ -72,7 +72,7 @@ def verify_bundle(path: Path, key: Path | None = None) -> Verified:
     check_files(layout, image)
     signer = None if public is None else check_signed(layout, image, [public])
     _check_hashes(layout, image)
-    contents = _read_all(layout, image)
+    contents = read_all(layout, image)
     return Verified(
         contents,
         signed=names.SIGNATURE_NAME in layout.files,
@@ -100,7 +100,7 @@ def sign_bundle(path: Path, key: EllipticCurvePrivateKey) -> Contents:
     image = read_image(layout)
     check_files(layout, image)
     _check_hashes(layout, image)
-    contents = _read_all(layout, image)
+    contents = read_all(layout, image)
     hashes = [blob.sha256 for blob in image.blobs.values()]
     data = sign_blobs(hashes, "sha256", key)
     if path.is_dir():
@@ -136,14 +136,18 @@ def _check_hashes(layout: Layout, image: Image) -> None:
                 pass
 
 
-def _read_all(layout: Layout, image: Image) -> Contents:
-    """Read every document, so that nothing in a bundle that was verified fails later."""
-    where = f"{layout.path}/{image.config.name}"
+def read_all(layout: Layout, image: Image) -> Contents:
+    """Read every document, so that nothing in a bundle that was verified fails later.
+
+    Raises:
+        UserError: one of them is malformed, or the model is none that llama.cpp can run.
+    """
+    where = f"{layout.shown}/{image.config.name}"
     read_config(read_blob(layout, image.config), where)
     contents = read_contents(layout, image, read_model_header(layout, image))
     tensors = image.layer(Role.TENSORS)
     if tensors is not None:
-        read_tensors(read_blob(layout, tensors.blob), f"{layout.path}/{tensors.blob.name}")
+        read_tensors(read_blob(layout, tensors.blob), f"{layout.shown}/{tensors.blob.name}")
     if names.SIGNATURE_NAME in layout.files:
         read_small(layout, names.SIGNATURE_NAME)
     return contents

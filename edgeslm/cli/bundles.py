@@ -1,4 +1,4 @@
-"""The verbs for bundles as they are: verify, sign, unpack."""
+"""The verbs for bundles as they are: verify, sign, unpack, push, pull."""
 
 from __future__ import annotations
 
@@ -109,7 +109,64 @@ def unpack(
         print(f"wrote {destination}: {format_bytes(contents.model.file_bytes)}")
 
 
-COMMANDS = (verify, sign, unpack)
+_PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="The registry has no TLS: speak plain HTTP.")
+]
+
+
+def push(
+    bundle: _Bundle,
+    reference: Annotated[
+        str, typer.Argument(metavar="REGISTRY/NAME:TAG", help="Where to.", show_default=False)
+    ],
+    plain_http: _PlainHttp = False,
+    json: options.Json = False,
+) -> None:
+    """Send a bundle to an OCI registry; its signature follows it.
+
+    The bundle is verified first. What the registry has already is not sent again.
+
+    Examples:
+        edgeslm push packed/ registry.example:5000/helper:1
+    """
+    from edgeslm.bundle.registry import push_bundle
+
+    contents = push_bundle(bundle, reference, plain_http=plain_http)
+    if json:
+        output.print_json({"reference": reference, "digest": contents.digest})
+    else:
+        print(f"pushed {reference}: sha256:{contents.digest}")
+
+
+def pull(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REGISTRY/NAME:TAG", help="Which; or NAME@sha256:DIGEST.", show_default=False
+        ),
+    ],
+    destination: options.Output,
+    key: _PublicKey = None,
+    plain_http: _PlainHttp = False,
+    json: options.Json = False,
+) -> None:
+    """Fetch a bundle from an OCI registry; it appears when all of it was checked.
+
+    Examples:
+        edgeslm pull registry.example:5000/helper:1 -o packed/ --key key.pub
+    """
+    from edgeslm.bundle.registry import pull_bundle
+    from edgeslm.bundle.signing import read_public_key
+
+    public = None if key is None else read_public_key(key)
+    contents = pull_bundle(reference, destination, key=public, plain_http=plain_http)
+    if json:
+        output.print_json({"path": str(destination), "contents": to_json(contents)})
+    else:
+        print(f"wrote {destination}: sha256:{contents.digest}")
+
+
+COMMANDS = (verify, sign, unpack, push, pull)
 
 
 def private_key(path: Path) -> EllipticCurvePrivateKey:
