@@ -16,6 +16,8 @@ from edgeslm.testing import tiny_gguf
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("EDGESLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("EDGESLM_CONFIG", str(tmp_path_factory.mktemp("config")))
+    patch.delenv("EDGESLM_TRUSTED_KEYS", raising=False)
     patch.setenv("EDGESLM_STATE", str(tmp_path_factory.mktemp("state")))
     patch.setenv("EDGESLM_TARGETS", str(tmp_path_factory.mktemp("targets")))
     yield

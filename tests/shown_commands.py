@@ -15,9 +15,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import registries
 
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
@@ -26,8 +28,11 @@ from edgeslm.testing import CHAT_TEMPLATE, tiny_adapter, tiny_imatrix
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 
-NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source")
+NOT_RUN = ("git", "cd", "pip", "sudo", "apt", "ssh", "scp", "rsync", "python3", "source", "openssl")
 """What sets a machine up or reaches another one; such commands are shown but not run."""
+
+REGISTRY = "localhost:5000"
+"""Where pages have their registry; commands with it are run where one is installed."""
 
 RUN_ELSEWHERE = ("llama-perplexity",)
 """Tools built from source; the slow tests run these commands as they are shown."""
@@ -47,12 +52,15 @@ class StandIns:
     model: Path
     checkpoint: Path
     packed: Path
+    tar: Path
+    key: Path
 
 
 def make_stand_ins(model: Path, folder: Path) -> StandIns:
-    """A checkpoint that transformers saved, and a packed directory."""
-    sys.path.append(str(ROOT / "tests" / "packager" / "convert"))
+    """A checkpoint that transformers saved, bundles, and a pair of keys."""
+    sys.path += [str(ROOT / "tests" / "packager" / "convert"), str(ROOT / "tests" / "bundle")]
     import checkpoints
+    import made_bundles
     import made_tokenizers
 
     tokenizer = made_tokenizers.byte_level("smollm", checkpoints.VOCABULARY - 1)
@@ -63,9 +71,11 @@ def make_stand_ins(model: Path, folder: Path) -> StandIns:
             tokenizer, directory, eos_token="<|end|>", chat_template=CHAT_TEMPLATE
         ),
     )
-    packed = folder / "packed"
-    pack(model, packed, target=load_target("rpi4-4gb"))
-    return StandIns(model, checkpoint, packed)
+    packed, tar = folder / "packed", folder / "packed.tar"
+    for place in (packed, tar):
+        pack(model, place, target=load_target("rpi4-4gb"))
+    key = made_bundles.write_pair(folder / "key.pem", made_bundles.ec.SECP256R1())
+    return StandIns(model, checkpoint, packed, tar, key)
 
 
 def shown_commands(page: Path) -> list[str]:
@@ -81,6 +91,8 @@ def is_run(command: str) -> bool:
         script = ROOT / first
         assert os.access(script, os.X_OK), f"{first} is shown but is no script"
         return False
+    if REGISTRY in command and registries.program() is None:
+        return False
     return first not in NOT_RUN + RUN_ELSEWHERE
 
 
@@ -94,7 +106,11 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
     environment = _environment(folder)
     folder = folder / "work"
     folder.mkdir()
-    with closing(ServerOfPage(folder, environment)) as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(closing(ServerOfPage(folder, environment)))
+        if any(REGISTRY in command for command in commands):
+            there = stack.enter_context(registries.running(folder.parent / "registry"))
+            commands = [command.replace(REGISTRY, there) for command in commands]
         _run_all(page, commands, folder, environment, stand_ins, server)
     return len(commands)
 
@@ -186,7 +202,7 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
 
 
 def _writes(command: str) -> bool:
-    return not {"-o", "--output", ">"}.isdisjoint(command.split())
+    return not {"-o", "--output", ">", "sign", "push"}.isdisjoint(command.split())
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -215,18 +231,44 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         if before == "--adapter":
             base = next(name for name in words if name.endswith(".gguf"))
             tiny_adapter(folder / word.rpartition("=")[2], folder / base)
-        elif word.endswith("imatrix.gguf"):
-            tiny_imatrix(target, next(folder / name for name in words if name.endswith(".gguf")))
+        elif before == "--runtime":
+            target.mkdir()
+            (target / "edgeslm-0-py3-none-any.whl").write_bytes(b"a wheel")
         elif word.endswith(".gguf"):
-            os.link(stand_ins.model, target)  # the same file: its first load is paid for once
-        elif word.endswith(".txt"):
-            target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
-        elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
-            _put_example(word, folder, stand_ins)
-        elif re.fullmatch(r"packed[\w-]*/", word):
-            shutil.copytree(stand_ins.packed, target, copy_function=os.link)
-        elif re.fullmatch(r"[\w.-]+/(config\.json)?", word):
-            shutil.copytree(stand_ins.checkpoint, folder / word.removesuffix("config.json"))
+            _put_model(target, words, stand_ins)
+        elif word.endswith("/"):
+            _put_folder(target, word, stand_ins)
+        else:
+            _put_file(target, word, stand_ins)
+
+
+def _put_model(target: Path, words: Sequence[str], stand_ins: StandIns) -> None:
+    if target.name.endswith("imatrix.gguf"):
+        models = (target.with_name(name) for name in words if name.endswith(".gguf"))
+        tiny_imatrix(target, next(models))
+    else:
+        os.link(stand_ins.model, target)  # the same file: its first load is paid for once
+
+
+def _put_folder(target: Path, word: str, stand_ins: StandIns) -> None:
+    if re.fullmatch(r"packed[\w-]*/", word):
+        shutil.copytree(stand_ins.packed, target, copy_function=os.link)
+    elif re.fullmatch(r"[\w.-]+/", word):
+        shutil.copytree(stand_ins.checkpoint, target)
+
+
+def _put_file(target: Path, word: str, stand_ins: StandIns) -> None:
+    if word.endswith(".txt"):
+        target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
+    elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
+        _put_example(word, target.parent, stand_ins)
+    elif word.endswith("/config.json"):
+        shutil.copytree(stand_ins.checkpoint, target.parent)
+    elif word.endswith(".tar"):
+        shutil.copy(stand_ins.tar, target)
+    elif word in ("key.pem", "key.pub"):
+        for kind in (".pem", ".pub"):
+            shutil.copy(stand_ins.key.with_suffix(kind), target.with_suffix(kind))
 
 
 def _put_example(name: str, folder: Path, stand_ins: StandIns) -> None:

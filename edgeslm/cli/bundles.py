@@ -36,7 +36,8 @@ def verify(bundle: _Bundle, key: _PublicKey = None, json: options.Json = False) 
 
     Examples:
         edgeslm verify packed/
-        edgeslm verify packed.tar --key key.pub
+        edgeslm verify packed.tar
+        edgeslm verify packed/ --key key.pub
     """
     from edgeslm.bundle.verification import verify_bundle
 
@@ -127,7 +128,7 @@ def push(
     The bundle is verified first. What the registry has already is not sent again.
 
     Examples:
-        edgeslm push packed/ registry.example:5000/helper:1
+        edgeslm push packed/ localhost:5000/helper:1 --plain-http
     """
     from edgeslm.bundle.registry import push_bundle
 
@@ -153,7 +154,7 @@ def pull(
     """Fetch a bundle from an OCI registry; it appears when all of it was checked.
 
     Examples:
-        edgeslm pull registry.example:5000/helper:1 -o packed/ --key key.pub
+        edgeslm pull localhost:5000/helper:1 -o packed-there/ --plain-http
     """
     from edgeslm.bundle.registry import pull_bundle
     from edgeslm.bundle.signing import read_public_key

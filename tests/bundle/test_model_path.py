@@ -1,60 +1,88 @@
-import json
+"""From what the user named to the model, and what came with it."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
+from made_bundles import layers_of, make_by_hand
+from test_directory import make_earlier
 
-from edgeslm.bundle.model_path import find_model, name_of
+from edgeslm.bundle.model_path import bundle_around, find_model, find_package, name_of
 from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
 
 
-@pytest.fixture
-def packed(tmp_path):
-    entry = {
-        "file": "model.gguf",
-        "sha256": "0" * 64,
-        "file_bytes": 4,
-        "architecture": None,
-        "name": None,
-        "license": None,
-        "parameters": 1,
-        "bits_per_weight": None,
-    }
-    manifest = {
-        "schema": "edgeslm.manifest/1",
-        "created_by": "edgeslm 0",
-        "model": entry,
-        "prediction": {},
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    return tmp_path
+def test_a_file_is_itself(model: Path) -> None:
+    assert find_model(model) == model
 
 
-def test_a_file_is_itself(packed):
-    assert find_model(packed / "model.gguf") == packed / "model.gguf"
+def test_the_model_of_a_bundle_is_its_own_blob(packed: Path, model: Path) -> None:
+    found = find_package(packed)
+    assert found.model.parent == packed / "blobs" / "sha256"
+    assert found.model.read_bytes() == model.read_bytes()
+    assert (found.system, found.kv_type) == ("You are kind.", "Q8_0")
+    files = layers_of(packed)
+    assert found.states == (files["prompt.state"],)
+    assert found.adapters == {"poet": files["adapters/poet.gguf"]}
 
 
-def test_a_packed_directory_has_a_model(packed):
-    assert find_model(packed) == packed / "model.gguf"
-    (packed / "model.gguf").unlink()
+def test_a_bundle_made_by_hand_has_a_model(tmp_path: Path) -> None:
+    for named in (True, False):
+        bundle = make_by_hand(tmp_path / str(named), b"GGUF and more", named=named)
+        found = find_package(bundle)
+        assert found.model.read_bytes() == b"GGUF and more"
+        assert (found.system, found.states, found.adapters) == (None, (), {})
+
+
+def test_a_damaged_bundle_is_refused(packed: Path) -> None:
+    files = layers_of(packed)
+    with files["model.gguf"].open("ab") as stream:
+        stream.write(b"!")
+    with pytest.raises(InvalidBundle, match="the manifest says"):
+        find_model(packed)
+    files["model.gguf"].unlink()
     with pytest.raises(InvalidBundle, match="missing"):
+        find_model(packed)
+    (packed / "oci-layout").unlink()
+    with pytest.raises(InvalidBundle, match="oci-layout"):
         find_model(packed)
 
 
-def test_nothing_there(tmp_path):
+def test_chat_settings_that_were_changed_are_refused(packed: Path) -> None:
+    path = layers_of(packed)["chat.json"]
+    path.write_bytes(path.read_bytes().replace(b"kind", b"evil"))
+    with pytest.raises(InvalidBundle, match="changed"):
+        find_model(packed)
+
+
+def test_a_tar_is_to_be_unpacked_first(tar: Path) -> None:
+    with pytest.raises(UserError, match="a tar") as caught:
+        find_model(tar)
+    assert f"edgeslm unpack {tar} -o {tar.with_suffix('')}" in (caught.value.hint or "")
+
+
+def test_a_packed_directory_of_earlier_has_a_model(tmp_path: Path) -> None:
+    earlier = make_earlier(tmp_path / "earlier", b"GGUF")
+    assert find_model(earlier) == earlier / "model.gguf"
+    (earlier / "model.gguf").unlink()
+    with pytest.raises(InvalidBundle, match="missing"):
+        find_model(earlier)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         find_model(tmp_path / "none")
     assert caught.value.hint
 
 
-def test_a_checkpoint_is_to_be_converted_first(tmp_path):
+def test_a_checkpoint_is_to_be_converted_first(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="Hugging Face") as caught:
         find_model(tmp_path)
     assert f"edgeslm convert {tmp_path}" in (caught.value.hint or "")
 
 
-def test_another_directory_with_a_gguf_file(tmp_path):
+def test_another_directory_with_a_gguf_file(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         find_model(tmp_path)
     (tmp_path / "some.gguf").touch()
@@ -63,12 +91,19 @@ def test_another_directory_with_a_gguf_file(tmp_path):
     assert "some.gguf" in (caught.value.hint or "")
 
 
-def test_a_name_too_long_for_the_disk(tmp_path):
+def test_a_name_too_long_for_the_disk(tmp_path: Path) -> None:
     with pytest.raises(EdgeslmError, match="too long"):
         find_model(tmp_path / ("x" * 300))
 
 
-def test_what_a_model_is_called(tmp_path, monkeypatch):
+def test_which_bundle_a_file_belongs_to(packed: Path, model: Path, tmp_path: Path) -> None:
+    assert bundle_around(find_model(packed)) == packed
+    assert bundle_around(model) is None
+    earlier = make_earlier(tmp_path / "earlier", b"GGUF")
+    assert bundle_around(earlier / "model.gguf") == earlier
+
+
+def test_what_a_model_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "helper-v1.5").mkdir()
     (tmp_path / "model-0.5b.q4.gguf").touch()
     (tmp_path / "link").symlink_to("helper-v1.5")

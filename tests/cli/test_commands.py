@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm import __version__
+from edgeslm.bundle.model_path import find_model
 from edgeslm.targets.detection import detect
 from edgeslm.testing import tiny_gguf
 
@@ -88,7 +89,7 @@ def test_pack_verify_and_run_what_was_packed(
     done = edgeslm("run", packed, "-p", "hello", "-n", 2, "--temperature", 0, "--threads", 1)
     assert done.returncode == 0, done.stderr
     assert edgeslm("inspect", packed).returncode == 0
-    model = next(packed.glob("*.gguf"))
+    model = find_model(packed)
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     assert edgeslm("verify", packed).returncode == 2
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle.directory import verify_bundle
+from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import InvalidOption, OutputFailure
 from edgeslm.packager import ladder
 from edgeslm.packager.ladder import LadderResult, pack_ladder
@@ -41,8 +42,9 @@ def test_every_rung_is_packed_and_measured(tmp_path: Path) -> None:
     rungs = result.ladder.rungs
     assert [rung.bits for rung in rungs] == [5, 8]
     for rung in rungs:
-        manifest = verify_bundle(tmp_path / "out" / rung.directory)
-        assert (manifest.model.sha256, manifest.model.bits_per_weight) == (
+        contents = verify_bundle(tmp_path / "out" / rung.directory).contents
+        assert "quality.json" in {each.file for each in contents.files}
+        assert (contents.model.sha256, contents.model.bits_per_weight) == (
             rung.sha256,
             rung.bits_per_weight,
         )
@@ -95,17 +97,17 @@ def test_a_killed_run_leaves_whole_rungs_and_goes_on(
     assert names(tmp_path / "out") == {"5-bits", "5-bits.quality.json", "ladder.json"}
     assert names(tmp_path) == {"out", "tiny.gguf", "letters.txt"}
     first = verify_bundle(tmp_path / "out" / "5-bits")
-    stamp = (tmp_path / "out" / "5-bits" / "model.gguf").stat().st_mtime_ns
+    stamp = find_model(tmp_path / "out" / "5-bits").stat().st_mtime_ns
     again = climb(tmp_path, 5, 8)
     assert [rung.bits for rung in again.ladder.rungs] == [5, 8]
     assert again.ladder.rungs[0].sha256 == first.model.sha256
-    assert (tmp_path / "out" / "5-bits" / "model.gguf").stat().st_mtime_ns == stamp
+    assert find_model(tmp_path / "out" / "5-bits").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.usefixtures("model")
 def test_a_damaged_rung_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = climb(tmp_path, 5, 8)
-    packed = tmp_path / "out" / "5-bits" / "model.gguf"
+    packed = find_model(tmp_path / "out" / "5-bits")
     data = packed.read_bytes()
     packed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     made: list[float] = []

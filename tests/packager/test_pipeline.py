@@ -1,6 +1,7 @@
 import pytest
 
-from edgeslm.bundle.directory import verify_bundle
+from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import EdgeslmError, InvalidOption, NotFound, OutputFailure
 from edgeslm.estimate.prediction import predict
 from edgeslm.gguf.reader import read_header
@@ -26,17 +27,17 @@ def model(tmp_path):
 
 def test_float_weights_are_quantized_by_default(tmp_path, model, target):
     result = pack(model, tmp_path / "packed", target=target)
-    assert result.manifest == verify_bundle(tmp_path / "packed")
-    assert result.manifest.prediction == to_json(result.prediction)
+    assert result.contents == verify_bundle(tmp_path / "packed").contents
+    assert result.contents.prediction == to_json(result.prediction)
     assert result.prediction.target == "rpi5-4gb"
-    assert result.manifest.model.file_bytes < model.stat().st_size
+    assert result.contents.model.file_bytes < model.stat().st_size
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "tiny.gguf"}
 
 
 def test_a_quantized_model_is_kept_as_it_is(tmp_path, model, target):
     small = quantize(model, tmp_path / "small.gguf", file_type="Q8_0").path
     result = pack(small, tmp_path / "packed", target=target)
-    assert (tmp_path / "packed" / "model.gguf").read_bytes() == small.read_bytes()
+    assert find_model(tmp_path / "packed").read_bytes() == small.read_bytes()
     assert result.warnings == ()
 
 
@@ -49,10 +50,10 @@ def test_what_is_asked_for_is_done(tmp_path, model, target):
         effort=QUICK,
         context_length=128,
     )
-    assert result.manifest.model.bits_per_weight <= 6
+    assert result.contents.model.bits_per_weight <= 6
     assert result.prediction.context_length == 128
     smaller = pack(tmp_path / "packed", tmp_path / "again", target=target, file_type="Q4_0")
-    assert smaller.manifest.model.file_bytes < result.manifest.model.file_bytes
+    assert smaller.contents.model.file_bytes < result.contents.model.file_bytes
     assert any("quantized already" in warning for warning in smaller.warnings)
 
 
@@ -68,7 +69,7 @@ def test_a_checkpoint_is_converted_first(tmp_path, target, monkeypatch):
         wishes=Wishes(size_bytes=60_000),
         effort=QUICK,
     )
-    assert result.manifest.model.file_bytes <= 60_000
+    assert result.contents.model.file_bytes <= 60_000
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "checkpoint"}
 
 
@@ -134,8 +135,8 @@ def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
         )
         for name in ("packed", "again")
     ]
-    assert made[0].manifest == verify_bundle(tmp_path / "packed")
-    assert made[0].manifest == made[1].manifest
+    assert made[0].contents == verify_bundle(tmp_path / "packed").contents
+    assert made[0].contents == made[1].contents
     assert {path.name for path in tmp_path.iterdir()} == {"packed", "again", "tiny.gguf"}
     package = find_package(tmp_path / "packed")
     assert (package.system, package.kv_type, len(package.states)) == (system, "F16", 1)
@@ -155,9 +156,9 @@ def test_a_system_prompt_is_packed_with_its_state(tmp_path, model, target):
             answers.append(session.generate(tokens, greedy))
     assert [bool(answer.reused_tokens) for answer in answers] == [False, True]
     assert answers[0].tokens == answers[1].tokens
-    state = tmp_path / "packed" / "prompt.state"
+    (state,) = package.states
     state.write_bytes(state.read_bytes()[:-1] + b"?")
-    with pytest.raises(EdgeslmError, match=r"prompt\.state"):
+    with pytest.raises(EdgeslmError, match=state.name):
         verify_bundle(tmp_path / "packed")
 
 
@@ -165,9 +166,9 @@ def test_a_short_system_prompt_needs_no_state(tmp_path, model, target):
     from edgeslm.runtime.baking import Baker
 
     result = pack(model, tmp_path / "packed", target=target, system="Hi.", baker=Baker(1))
-    assert result.manifest.prompt.system == "Hi."
-    assert result.manifest.prompt.state is None
-    assert result.manifest == verify_bundle(tmp_path / "packed")
+    assert result.contents.prompt.system == "Hi."
+    assert result.contents.prompt.state is None
+    assert result.contents == verify_bundle(tmp_path / "packed").contents
 
 
 def test_a_system_prompt_needs_a_template_and_room(tmp_path, model, target):
@@ -216,6 +217,6 @@ def test_the_cache_is_of_a_type_that_the_model_can_hold(tmp_path, model):
     board = load_target("rpi-zero-2w")
     assert board.defaults.kv_type == "Q8_0"  # which heads of 16 numbers cannot be
     result = pack(model, tmp_path / "packed", target=board, system="Be kind.", baker=Baker(1))
-    assert result.manifest.prompt.kv_type == "F16"
+    assert result.contents.prompt.kv_type == "F16"
     planned = predict(read_header(model), board, kv_type="F16").memory.kv_bytes
     assert result.prediction.memory.kv_bytes == planned

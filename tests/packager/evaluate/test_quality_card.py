@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rewriting import rewrite
 
+from edgeslm.bundle.model_path import find_model
 from edgeslm.errors import NativeFailure, OutputFailure, Unsupported
+from edgeslm.gguf.reader import read_header
 from edgeslm.packager.evaluate import QualityCard, card_path, evaluate
-from edgeslm.packager.evaluate.card import card_file, in_words
+from edgeslm.packager.evaluate.card import card_file, identify, in_words
 from edgeslm.packager.evaluate.reference import Reference
 from edgeslm.packager.pipeline import pack
 from edgeslm.records import QUALITY_SCHEMA, document
@@ -66,11 +68,12 @@ def test_cards_lie_beside_their_models(tmp_path: Path) -> None:
     assert card_path(tmp_path / "qwen-0.6b") == tmp_path / "qwen-0.6b.quality.json"
 
 
-def test_a_card_stays_out_of_a_packed_directory(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_card_stays_out_of_a_bundle(tiny_model: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     pack(tiny_model, packed, target=load_target("rpi4-4gb"), file_type="Q8_0")
-    for path in (packed, packed / "model.gguf"):
+    for path in (packed, find_model(packed)):
         assert card_path(path) == tmp_path / "packed.quality.json"
+    assert identify(read_header(find_model(packed))).file == "packed"
 
 
 def test_a_card_lies_where_the_link_does(tmp_path: Path) -> None:

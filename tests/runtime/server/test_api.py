@@ -21,6 +21,7 @@ import pytest
 from processes import OPTIONS, Served, served
 from shown_commands import StandIns
 
+from edgeslm.bundle.model_path import find_model
 from edgeslm.testing import tiny_gguf
 
 CHAT = "/v1/chat/completions"
@@ -469,7 +470,7 @@ def _refused(*arguments: str) -> str:
 def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, stand_ins: StandIns) -> None:
     model = str(tiny_model)
     packed = shutil.copytree(stand_ins.packed, tmp_path / "packed")
-    with (packed / "model.gguf").open("ab") as file:
+    with find_model(packed).open("ab") as file:
         file.write(b"more")
     assert "the manifest says" in _refused(str(packed))
     assert "no such file" in _refused("nothing.gguf")

@@ -1,0 +1,95 @@
+"""A machine that accepts signed bundles only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from made_bundles import layers_of, write_pair
+
+from edgeslm.bundle.model_path import find_model, find_package
+from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.trust import refuse_unsigned, trusted_keys
+from edgeslm.bundle.verification import sign_bundle
+from edgeslm.errors import InvalidBundle, InvalidOption, NotFound, Untrusted
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch, private: Path) -> Path:
+    """A private key whose public one is trusted here."""
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", str(private.with_suffix(".pub")))
+    return private
+
+
+def test_without_keys_everything_is_accepted(packed: Path, model: Path) -> None:
+    assert trusted_keys() is None
+    find_package(packed, to_run=True)
+    refuse_unsigned(model)
+
+
+def test_only_what_is_signed_is_accepted(packed: Path, trusting: Path, model: Path) -> None:
+    with pytest.raises(Untrusted, match="not signed"):
+        find_package(packed, to_run=True)
+    with pytest.raises(Untrusted, match="accepts nothing else"):
+        find_model(model, to_run=True)
+    find_model(model)  # to look at it
+    sign_bundle(packed, read_private_key(trusting, str))
+    found = find_package(packed, to_run=True)
+    assert found.model.read_bytes() == model.read_bytes()
+    with pytest.raises(NotFound):
+        find_model(packed / "none", to_run=True)
+
+
+def test_another_keys_signature_is_refused(packed: Path, trusting: Path, tmp_path: Path) -> None:
+    other = write_pair(tmp_path / "other.pem", ec.SECP256R1())
+    sign_bundle(packed, read_private_key(other, str))
+    with pytest.raises(Untrusted, match="another key"):
+        find_package(packed, to_run=True)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "chat.json", "adapters/poet.gguf", "LICENSE"])
+def test_what_was_changed_after_signing_is_refused(packed: Path, trusting: Path, name: str) -> None:
+    sign_bundle(packed, read_private_key(trusting, str))
+    find_package(packed, to_run=True)
+    path = layers_of(packed)[name]
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(InvalidBundle, match="changed"):
+        find_package(packed, to_run=True)
+
+
+def test_a_packed_directory_of_earlier_is_refused(trusting: Path, tmp_path: Path) -> None:
+    from test_directory import make_earlier
+
+    make_earlier(tmp_path / "earlier", b"GGUF")
+    find_model(tmp_path / "earlier")
+    with pytest.raises(Untrusted):
+        find_model(tmp_path / "earlier", to_run=True)
+
+
+def test_keys_in_folders(
+    packed: Path, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_bundle(packed, read_private_key(private, str))
+    monkeypatch.setenv("EDGESLM_CONFIG", str(tmp_path / "config"))
+    folder = tmp_path / "config" / "trusted_keys"
+    folder.mkdir(parents=True)
+    with pytest.raises(InvalidOption, match="nothing is trusted"):
+        find_package(packed, to_run=True)
+    (folder / "notes.txt").write_text("not a key")
+    other = write_pair(tmp_path / "other.pem", ec.SECP384R1())
+    shutil.copy(other.with_suffix(".pub"), folder / "a.pub")
+    with pytest.raises(Untrusted):
+        find_package(packed, to_run=True)
+    shutil.copy(private.with_suffix(".pub"), folder / "b.pem")
+    find_package(packed, to_run=True)
+    both = os.pathsep.join(str(key.with_suffix(".pub")) for key in (other, private))
+    (folder / "b.pem").unlink()
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", both)
+    find_package(packed, to_run=True)
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", str(tmp_path / "none.pub"))
+    with pytest.raises(NotFound):
+        find_package(packed, to_run=True)

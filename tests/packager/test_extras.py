@@ -1,0 +1,147 @@
+"""What goes into a bundle beside the model: found where the model comes from, or named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.bundle.layout import open_layout, read_blob, read_image
+from edgeslm.bundle.model_path import find_model, find_package
+from edgeslm.bundle.names import Role
+from edgeslm.bundle.verification import verify_bundle
+from edgeslm.errors import InvalidGGUF, InvalidOption, NotFound, UserError
+from edgeslm.files import sha256
+from edgeslm.packager import pipeline
+from edgeslm.packager.extras import Extras, look_beside
+from edgeslm.packager.pipeline import pack
+from edgeslm.packager.quantize import quantize
+from edgeslm.targets.loading import load_target
+from edgeslm.targets.writing import target_toml
+from edgeslm.testing import tiny_adapter, tiny_gguf
+
+BOARD = load_target("rpi5-4gb")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A quantized model, which is packed as it is."""
+    full = tiny_gguf(tmp_path / "full.gguf", weight_type="F16", layers=1)
+    return quantize(full, tmp_path / "small.gguf", file_type="Q8_0").path
+
+
+def inside(bundle: Path, role: Role) -> bytes | None:
+    layout = open_layout(bundle)
+    layer = read_image(layout).layer(role)
+    return None if layer is None else read_blob(layout, layer.blob)
+
+
+def record(path: Path, schema: str, model: Path | None) -> Path:
+    digest = "0" * 64 if model is None else sha256(model)
+    path.write_text(json.dumps({"schema": schema, "model": {"sha256": digest}}))
+    return path
+
+
+def packed(model: Path, **named: Any) -> Path:
+    output = model.with_name("packed")
+    pack(model, output, target=BOARD, extras=Extras(**named))
+    return output
+
+
+def test_the_board_goes_along(model: Path) -> None:
+    assert inside(packed(model), Role.TARGET) == target_toml(BOARD).encode()
+
+
+def test_licence_and_card_of_a_checkpoint(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    (checkpoint / "LICENSE.txt").write_text("Be good.")
+    (checkpoint / "README.md").write_text("# The model")
+    monkeypatch.setattr(pipeline, "convert", lambda _, output: tiny_gguf(output, layers=1))
+    output = tmp_path / "packed"
+    pack(checkpoint, output, target=BOARD, file_type="Q8_0")
+    assert inside(output, Role.LICENSE) == b"Be good."
+    assert inside(output, Role.CARD) == b"# The model"
+    again = tmp_path / "again"
+    pack(output, again, target=BOARD)
+    assert inside(again, Role.LICENSE) == b"Be good."
+    assert inside(again, Role.CARD) == b"# The model"
+    named = tmp_path / "named.txt"
+    named.write_text("Be better.")
+    pack(output, again, target=BOARD, extras=Extras(license=named))
+    assert inside(again, Role.LICENSE) == b"Be better."
+    (checkpoint / "LICENSE.txt").unlink()
+    assert look_beside(checkpoint, Extras()).license is None
+
+
+def test_texts_that_cannot_be_packed(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "long").write_bytes(bytes(5 << 20))
+    with pytest.raises(InvalidOption, match="long"):
+        packed(model, license=tmp_path / "long")
+    with pytest.raises(NotFound):
+        packed(model, card=tmp_path / "none")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_card_beside_the_model_goes_along_if_it_is_its_own(tmp_path: Path, model: Path) -> None:
+    assert inside(packed(model), Role.QUALITY) is None
+    beside = record(tmp_path / "small.quality.json", "edgeslm.quality/1", model)
+    assert json.loads(inside(packed(model), Role.QUALITY) or b"") == json.loads(beside.read_text())
+    for wrong in (
+        record(beside, "edgeslm.quality/1", None),
+        record(beside, "edgeslm.other/1", model),
+    ):
+        assert inside(packed(model), Role.QUALITY) is None
+        with pytest.raises(InvalidOption, match="quality"):
+            packed(model, quality=wrong)
+    beside.write_text("{")
+    assert inside(packed(model), Role.QUALITY) is None
+
+
+def test_what_was_measured_goes_along(tmp_path: Path, model: Path) -> None:
+    ours = record(tmp_path / "ours.json", "edgeslm.measurement/1", model)
+    contents = verify_bundle(packed(model, measured=(ours, ours))).contents
+    assert contents.measured == (json.loads(ours.read_text()),) * 2
+    other = record(tmp_path / "other.json", "edgeslm.measurement/1", None)
+    with pytest.raises(InvalidOption, match="about another file"):
+        packed(model, measured=(ours, other))
+
+
+def test_adapters_go_along(tmp_path: Path, model: Path) -> None:
+    adapter = tiny_adapter(tmp_path / "poet.gguf", model)
+    bundle = packed(model, adapters={"poet": adapter})
+    assert find_package(bundle).adapters["poet"].read_bytes() == adapter.read_bytes()
+    with pytest.raises(InvalidGGUF):
+        packed(model, adapters={"poet": model})
+    for name in ("../poet", "", ".hidden", "a b"):
+        with pytest.raises(InvalidOption, match="no name for an adapter"):
+            packed(model, adapters={name: adapter})
+
+
+def test_wheels_go_along(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not a wheel")
+    with pytest.raises(InvalidOption, match="no wheels"):
+        packed(model, runtime=folder)
+    for name in ("b-2-py3-none-any.whl", "a-1-py3-none-any.whl"):
+        (folder / name).write_text(name)
+    files = {each.file for each in verify_bundle(packed(model, runtime=folder)).contents.files}
+    assert {"runtime/a-1-py3-none-any.whl", "runtime/b-2-py3-none-any.whl"} <= files
+    assert "runtime/notes.txt" not in files
+    for wrong in (model, tmp_path / "none"):
+        with pytest.raises(UserError):
+            packed(model, runtime=wrong)
+
+
+def test_a_tar_and_a_directory_are_the_same_bundle(tmp_path: Path, model: Path) -> None:
+    results = [
+        pack(model, tmp_path / name, target=BOARD).contents for name in ("packed", "packed.tar")
+    ]
+    assert results[0] == results[1]
+    assert find_model(tmp_path / "packed").read_bytes() == model.read_bytes()
