@@ -13,6 +13,11 @@ from typing import Any
 import pytest
 from shown_commands import ROOT, StandIns, run_page, run_python
 
+from edgeslm.bundle.contents import ChatSettings
+from edgeslm.bundle.layout import open_layout, read_blob, read_image
+from edgeslm.bundle.names import FILES, WEIGHTS, Role
+from edgeslm.records import CHAT_SCHEMA, document
+
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 PROSE = sorted([*PAGES, *ROOT.glob("*.md"), ROOT / "edgeslm" / "SHAPE.md"])
@@ -90,12 +95,24 @@ def test_evaluate_page_names_every_key_of_a_card(tiny_model: Path, tmp_path: Pat
     assert _named_keys(DOCS / "evaluate.md") == set(_keys(json.loads(output)))
 
 
-def test_manifest_page_names_every_key_of_a_manifest(stand_ins: StandIns) -> None:
-    manifest = json.loads((stand_ins.packed / "manifest.json").read_text())
-    assert manifest["prompt"] is None
-    state = {"file": "", "sha256": "", "file_bytes": 0}
-    manifest["prompt"] = {"system": "", "kv_type": "", "state": state}
-    assert _named_keys(DOCS / "manifest.md") - {"prompt"} == set(_keys(manifest))
+def test_bundle_page_names_every_key_of_its_documents(stand_ins: StandIns) -> None:
+    layout = open_layout(stand_ins.packed)
+    image = read_image(layout)
+    named = _named_keys(DOCS / "bundle.md")
+    found = set(_keys({"chat": document(CHAT_SCHEMA, ChatSettings())}))
+    for role in (Role.FIGURES, Role.TENSORS):
+        layer = image.layer(role)
+        assert layer is not None
+        found |= set(_keys({role.value: json.loads(read_blob(layout, layer.blob))}))
+    assert named == found
+
+
+def test_bundle_page_names_every_file_of_a_bundle() -> None:
+    page = (DOCS / "bundle.md").read_text()
+    kinds = {name: kind for name, kind in FILES.values()} | {"model.gguf": WEIGHTS}
+    for name, kind in kinds.items():
+        word = kind.removeprefix("application/vnd.cncf.model.").removesuffix(".v1.raw")
+        assert f"| {name} | {word} |" in page, name
 
 
 def test_report_page_names_every_key_of_a_report(tiny_model: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def fit(
         list[Path],
         typer.Argument(
             metavar="MODEL...",
-            help="GGUF files, packed directories, checkpoints, or just their config.json.",
+            help="GGUF files, bundles, checkpoints, or just their config.json.",
             show_default=False,
         ),
     ],

@@ -96,7 +96,7 @@ def test_a_killed_run_leaves_whole_rungs_and_goes_on(
             climb(tmp_path, 5, 8)
     assert names(tmp_path / "out") == {"5-bits", "5-bits.quality.json", "ladder.json"}
     assert names(tmp_path) == {"out", "tiny.gguf", "letters.txt"}
-    first = verify_bundle(tmp_path / "out" / "5-bits")
+    first = verify_bundle(tmp_path / "out" / "5-bits").contents
     stamp = find_model(tmp_path / "out" / "5-bits").stat().st_mtime_ns
     again = climb(tmp_path, 5, 8)
     assert [rung.bits for rung in again.ladder.rungs] == [5, 8]
