@@ -41,7 +41,9 @@ def running(folder: Path) -> Iterator[str]:
     folder.mkdir()
     config = folder / "config.yml"
     config.write_text(_CONFIG.format(folder=folder, port=port))
-    with subprocess.Popen([path, "serve", str(config)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [path, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/v2/")
             yield f"127.0.0.1:{port}"

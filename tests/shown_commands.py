@@ -228,7 +228,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         target = folder / word
         if before in ("-o", "--output", ">") or target.exists():
             continue
-        if before == "--adapter":
+        if before == "--adapter" and word.endswith(".gguf"):
             base = next(name for name in words if name.endswith(".gguf"))
             tiny_adapter(folder / word.rpartition("=")[2], folder / base)
         elif before == "--runtime":

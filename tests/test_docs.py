@@ -109,7 +109,7 @@ def test_bundle_page_names_every_key_of_its_documents(stand_ins: StandIns) -> No
 
 def test_bundle_page_names_every_file_of_a_bundle() -> None:
     page = (DOCS / "bundle.md").read_text()
-    kinds = {name: kind for name, kind in FILES.values()} | {"model.gguf": WEIGHTS}
+    kinds = dict(FILES.values()) | {"model.gguf": WEIGHTS}
     for name, kind in kinds.items():
         word = kind.removeprefix("application/vnd.cncf.model.").removesuffix(".v1.raw")
         assert f"| {name} | {word} |" in page, name

@@ -167,7 +167,7 @@ def pull(
         print(f"wrote {destination}: sha256:{contents.digest}")
 
 
-COMMANDS = (verify, sign, unpack, push, pull)
+COMMANDS = (sign, verify, unpack, push, pull)
 
 
 def private_key(path: Path) -> EllipticCurvePrivateKey:
