@@ -290,6 +290,14 @@ def _value(line: str) -> Any:
         return _BROKEN
 
 
+def _file_name(path: Path) -> str:
+    """The name of a model's file; a blob's says nothing, that of its bundle does."""
+    folder = path.parent
+    if (folder.parent.name, folder.name) == ("blobs", "sha256"):
+        return folder.parent.parent.name or path.name
+    return path.name
+
+
 def from_measurement(
     measurement: Measurement, source: Path, cell: Mapping[str, Any] | None = None
 ) -> Result:
@@ -299,7 +307,7 @@ def from_measurement(
     return Result(
         model=ResultModel(
             label=str(cell.get("model") or model.name or model.path.stem),
-            file=model.path.name,
+            file=_file_name(model.path),
             sha256=model.sha256,
             architecture=model.architecture,
             type=_type_of(cell.get("type")) or model.file_type,

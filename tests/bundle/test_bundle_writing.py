@@ -81,6 +81,15 @@ def test_the_config_is_as_modelpack_wants_it(packed: Path) -> None:
     assert config["modelfs"] == {"type": "layers", "diffIds": digests}
 
 
+def test_json_is_written_in_one_form(packed: Path) -> None:
+    found = [data for data in files(packed).values() if data.startswith(b"{")]
+    assert len(found) == 8  # manifest, config, index, layout, four documents
+    for data in found:
+        value = json.loads(data)
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert data == text.encode()
+
+
 def test_a_layout_holds_nothing_else(packed: Path) -> None:
     manifest = manifest_of(packed)
     digests = {layer["digest"] for layer in manifest["layers"]} | {manifest["config"]["digest"]}

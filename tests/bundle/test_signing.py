@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import string
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_every_bit_counts(private: Path) -> None:
         changed[place] ^= 1 << place % 8
         with pytest.raises(UserError):
             check(bytes(changed), private)
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "abc"])
+def test_there_is_one_way_to_write_the_same_bytes(private: Path, name: str) -> None:
+    """Bits at the end of base64 that stand for nothing are not free to be anything."""
+    data = sign_blobs(HASHES, name, read_private_key(private, str))
+    payload = json.loads(data)["dsseEnvelope"]["payload"]
+    bare = payload.rstrip("=")
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    last = alphabet[alphabet.index(bare[-1]) ^ 1]
+    other = bare[:-1] + last + payload[len(bare) :]
+    same = base64.b64decode(other) == base64.b64decode(payload)
+    assert same == (len(bare) < len(payload))
+    with pytest.raises(UserError):
+        check(_edited(data, "dsseEnvelope", "payload", to=other), private)
 
 
 def _edited(data: bytes, *path: str | int, to: object) -> bytes:

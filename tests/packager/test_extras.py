@@ -92,10 +92,8 @@ def test_a_card_beside_the_model_goes_along_if_it_is_its_own(tmp_path: Path, mod
     assert inside(packed(model), Role.QUALITY) is None
     beside = record(tmp_path / "small.quality.json", "edgeslm.quality/1", model)
     assert json.loads(inside(packed(model), Role.QUALITY) or b"") == json.loads(beside.read_text())
-    for wrong in (
-        record(beside, "edgeslm.quality/1", None),
-        record(beside, "edgeslm.other/1", model),
-    ):
+    for schema, about in (("edgeslm.quality/1", None), ("edgeslm.other/1", model)):
+        wrong = record(beside, schema, about)
         assert inside(packed(model), Role.QUALITY) is None
         with pytest.raises(InvalidOption, match="quality"):
             packed(model, quality=wrong)
