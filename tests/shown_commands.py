@@ -262,6 +262,8 @@ def _put_file(target: Path, word: str, stand_ins: StandIns) -> None:
         target.write_text("Dear friend, how are you?\n" * (50 if word == "letters.txt" else 1))
     elif word.endswith(_EXAMPLES) and (EXAMPLES / word).exists():
         _put_example(word, target.parent, stand_ins)
+    elif word == "config.json":
+        shutil.copy(stand_ins.checkpoint / word, target)
     elif word.endswith("/config.json"):
         shutil.copytree(stand_ins.checkpoint, target.parent)
     elif word.endswith(".tar"):

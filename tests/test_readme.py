@@ -18,11 +18,16 @@ def test_it_shows_how_to_start() -> None:
     assert {"scripts/demo", "scripts/test"} <= set(shown_commands(README))
 
 
-def test_the_picture_needs_nothing_from_elsewhere() -> None:
-    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
-    drawing = (ROOT / picture).read_text()
-    assert drawing.startswith("<svg")
-    assert not re.findall(r"url\(.?http|href=.http", drawing)
+def test_the_pictures_need_nothing_from_elsewhere() -> None:
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
+    assert "docs/images/demo.svg" in pictures
+    for picture in pictures:
+        data = (ROOT / picture).read_bytes()
+        if picture.endswith(".svg"):
+            assert data.startswith(b"<svg")
+            assert not re.findall(rb"url\(.?http|href=.http", data)
+        else:
+            assert data.startswith(b"\x89PNG")
 
 
 def test_the_picture_shows_commands_of_today() -> None:
