@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from edgeslm import progress
 from edgeslm.bundle import names
@@ -37,6 +38,7 @@ from edgeslm.bundle.replacing import ensure_replaceable, replaced
 from edgeslm.bundle.signing import PublicKey
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.verification import read_all, verify_bundle
+from edgeslm.bundle.writing import TAR_ENDING
 from edgeslm.errors import Failure, InvalidBundle, InvalidOption, NotFound, Unsupported, writing
 
 _SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -98,6 +100,11 @@ def pull_bundle(
         Failure: the registry cannot be reached.
         OutputFailure: it cannot be written.
     """
+    if output.suffix == TAR_ENDING:
+        raise InvalidOption(
+            f"{output}: a bundle is pulled into a directory",
+            hint=f"Name one: -o {output.with_suffix('')}",
+        )
     remote = _Remote(reference, plain_http=plain_http)
     ensure_replaceable(output)
     data = remote.manifest(remote.digest or remote.tag)
@@ -242,7 +249,7 @@ class _Remote:
         with self._asking():
             begun = self._ask("POST", self._place.upload_blob_url())
             self._expect(begun, 202)
-            place = self._registry._get_location(begun, self._place)
+            place = urljoin(begun.url, begun.headers.get("Location", ""))
             answer = self._registry.do_request(
                 f"{place}{'&' if '?' in place else '?'}digest={blob.digest}",
                 "PUT",

@@ -367,16 +367,13 @@ def test_a_thousand_mutations_of_a_tar_are_refused(tar: Path, private: Path) -> 
     verify_bundle(tar, key)
     chance = random.Random(11)
     for number in range(MUTATIONS):
-        changed = mutated_tar(whole, chance)
-        if changed == whole:
-            continue
+        # zeros at the end change nothing
+        while not (changed := mutated_tar(whole, chance)).removeprefix(whole).strip(b"\0"):
+            pass
         tar.write_bytes(changed)
-        try:
+        with pytest.raises(UserError):
             verify_bundle(tar, key)
-        except UserError:
-            continue
-        # a header or a block of zeros more at the end changes nothing
-        assert not changed.removeprefix(whole).strip(b"\0"), f"mutation {number}"
+            pytest.fail(f"mutation {number}")
 
 
 def test_blobs_of_two_bundles_exchanged_are_refused(

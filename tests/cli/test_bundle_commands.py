@@ -155,6 +155,7 @@ def test_an_adapter_in_the_bundle_has_a_name(
         (("unpack", "MODEL", "-o", "o"), ["not a bundle"]),
         (("push", "none", "helper:1"), ["names no registry"]),
         (("pull", "helper:1", "-o", "o"), ["names no registry"]),
+        (("pull", "127.0.0.1:1/helper:1", "-o", "o.tar"), ["into a directory"]),
     ],
 )
 def test_mistakes_are_told(
