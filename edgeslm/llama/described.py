@@ -8,6 +8,7 @@ must live to tell.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -50,7 +51,12 @@ def describe_build(command: Sequence[str] | None = None) -> BuildInfo:
         )
     try:
         answer = json.loads(done.stdout)
-        return BuildInfo(str(answer["binding"]), tuple(map(str, answer["features"])))
+        commit = answer["commit"]
+        return BuildInfo(
+            str(answer["binding"]),
+            tuple(map(str, answer["features"])),
+            None if commit is None else str(commit),
+        )
     except (ValueError, KeyError, TypeError) as error:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise NativeFailure(words[-1] if words else "it says nothing", hint=_HINT) from error
@@ -71,7 +77,7 @@ def _main() -> int:
     except NativeFailure as error:
         print(error.message, file=sys.stderr)
         return 1
-    print(json.dumps({"binding": build.binding, "features": build.features}))
+    print(json.dumps(dataclasses.asdict(build)))
     return 0
 
 

@@ -50,6 +50,8 @@ EXTRAS = {
     "serve": ("starlette", "uvicorn", "msgspec"),
     "quantize": ("numba", "threadpoolctl"),
     "report": ("matplotlib",),
+    "sign": ("cryptography",),
+    "registry": ("oras",),
 }
 """What can be installed beside edgeslm, and the modules that this brings."""
 

@@ -264,7 +264,7 @@ def test_a_speed_is_met_by_the_prediction(model, effort, tmp_path):
 
     target = load_target("rpi4-4gb")
     fastest = predict(read_header(model), target, context_length=128).decode_tokens_per_second
-    wishes = Wishes(min_tokens_per_second=1.6 * fastest.value, context_length=128)
+    wishes = Wishes(min_tokens_per_second=1.2 * fastest.value, context_length=128)
     result = quantize(model, tmp_path / "out.gguf", wishes=wishes, target=target, effort=effort)
     reached = predict(read_header(result.path), target, context_length=128)
     assert reached.decode_tokens_per_second.value >= wishes.min_tokens_per_second
