@@ -202,7 +202,7 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
 
 
 def _writes(command: str) -> bool:
-    return not {"-o", "--output", ">", "sign", "push"}.isdisjoint(command.split())
+    return not {"-o", "--output", ">", "bench", "sign", "push"}.isdisjoint(command.split())
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -219,6 +219,13 @@ def _environment(folder: Path) -> dict[str, str]:
         "OMP_THREAD_LIMIT": "1",
         "NO_COLOR": "1",
     }
+
+
+def _measure(model: Path, target: Path) -> None:
+    """What `profile` says of the model, on one line."""
+    command = ["-m", "edgeslm", "profile", str(model), "-p", "16", "-n", "8", "-r", "1", "--json"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, check=True, text=True)
+    target.write_text(json.dumps(json.loads(done.stdout)) + "\n")
 
 
 def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
@@ -238,6 +245,8 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             _put_model(target, words, stand_ins)
         elif word.endswith("/"):
             _put_folder(target, word, stand_ins)
+        elif "report" in words and word.endswith((".json", ".jsonl")):
+            _measure(stand_ins.model, target)
         else:
             _put_file(target, word, stand_ins)
 

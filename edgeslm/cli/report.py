@@ -59,8 +59,8 @@ def report(
 
     Examples:
         edgeslm report rpi4.json rpi5.json
-        edgeslm report results.jsonl -o report.html --baseline Q8_0
-        edgeslm report results.jsonl small.quality.json -o report.md
+        edgeslm report results.jsonl -o report.html
+        edgeslm report results.jsonl -o report.md
     """
     from edgeslm.files import ensure_writable
     from edgeslm.profiling.report.content import build
