@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from edgeslm.errors import InvalidOption
 from edgeslm.gguf.reader import Header, TensorInfo
-from edgeslm.gguf.types import TensorType, tensor_type
+from edgeslm.gguf.types import TensorType, fallback, tensor_type
 
 _MAIN_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -41,16 +41,6 @@ _MAIN_TYPES: Mapping[str, str] = MappingProxyType(
 """The type most tensors get, by label."""
 FILE_TYPES = tuple(_MAIN_TYPES)
 
-_FALLBACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "Q4_K": "Q5_0",
-        "Q5_K": "Q5_1",
-        "Q6_K": "Q8_0",
-        **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
-        **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"), "IQ4_NL"),
-        **dict.fromkeys(("IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
-    }
-)
 _LOW = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"})
 _LOWEST = _LOW - {"IQ2_S", "IQ2_M"}
 _WIDER_OUTPUTS: Mapping[str, str] = MappingProxyType(
@@ -229,11 +219,7 @@ def _role(name: str) -> str:
 
 def _fitting(tensor: TensorInfo, name: str) -> TensorType:
     """The type called `name`, or what llama-quantize takes where its blocks don't fit the rows."""
-    width = tensor.shape[0]
-    kind = tensor_type(name)
-    if width % kind.block_elements:
-        kind = tensor_type(_FALLBACKS.get(name, name))
-    return tensor_type("F16") if width % kind.block_elements else kind
+    return fallback(tensor_type(name), tensor.shape[0]) or tensor_type("F16")
 
 
 def _wanted(role: str, place: _Place, tied: bool, tensor: TensorInfo) -> str:

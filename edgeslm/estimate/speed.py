@@ -10,8 +10,8 @@ factors are those of the physical model that is fitted to all rows (see `physics
 
 Read are all tensors but the token embedding, of which one row is looked up; where there is no
 `output.weight` the embedding is also the output head and is read like the rest. The KV cache
-counts at half the context, the mean depth of filling it once. Mixtures of experts read fewer
-bytes than this counts: all experts are taken as read.
+counts at half the context, the mean depth of filling it once. Of a mixture's experts those count
+that a token goes through.
 
 Prefill computes: 2 FLOP per weight and token (multiply, add). Embedding and head are left out
 (a lookup, and only the last token's logits), and so is attention.
@@ -35,14 +35,12 @@ from edgeslm.estimate.physics import (
     standing_terms,
     weight_terms,
 )
-from edgeslm.estimate.work import work_of
+from edgeslm.estimate.work import bytes_read_per_token, work_of
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import tensor_type as tensor_type_of
 from edgeslm.records import Figure, Provenance
 from edgeslm.targets.target import Target
 
-_EMBEDDING = "token_embd.weight"
-_HEAD = "output.weight"
 _PROMPT = 512
 
 
@@ -130,7 +128,7 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
         return Figure(value, Provenance.ESTIMATED, f"a prompt of {_PROMPT} tokens, {_rows(target)}")
     seconds = 0.0
     used: list[str] = []
-    for name, weights in _matrix_weights(header).most_common():
+    for name, weights in Counter(work_of(header).prompt).most_common():
         rate = target.prefill_gigaflops_for(name)
         if rate.value is None:
             lacks = _lacks(target, f"prefill GFLOP/s (compute or kernels.{name})")
@@ -142,31 +140,6 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
         Provenance.ESTIMATED,
         f"2 FLOP per weight and token / GFLOP/s of {target.id}: {'; '.join(used)}",
     )
-
-
-def bytes_read_per_token(header: Header) -> Counter[str]:
-    """Bytes of weights that generating one token reads, by tensor type name."""
-    unread = unread_tensor(header)
-    counts: Counter[str] = Counter()
-    for tensor in header.tensors:
-        if tensor.name != unread:
-            counts[tensor.type.name] += tensor.bytes
-    return counts
-
-
-def unread_tensor(header: Header) -> str | None:
-    """The one matrix that generating does not read: an embedding that is not the head too."""
-    untied = any(tensor.name == _HEAD for tensor in header.tensors)
-    return _EMBEDDING if untied else None
-
-
-def _matrix_weights(header: Header) -> Counter[str]:
-    """Weights of the matrices that every prompt token is multiplied with, by type name."""
-    counts: Counter[str] = Counter()
-    for tensor in header.tensors:
-        if len(tensor.shape) > 1 and tensor.name not in (_EMBEDDING, _HEAD):
-            counts[tensor.type.name] += tensor.elements
-    return counts
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeslm.estimate.cache import layers, per_layer, whole
-from edgeslm.gguf.reader import Header
+from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import kv_tensor_type
 
 _LOOKED_UP = ("position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
@@ -52,20 +52,6 @@ def work_of(header: Header) -> Work:
     Raises:
         InvalidGGUF: the header lacks a hyperparameter.
     """
-    read: Counter[str] = Counter()
-    multiplied: Counter[str] = Counter()
-    prompt: Counter[str] = Counter()
-    share = _experts_used(header)
-    untied = any(tensor.name == _HEAD for tensor in header.tensors)
-    for tensor in header.tensors:
-        if tensor.name in _LOOKED_UP or (untied and tensor.name == _EMBEDDING):
-            continue
-        part = share if "_exps." in tensor.name else 1.0
-        read[tensor.type.name] += round(part * tensor.bytes)
-        if len(tensor.shape) > 1:
-            multiplied[tensor.type.name] += round(part * tensor.elements)
-            if tensor.name not in (_EMBEDDING, _HEAD):
-                prompt[tensor.type.name] += round(part * tensor.elements)
     kept = layers(header)
     heads = per_layer(header, "attention.head_count", len(kept), least=0)
     cached: Counter[int | None] = Counter()
@@ -75,7 +61,62 @@ def work_of(header: Header) -> Work:
             numbers = layer.key_length + layer.value_length
             cached[layer.window] += 2 * layer.kv_heads * numbers
             attended[layer.window] += count * numbers
-    return Work(dict(read), dict(multiplied), dict(prompt), len(kept), dict(cached), dict(attended))
+    multiplied, prompt = _weights(header)
+    return Work(
+        dict(bytes_read_per_token(header)),
+        dict(multiplied),
+        dict(prompt),
+        len(kept),
+        dict(cached),
+        dict(attended),
+    )
+
+
+def bytes_read_per_token(header: Header) -> Counter[str]:
+    """Bytes of weights that generating one token reads, by tensor type name.
+
+    Of a mixture's experts those count that a token goes through; an embedding that is not the head
+    too is looked up, and not read.
+    """
+    share = _experts_used(header)
+    counts: Counter[str] = Counter()
+    for tensor in _read(header):
+        counts[tensor.type.name] += round(tensor.bytes * (share if _is_expert(tensor) else 1))
+    return counts
+
+
+def unread_tensor(header: Header) -> str | None:
+    """The one matrix that generating does not read: an embedding that is not the head too."""
+    untied = any(tensor.name == _HEAD for tensor in header.tensors)
+    return _EMBEDDING if untied else None
+
+
+def _read(header: Header) -> list[TensorInfo]:
+    """The tensors that generating a token goes through."""
+    unread = unread_tensor(header)
+    return [
+        tensor
+        for tensor in header.tensors
+        if tensor.name != unread and tensor.name not in _LOOKED_UP
+    ]
+
+
+def _weights(header: Header) -> tuple[Counter[str], Counter[str]]:
+    """Weights that a generated token, and each token of a prompt, is multiplied with."""
+    share = _experts_used(header)
+    generated: Counter[str] = Counter()
+    prompt: Counter[str] = Counter()
+    for tensor in _read(header):
+        if len(tensor.shape) > 1:
+            count = round(tensor.elements * (share if _is_expert(tensor) else 1))
+            generated[tensor.type.name] += count
+            if tensor.name not in (_EMBEDDING, _HEAD):
+                prompt[tensor.type.name] += count
+    return generated, prompt
+
+
+def _is_expert(tensor: TensorInfo) -> bool:
+    return "_exps." in tensor.name
 
 
 def _experts_used(header: Header) -> float:

@@ -138,6 +138,35 @@ def tensor_type(name: str) -> TensorType:
     return kind
 
 
+_FALLBACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS",
+        "Q4_0": "Q2_0 Q2_K Q3_K TQ1_0 TQ2_0",
+        "Q5_0": "Q4_K",
+        "Q5_1": "Q5_K",
+        "Q8_0": "Q6_K",
+    }
+)
+"""What takes the place of which types where rows are no multiple of their block."""
+
+
+def fallback(kind: TensorType, width: int) -> TensorType | None:
+    """What llama-quantize writes where it wants `kind` for rows of `width` elements.
+
+    None where it stops with an error instead (`src/llama-quant.cpp`). A fallback is wider or as
+    wide: a file of a model with odd widths is larger than its label says.
+    """
+    if kind.fits((width,)):
+        return kind
+    if kind.block_elements <= 32:
+        return tensor_type("F16")
+    for name, replaced in _FALLBACKS.items():
+        if kind.name in replaced.split():
+            other = tensor_type(name)
+            return other if other.fits((width,)) else tensor_type("F16")
+    return None
+
+
 FILE_TYPES: Mapping[int, str] = MappingProxyType(
     {
         0: "F32",

@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption
 from edgeslm.estimate.prediction import predict
-from edgeslm.estimate.speed import (
-    bytes_read_per_token,
-    decode_tokens_per_second,
-    prefill_tokens_per_second,
-)
+from edgeslm.estimate.speed import decode_tokens_per_second, prefill_tokens_per_second
+from edgeslm.estimate.work import bytes_read_per_token
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import tensor_type
 from edgeslm.records import UNKNOWN, Figure, Provenance, to_json

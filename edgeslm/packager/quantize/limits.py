@@ -20,7 +20,8 @@ from edgeslm.errors import InvalidOption
 from edgeslm.estimate.energy import seconds_per_token
 from edgeslm.estimate.memory import weights_budget
 from edgeslm.estimate.prediction import usual_kv_type
-from edgeslm.estimate.speed import standing_seconds, unread_tensor, weight_seconds
+from edgeslm.estimate.speed import standing_seconds, weight_seconds
+from edgeslm.estimate.work import unread_tensor
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import DEFAULT_ALIGNMENT, kv_tensor_type, padded
 from edgeslm.packager.quantize.allocation import Allocation, Infeasible, allocate

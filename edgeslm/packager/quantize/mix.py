@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import InvalidOption, Unsupported
-from edgeslm.estimate.speed import unread_tensor
+from edgeslm.estimate.work import unread_tensor
 from edgeslm.files import cache_folder, exclusive, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType

@@ -2,8 +2,7 @@
 
 All of it is fact about the llama.cpp in llama-cpp-python 0.3.36, and compared with that library
 by tests: block structures are from `ggml-common.h`, what runs is what has a dot product in
-`ggml-cpu.c`, what can be encoded is what `ggml_quantize_chunk` takes, and the types that
-llama-quantize falls back on are from `src/llama-quant.cpp`.
+`ggml-cpu.c`, and what can be encoded is what `ggml_quantize_chunk` takes.
 """
 
 from __future__ import annotations
@@ -121,15 +120,6 @@ TYPES: tuple[TypeInfo, ...] = (
 
 _BY_NAME: Mapping[str, TypeInfo] = MappingProxyType({info.type.name: info for info in TYPES})
 
-_FALLBACKS = {
-    "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS",
-    "Q4_0": "Q2_0 Q2_K Q3_K TQ1_0 TQ2_0",
-    "Q5_0": "Q4_K",
-    "Q5_1": "Q5_K",
-    "Q8_0": "Q6_K",
-}
-"""What takes the place of which types where rows are no multiple of their block."""
-
 
 def type_info(kind: TensorType) -> TypeInfo:
     """The explanation of a tensor type."""
@@ -156,23 +146,6 @@ def runnable_types(
         and (trained or not info.needs_training)
     ]
     return tuple(sorted(kinds, key=lambda kind: (kind.bits_per_weight, kind.id)))
-
-
-def fallback(kind: TensorType, width: int) -> TensorType | None:
-    """What llama-quantize writes where it wants `kind` for rows of `width` elements.
-
-    None where it stops with an error instead. A fallback is wider or as wide: a file of a
-    model with odd widths is larger than its label says.
-    """
-    if kind.fits((width,)):
-        return kind
-    if kind.block_elements <= 32:
-        return tensor_type("F16")
-    for name, replaced in _FALLBACKS.items():
-        if kind.name in replaced.split():
-            other = tensor_type(name)
-            return other if other.fits((width,)) else tensor_type("F16")
-    return None
 
 
 def nearest_type(kind: TensorType, shape: Sequence[int], *, importance: bool = False) -> TensorType:

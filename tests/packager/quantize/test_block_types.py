@@ -16,7 +16,7 @@ from edgeslm.errors import NativeFailure
 from edgeslm.gguf.imatrix import Importance as Columns
 from edgeslm.gguf.imatrix import ImportanceMatrix, write_imatrix
 from edgeslm.gguf.reader import read_header
-from edgeslm.gguf.types import TENSOR_TYPES, TensorType, tensor_type
+from edgeslm.gguf.types import TENSOR_TYPES, TensorType, fallback, tensor_type
 from edgeslm.llama import native, quantizer
 from edgeslm.llama.guard import ensure_loadable
 from edgeslm.llama.quantizer import QuantizeOptions, quantize_file
@@ -24,7 +24,6 @@ from edgeslm.llama.rows import decode_rows, encode_rows
 from edgeslm.packager.quantize.types import (
     TYPES,
     Importance,
-    fallback,
     nearest_type,
     runnable_types,
     type_info,
