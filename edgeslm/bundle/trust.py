@@ -36,7 +36,7 @@ def trusted_keys() -> tuple[PublicKey, ...] | None:
         places = [Path(each) for each in named.split(os.pathsep) if each]
     else:
         folder = config_folder(_FOLDER)
-        if folder is None or not folder.is_dir():
+        if folder is None or not os.path.lexists(folder):
             return None
         places = [folder]
     keys = tuple(read_public_key(file) for place in places for file in _files(place))

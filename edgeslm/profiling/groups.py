@@ -149,12 +149,13 @@ def _folder_group(
         _sweep(above)
         group = FolderGroup(above / f"{_NAME}{os.getpid()}", version)
         stack.callback(group.remove)
+        group.remove()  # what is left of a killed process that had our number
         try:
             group.folder.mkdir()
             _limit(group.folder, version, limit_bytes)
             _try_to_join(group)
-        except OSError as error:
-            reasons.append(f"{above}: {error.strerror or error}")
+        except (OSError, subprocess.SubprocessError) as error:
+            reasons.append(f"{above}: {getattr(error, 'strerror', None) or error}")
             group.remove()
             continue
         return group

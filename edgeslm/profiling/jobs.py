@@ -116,7 +116,7 @@ def problem(ended: Ended, timeout_seconds: float | None = None) -> Problem | Non
             "Choose a smaller model, type or context.",
             ended.code,
         )
-    if number > 0:
+    if 0 < number < signal.NSIG:
         return Problem(f"ended by signal {number}", None, ended.code)
     last = lines[-1] if lines else f"exit code {ended.code}"
     return Problem(last[:_LONGEST_WORDS], None, ended.code)

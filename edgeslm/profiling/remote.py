@@ -175,7 +175,7 @@ class RemoteHost:
             "ssh",
             *(() if config is None else ("-F", str(config))),
             *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"),
-            *("-o", f"ControlPath={self._folder}/%C", "-o", "ServerAliveInterval=15"),
+            *("-o", f"ControlPath={self._folder}/s", "-o", "ServerAliveInterval=15"),
             "-T",
         ]
 
