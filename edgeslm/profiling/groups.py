@@ -28,11 +28,13 @@ _NAME = "edgeslm-limit-"
 _ENTER = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
 _REMOVAL_SECONDS = 5.0
 _SYSTEMD_SECONDS = 20
-_SCOPE = """\
-folder=$1; shift; "$@"; code=$?
-group=$(sed -n 's/^0:://p' /proc/self/cgroup)
+_OWN_GROUP = """$root/sys/fs/cgroup$(sed -n 's/^0:://p' "$root/proc/self/cgroup")"""
+_LIMIT_OF_SCOPE = f'root=$1; cat "{_OWN_GROUP}/memory.max" 2> /dev/null || true'
+_SCOPE = f"""\
+folder=$1 root=$2; shift 2; "$@"; code=$?
+group="{_OWN_GROUP}"
 for name in memory.peak memory.events memory.stat; do
-  cat "/sys/fs/cgroup$group/$name" > "$folder/$name" 2> /dev/null
+  cat "$group/$name" > "$folder/$name" 2> /dev/null
 done
 exit $code
 """
@@ -91,7 +93,7 @@ def limited_group(limit_bytes: int, root: Path = Path("/")) -> Iterator[Group]:
     reasons: list[str] = []
     with ExitStack() as stack:
         group = _folder_group(stack, limit_bytes, root, reasons)
-        yield group if group is not None else _scope(stack, limit_bytes, reasons)
+        yield group if group is not None else _scope(stack, limit_bytes, root, reasons)
 
 
 class FolderGroup:
@@ -129,13 +131,15 @@ class Scope:
 
     kind = "scope of systemd"
 
-    def __init__(self, start: Sequence[str], folder: Path) -> None:
+    def __init__(self, start: Sequence[str], folder: Path, root: Path) -> None:
         self._start = start
         self._folder = folder
+        self._root = root
 
     def command(self, command: Sequence[str]) -> list[str]:
         """systemd-run with a shell that copies the figures when the command has ended."""
-        return [*self._start, "sh", "-c", _SCOPE, "sh", str(self._folder), *command]
+        script = ["sh", "-c", _SCOPE, "sh", str(self._folder), _prefix(self._root)]
+        return [*self._start, *script, *command]
 
     def figures(self) -> GroupFigures:
         """From what was copied."""
@@ -213,11 +217,11 @@ def _sweep(above: Path) -> None:
                 folder.rmdir()
 
 
-def _scope(stack: ExitStack, limit_bytes: int, reasons: list[str]) -> Scope:
+def _scope(stack: ExitStack, limit_bytes: int, root: Path, reasons: list[str]) -> Scope:
     """A scope of systemd's.
 
     Raises:
-        MeasurementFailure: there is none either.
+        MeasurementFailure: there is none either, or it limits nothing.
     """
     if shutil.which("systemd-run") is None:
         reasons.append("there is no systemd-run")
@@ -229,23 +233,50 @@ def _scope(stack: ExitStack, limit_bytes: int, reasons: list[str]) -> Scope:
         *("-p", f"MemoryMax={limit_bytes}", "-p", "MemorySwapMax=0"),
     ]
     try:
-        done = subprocess.run(
-            [*start, "true"],
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=_SYSTEMD_SECONDS,
-        )
+        done = _probe(start, root)
     except (OSError, subprocess.TimeoutExpired) as error:
         reasons.append(f"systemd-run: {error}")
         raise _none_here(reasons) from error
     if done.returncode != 0:
         reasons.append(f"systemd-run: {' '.join(done.stderr.split()) or 'it failed'}")
         raise _none_here(reasons)
+    _require_limit(done.stdout.strip(), limit_bytes, reasons)
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     stack.callback(_stop, ["systemctl", *user, "stop", unit])
-    return Scope(start, Path(folder))
+    return Scope(start, Path(folder), root)
+
+
+def _probe(start: Sequence[str], root: Path) -> subprocess.CompletedProcess[str]:
+    """Start a scope that prints its own limit; nothing where the kernel gives it none."""
+    return subprocess.run(
+        [*start, "sh", "-c", _LIMIT_OF_SCOPE, "sh", _prefix(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=_SYSTEMD_SECONDS,
+    )
+
+
+def _require_limit(told: str, limit_bytes: int, reasons: list[str]) -> None:
+    """Return if the kernel holds a scope to the limit: systemd takes one that nothing keeps to.
+
+    Raises:
+        MeasurementFailure: it does not.
+    """
+    if told.isdecimal() and int(told) <= limit_bytes:
+        return
+    reasons.append(f"systemd's scopes do not limit memory: {told or 'no memory.max'}")
+    raise _none_here(
+        reasons,
+        "Switch the kernel's memory controller on: cgroup_enable=memory in its command line, on a "
+        "Raspberry Pi in /boot/firmware/cmdline.txt; then restart.",
+    )
+
+
+def _prefix(root: Path) -> str:
+    """What stands before "/proc" in a shell's path."""
+    return "" if root == Path("/") else str(root)
 
 
 def _stop(command: Sequence[str]) -> None:
@@ -254,11 +285,13 @@ def _stop(command: Sequence[str]) -> None:
         subprocess.run(command, capture_output=True, check=False, timeout=_SYSTEMD_SECONDS)
 
 
-def _none_here(reasons: Sequence[str]) -> MeasurementFailure:
+def _none_here(
+    reasons: Sequence[str],
+    hint: str = "Run it as root, or as a user of a machine with systemd; in a container, give it "
+    "control groups of its own.",
+) -> MeasurementFailure:
     return MeasurementFailure(
-        f"no control group with a memory limit can be made here ({'; '.join(reasons)})",
-        hint="Run it as root, or as a user of a machine with systemd; in a container, give it "
-        "control groups of its own.",
+        f"no control group with a memory limit can be made here ({'; '.join(reasons)})", hint=hint
     )
 
 

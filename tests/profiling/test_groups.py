@@ -134,3 +134,36 @@ def test_groups_of_version_2_that_nobody_delegated_are_named(
     with pytest.raises(MeasurementFailure) as caught, limited_group(64 * MIB, root):
         raise AssertionError("there is none")
     assert caught.value.message.count("cannot limit memory") == 2
+
+
+def _with_systemd(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None) -> Path:
+    """A tree without groups of its own, where scopes are given `limit`; what runs there is real."""
+    files = {"proc/self/cgroup": "0::/user.slice/a.scope\n"}
+    files |= {} if limit is None else {"sys/fs/cgroup/user.slice/a.scope/memory.max": limit}
+    programs = folder / "programs"
+    programs.mkdir()
+    run = programs / "systemd-run"
+    run.write_text('#!/bin/sh\nwhile [ "$1" != sh ]; do shift; done\nexec "$@"\n')
+    run.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return boards.lay_out(files, folder / "root")
+
+
+@pytest.mark.parametrize("limit", ["max\n", f"{65 * MIB}\n", None])
+def test_a_scope_that_limits_nothing_is_none(
+    limit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _with_systemd(tmp_path, monkeypatch, limit)
+    with pytest.raises(MeasurementFailure) as caught, limited_group(64 * MIB, root):
+        raise AssertionError("it limits nothing")
+    assert "do not limit memory" in caught.value.message
+    assert "cgroup_enable=memory" in (caught.value.hint or "")
+
+
+def test_a_scope_that_limits_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _with_systemd(tmp_path, monkeypatch, f"{64 * MIB}\n")
+    boards.lay_out({f"sys/fs/cgroup/user.slice/a.scope/{n}": v for n, v in V2.items()}, root)
+    with limited_group(64 * MIB, root) as group:
+        assert group.kind == "scope of systemd"
+        assert _run(group, "print(3); raise SystemExit(4)").returncode == 4
+        assert group.figures() == GroupFigures(104857600, 15, 1, 900, 80, 7000)
