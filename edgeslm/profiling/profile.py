@@ -155,7 +155,7 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
         settings = _settings(options, runs, context)
         used = _memory_use(model, context, before_load, faults)
         described = _describe(model, digest)
-    sustained = _sustained(path, options)
+    sustained = _sustained(path, options, settled)
     found = (
         *taints(conditions, [each.decode for each in depths], settings.threads),
         *(() if instrument.failure is None else (f"the meter died midway: {instrument.failure}",)),
@@ -221,9 +221,9 @@ def _measure(
     return tuple(found)
 
 
-def _sustained(path: Path, options: ProfileOptions) -> Sustained | None:
+def _sustained(path: Path, options: ProfileOptions, settled: Settled) -> Sustained | None:
     seconds = options.sustained_seconds
-    return None if seconds is None else run_sustained(path, seconds)
+    return None if seconds is None else run_sustained(path, seconds, settled=settled)
 
 
 def _settled(model: Model, options: ProfileOptions) -> Settled:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeslm.errors import InvalidOption
@@ -20,7 +20,7 @@ from edgeslm.progress import bar
 from edgeslm.records import Statistic
 from edgeslm.runtime.cores import pinned
 from edgeslm.runtime.machine import Clock, Heat, Sensors
-from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, settle
+from edgeslm.runtime.tuned import DEFAULT_KV_TYPE, Settled, settle
 
 _WINDOWS = 120
 """At most so many; none is shorter than a second."""
@@ -88,14 +88,16 @@ def run_sustained(
     seconds: float,
     sensors: Sensors | None = None,
     *,
+    settled: Settled | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Sustained:
-    """Have the model at `path` write for `seconds`, with the settings it runs with here.
+    """Have the model at `path` write for `seconds`.
 
     Args:
         path: A GGUF file.
         seconds: From 3 to a day.
         sensors: What tells of the machine; None for this one's.
+        settled: What it runs with, whatever its length; None for what it runs with here.
         clock: Seconds.
 
     Raises:
@@ -105,9 +107,11 @@ def run_sustained(
     _check_seconds(seconds)
     sensors = sensors or Sensors(ask_firmware=True)
     with Model(path) as model:
-        options = ContextOptions(length=_PROMPT + _STRETCH)
-        settled = settle(model.header, options, threads=None, kv_type=DEFAULT_KV_TYPE)
-        with pinned(settled.cores), Context(model, settled.options) as context:
+        if settled is None:
+            usual = ContextOptions()
+            settled = settle(model.header, usual, threads=None, kv_type=DEFAULT_KV_TYPE)
+        options = replace(settled.options, length=_PROMPT + _STRETCH)
+        with pinned(settled.cores), Context(model, options) as context:
             write = _writer(context)
             write()
             heat, clocked, times = sensors.heat(), sensors.clock(), sensors.cpu_times()
@@ -119,7 +123,7 @@ def run_sustained(
     return Sustained(
         seconds=seconds,
         tokens=tokens,
-        threads=settled.options.threads,
+        threads=options.threads,
         peak=max(each.tokens_per_second for each in windows),
         sustained=Statistic.of(last_third),
         heat_before=heat,

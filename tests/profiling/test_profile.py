@@ -16,6 +16,7 @@ from edgeslm.profiling.meters import FoundMeter
 from edgeslm.profiling.meters.base import Scope
 from edgeslm.profiling.profile import ProfileOptions, profile
 from edgeslm.records import MEASUREMENT_SCHEMA, Provenance, document, from_json, to_json
+from edgeslm.runtime import tuned
 
 SHORT = ProfileOptions(threads=1, prompt_tokens=32, generated_tokens=8, repeats=3, idle_seconds=0.1)
 WATTS = 10.0
@@ -208,6 +209,15 @@ def test_what_lasts_is_kept_beside_the_peak(tiny_model: Path) -> None:
     assert found.sustained is not None
     assert found.sustained.seconds == 3.0
     assert found.sustained.sustained.median > 0
+
+
+def test_what_lasts_is_seen_with_the_same_settings(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuned, "default_threads", lambda: 2)
+    found = profile(tiny_model, replace(SHORT, sustained_seconds=3.0))
+    assert found.sustained is not None
+    assert found.sustained.threads == found.settings.threads == 1
 
 
 def test_a_measurement_comes_back_from_json(tiny_model: Path) -> None:
