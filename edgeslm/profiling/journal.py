@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeslm.errors import Busy, UserError, writing
+from edgeslm.errors import Busy, UserError, reading, writing
 from edgeslm.profiling.results import LINE_START, documents
 from edgeslm.records import FAILURE_SCHEMA, MEASUREMENT_SCHEMA
 
@@ -118,10 +118,7 @@ def read_keys(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     for row in _rows(path):
         schema = row.get("schema") if isinstance(row, Mapping) else None
         if schema not in (MEASUREMENT_SCHEMA, FAILURE_SCHEMA):
-            raise UserError(
-                f"{path}: not a file of edgeslm bench",
-                hint="Name another one with -o; nothing was changed in this one.",
-            )
+            raise _no_journal(path)
         key = _key(row)
         if key is not None:
             (done if schema == MEASUREMENT_SCHEMA else failed).add(key)
@@ -129,9 +126,21 @@ def read_keys(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _rows(path: Path) -> tuple[Any, ...]:
+    """Its lines; a document over several lines is none, since nothing can be added to it."""
     if not path.exists() or not path.stat().st_size:
         return ()
-    return documents(path)[0]
+    rows = documents(path)[0]
+    with reading(path), path.open("rb") as file:
+        if file.read(len(LINE_START)) != LINE_START.encode():
+            raise _no_journal(path)
+    return rows
+
+
+def _no_journal(path: Path) -> UserError:
+    return UserError(
+        f"{path}: not a file of edgeslm bench",
+        hint="Name another one with -o; nothing was changed in this one.",
+    )
 
 
 def _key(row: Mapping[str, Any]) -> str | None:

@@ -89,7 +89,19 @@ def test_a_file_of_something_else_stays_as_it_is(content: bytes, tmp_path: Path)
     assert path.read_bytes() == content
 
 
-def test_what_profile_printed_may_stand_in_it(tmp_path: Path) -> None:
+def test_what_profile_printed_is_no_journal(tmp_path: Path) -> None:
+    """It is one document over many lines: with a line after it, nobody could read it."""
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"schema": MEASUREMENT_SCHEMA}, indent=2) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="not a file of edgeslm bench"), open_journal(path):
+        pass
+    with pytest.raises(UserError, match="not a file of edgeslm bench"):
+        read_keys(path)
+    assert path.read_bytes() == before
+
+
+def test_lines_without_a_cell_may_stand_in_it(tmp_path: Path) -> None:
     path = tmp_path / "bench.jsonl"
     path.write_text(json.dumps({"schema": MEASUREMENT_SCHEMA}) + "\n")
     with open_journal(path) as journal:
