@@ -105,8 +105,9 @@ def keyed(matrix: Matrix, cells: Sequence[Cell], variants: Variants) -> tuple[Ke
         name: machine_identity() if name == LOCAL else f"{host.address}"
         for name, host in matrix.hosts.items()
     }
+    digests, calibration = variants.digests, variants.calibration
     return tuple(
-        Keyed(cell, matrix.key(cell, variants.digests[cell.model], machines[cell.host]))
+        Keyed(cell, matrix.key(cell, digests[cell.model], machines[cell.host], calibration))
         for cell in cells
     )
 

@@ -159,21 +159,23 @@ class Matrix:
     quantizing: Quantizing
     cells: tuple[Cell, ...]
 
-    def key(self, cell: Cell, model_sha256: str, machine: str) -> str:
+    def key(
+        self, cell: Cell, model_sha256: str, machine: str, calibration_sha256: str | None = None
+    ) -> str:
         """Names what a cell measures: another model file, machine or length has another key.
 
         Args:
             cell: Of this matrix.
             model_sha256: Of the model's file before it is quantized.
             machine: Which machine the host is.
+            calibration_sha256: Of the text that mixes are calibrated on, if there is one.
         """
         parts: dict[str, Any] = {**asdict(cell), "runs": asdict(self.runs)}
         del parts["model"]  # another name for the same file changes nothing
         meter = self.hosts[cell.host].meter
         parts |= {"model_sha256": model_sha256, "machine": machine, "meter": meter}
         if cell.bits is not None:
-            calibration = self.quantizing.calibration
-            parts["mix"] = [self.quantizing.quick, str(calibration) if calibration else None]
+            parts["mix"] = [self.quantizing.quick, calibration_sha256]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -30,11 +30,13 @@ class Variants:
     Attributes:
         paths: Of the given files, by the models' names.
         digests: Their SHA-256.
+        calibration: The SHA-256 of the text that mixes are calibrated on, if there is one.
     """
 
     matrix: Matrix
     paths: Mapping[str, Path]
     digests: Mapping[str, str]
+    calibration: str | None
 
     def path(self, cell: Cell) -> Path:
         """Where the file of a cell lies, or will."""
@@ -62,8 +64,8 @@ class Variants:
         quantizing = self.matrix.quantizing
         if cell.bits is None:
             return ""
-        if quantizing.calibration is not None:
-            return f"-{__version__}-{remembered_sha256(quantizing.calibration)[:16]}"
+        if self.calibration is not None:
+            return f"-{__version__}-{self.calibration[:16]}"
         return f"-{__version__}-quick" if quantizing.quick else f"-{__version__}"
 
     def _command(self, cell: Cell, path: Path) -> list[str]:
@@ -97,6 +99,6 @@ def find_variants(matrix: Matrix) -> Variants:
                     hint="Leave one of them out.",
                 )
         paths[name], digests[name] = path, digest
-    if (calibration := matrix.quantizing.calibration) is not None:
-        remembered_sha256(calibration)
-    return Variants(matrix, paths, digests)
+    text = matrix.quantizing.calibration
+    calibration = None if text is None else remembered_sha256(text)
+    return Variants(matrix, paths, digests, calibration)

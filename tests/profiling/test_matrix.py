@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption, UserError
+from edgeslm.profiling.bench import keyed
 from edgeslm.profiling.matrix import Cell, Matrix, load_matrix, only_hosts, parse_matrix
+from edgeslm.profiling.variants import find_variants
 
 PATH = Path("/somewhere/matrix.toml")
 TYPES = ("original", "Q4_K_M", "Q8_0", "4.5", "3")
@@ -137,6 +139,23 @@ def test_a_key_changes_with_all_that_changes_the_figures() -> None:
     assert quick.key(mix, "one", "here") != matrix.key(mix, "one", "here")
     assert quick.key(plain, "one", "here") == matrix.key(plain, "one", "here")
     assert matrix.key(replace(plain, model="renamed"), "one", "here") in keys
+
+
+def test_a_key_names_the_calibration_by_its_content(tmp_path: Path, tiny_model: Path) -> None:
+    def key(folder: str, words: str) -> str:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "words.txt").write_text(words)
+        content = {
+            "models": {"tiny": str(tiny_model)},
+            "axes": {"types": [4.5]},
+            "quantize": {"calibration": "words.txt"},
+        }
+        matrix = parse_matrix(tmp_path / folder / "matrix.toml", content)
+        (found,) = keyed(matrix, matrix.cells, find_variants(matrix))
+        return found.key
+
+    assert key("here", "some words") == key("there", "some words")
+    assert key("elsewhere", "other words") != key("nowhere", "some words")
 
 
 def test_everything_a_file_may_say(tmp_path: Path) -> None:
