@@ -21,8 +21,8 @@
         ├── HostFailure              a machine that is used over ssh
         └── MeasurementFailure       a figure could not be measured
 
-Only the command line's entry point and the HTTP server's catch these, and nothing else: a bug keeps
-its traceback.
+The command line's entry point and the HTTP server's catch these, and what goes on without a part of
+its work, as a bench does with the next cell; they catch nothing else: a bug keeps its traceback.
 """
 
 from __future__ import annotations

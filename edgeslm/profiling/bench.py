@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeslm.errors import HostFailure
+from edgeslm.errors import EdgeslmError
 from edgeslm.files import remembered_sha256
 from edgeslm.profiling import jobs
 from edgeslm.profiling.cooling import Reading, cool_down, read_here
@@ -199,17 +199,17 @@ class _Runner:
         if isinstance(found, Problem):
             return found
         machine, before = found
-        file = self._file(cell)
-        if isinstance(file, Problem):
-            return file
         order = self.matrix.order
         try:
+            file = self._file(cell)
+            if isinstance(file, Problem):
+                return file
             digest = remembered_sha256(file)
             placed = machine.place(file, digest)
             named["waited_seconds"] = round(
                 cool_down(machine.read, before, order.cool_down_seconds), 3
             )
-        except HostFailure as error:
+        except EdgeslmError as error:
             return Problem(error.message, error.hint, None)
         arguments = profile_arguments(cell, self.matrix)
         ended = jobs.run(machine.command(arguments, placed), order.timeout_seconds)
@@ -230,7 +230,7 @@ class _Runner:
             remote = self.stack.enter_context(closing(RemoteHost(entry)))
             remote.check()
             return remote, remote.read()
-        except HostFailure as error:
+        except EdgeslmError as error:
             return Problem(error.message, error.hint, None)
 
     def _file(self, cell: Cell) -> Path | Problem:

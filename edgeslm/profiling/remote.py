@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm import __version__
-from edgeslm.errors import HostFailure, NotFound
+from edgeslm.errors import HostFailure, NotFound, reading
 from edgeslm.profiling.cooling import Reading
 from edgeslm.profiling.jobs import watched_words
 from edgeslm.profiling.matrix import HostEntry
@@ -116,14 +116,18 @@ class RemoteHost:
 
         Raises:
             HostFailure: it cannot be copied, or arrived damaged.
+            EdgeslmError: it cannot be read here.
         """
         folder, name = self._entry.folder, f"{digest}.gguf"
-        size = model.stat().st_size
+        with reading(model):
+            size = model.stat().st_size
         file = _words(f"{folder}/{name}")
         if self._ask(f"sh -c {shlex.quote(_HAS)} has {file} {size}").returncode == 0:
             return file
         script = f"sh -c {shlex.quote(_PLACE)} place {_words(folder)} {name} {size} {digest}"
-        with model.open("rb") as content:
+        with reading(model):
+            content = model.open("rb")
+        with content:
             done = subprocess.run(
                 [*self._ssh(), *self._destination(), script],
                 stdin=content,

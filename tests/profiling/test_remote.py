@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from machines import SshMachine, find_sshd, free_port, start_machine
 
-from edgeslm.errors import HostFailure
+from edgeslm.errors import HostFailure, NotFound
 from edgeslm.files import sha256
 from edgeslm.profiling import jobs
 from edgeslm.profiling.matrix import HostEntry
@@ -114,6 +114,12 @@ def test_a_copy_that_arrives_damaged_is_not_kept(entry: HostEntry, tiny_model: P
     with closing(RemoteHost(entry)) as host, pytest.raises(HostFailure, match="arrived damaged"):
         host.place(tiny_model, wrong)
     assert list(Path(entry.folder).iterdir()) == []
+
+
+def test_a_model_that_is_not_here_any_more(entry: HostEntry, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.gguf"
+    with closing(RemoteHost(entry)) as host, pytest.raises(NotFound, match="no such file"):
+        host.place(gone, hashlib.sha256(b"gone").hexdigest())
 
 
 def test_a_copy_cut_short_is_made_again(entry: HostEntry, tiny_model: Path) -> None:
