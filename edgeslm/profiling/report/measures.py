@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgeslm.profiling.measurement import Energy
 from edgeslm.profiling.meters.estimated import EstimatedMeter
 from edgeslm.profiling.results import Quality, Result
-from edgeslm.records import Figure
+from edgeslm.records import Figure, Provenance
 from edgeslm.units import format_bytes, significant
 
 
@@ -93,19 +93,31 @@ ACCURACY = Measure(
 )
 
 
+def deciding(results: Sequence[Result]) -> tuple[Result, ...]:
+    """Those among which the best are looked for: what nothing spoilt, if that leaves two."""
+    clean = tuple(each for each in results if not each.tainted)
+    return clean if len(clean) > 1 else tuple(results)
+
+
 def quality_measure(results: Sequence[Result]) -> Measure:
     """The measure of quality that most results have, the most telling one of equals."""
     return max((DIVERGENCE, PERPLEXITY, ACCURACY), key=lambda each: len(_values(each, results)))
 
 
 def energy_is_comparable(results: Iterable[Result]) -> bool:
-    """Whether the energies were read from instruments that cover the same thing.
+    """Whether the energies were read in one way from one kind of meter that covers one thing.
 
     An estimate is watts times seconds: it repeats the speed, and tells no two models apart.
     """
-    with_energy = [each for each in results if _energy(each) is not None]
-    scopes = {each.energy.scope for each in with_energy if each.energy is not None}
-    return len(scopes) == 1 and all(has_meter(each.energy) for each in with_energy)
+    known = [each for each in results if _energy(each) is not None]
+    ways = {_way_of_reading(each) for each in known}
+    return len(ways) == 1 and all(has_meter(each.energy) for each in known)
+
+
+def _way_of_reading(result: Result) -> tuple[str | None, str | None, Provenance | None]:
+    energy, figure = result.energy, decode_energy(result)
+    meter, scope = (None, None) if energy is None else (energy.meter, energy.scope)
+    return meter, scope, None if figure is None else figure.provenance
 
 
 def has_meter(energy: Energy | None) -> bool:

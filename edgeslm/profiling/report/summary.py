@@ -15,6 +15,7 @@ from edgeslm.profiling.report.measures import (
     MEMORY,
     PREFILL,
     Measure,
+    deciding,
     energy_is_comparable,
     has_meter,
     quality_is_comparable,
@@ -75,9 +76,7 @@ def summarise(entries: Sequence[_Named]) -> Summary:
     hosts = list(dict.fromkeys(host for _, host, _ in entries))
     found = []
     for host in hosts:
-        group = [entry for entry in entries if entry[1] == host]
-        clean = [entry for entry in group if not entry[2].tainted]
-        best = tuple(_all_best(clean if len(clean) > 1 else group))
+        best = tuple(_all_best(_deciding(entries, host)))
         if best:
             found.append(Winners(host, best))
     return Summary(_lead(entries, len(hosts)), tuple(found), tuple(_warnings(entries)))
@@ -110,6 +109,13 @@ def _lead(entries: Sequence[_Named], hosts: int) -> str:
     return f"{''.join(parts)}."
 
 
+def _deciding(entries: Sequence[_Named], host: str) -> list[_Named]:
+    """The entries of one machine that decide who is best on it."""
+    group = [entry for entry in entries if entry[1] == host]
+    chosen = {id(result) for result in deciding([result for _, _, result in group])}
+    return [entry for entry in group if id(entry[2]) in chosen]
+
+
 def _all_best(group: Sequence[_Named]) -> list[Best]:
     results = [result for _, _, result in group]
     measures = [DECODE, PREFILL, MEMORY]
@@ -133,19 +139,23 @@ def _best(measure: Measure, group: Sequence[_Named]) -> Best | None:
     (value, name, result), (last, last_name, _) = values[0], values[-1]
     if value == last:
         return None
-    unsure = _alike(measure, result, values[1:])
+    verdicts = _verdicts(measure, result, values[1:])
+    alike = [name for name, found in verdicts if found in (Verdict.NO_DIFFERENCE, Verdict.LOWER)]
+    unknown = [name for name, found in verdicts if found is Verdict.TOO_FEW]
     notes = [in_words(value)] if measure is DIVERGENCE else []
-    if unsure:
-        notes.append(f"no difference seen to {listed(unsure)}")
-    if last_name not in unsure:
+    if alike:
+        notes.append(f"no difference seen to {listed(alike)}")
+    if unknown:
+        notes.append(f"too few runs to tell it from {listed(unknown)}")
+    if last_name not in (*alike, *unknown):
         notes.append(f"last is {last_name} with {measure.text(last)}")
     return Best(measure.best, name, measure.text(value), "; ".join(notes))
 
 
-def _alike(
+def _verdicts(
     measure: Measure, best: Result, others: Sequence[tuple[float, str, Result]]
-) -> list[str]:
-    """Whose runs do not differ from the best one's; of what has runs."""
+) -> list[tuple[str, Verdict]]:
+    """What the best one's runs say against each of the others'; of what has runs."""
     if measure not in (DECODE, PREFILL):
         return []
     ours = _runs(measure, best)
@@ -153,11 +163,7 @@ def _alike(
     pairs = [(ours, runs) for _, runs in rivals]
     if not all(runs and min(runs) > 0 for pair in pairs for runs in pair):
         return []
-    return [
-        name
-        for (name, _), found in zip(rivals, compare(pairs), strict=True)
-        if found.verdict is not Verdict.HIGHER
-    ]
+    return [(name, found.verdict) for (name, _), found in zip(rivals, compare(pairs), strict=True)]
 
 
 def _runs(measure: Measure, result: Result) -> tuple[float, ...]:
@@ -179,12 +185,22 @@ def _warnings(entries: Sequence[_Named]) -> list[str]:
             else f"{len(tainted)} of {len(results)} results "
             f"{'is' if len(tainted) == 1 else 'are'} tainted ({listed(tainted)})"
         )
-        left_out = "" if len(tainted) == len(results) else "; the others decide who is best"
-        found.append(f"{who}: {why}{left_out}.")
+        found.append(f"{who}: {why}{_what_of_tainted(entries)}.")
     if not quality_is_comparable(results):
         found.append("Quality was judged against different originals or texts: not comparable.")
     found += _energy_warning(results)
     return found
+
+
+def _what_of_tainted(entries: Sequence[_Named]) -> str:
+    """Whether they help to decide who is best; nothing where there are no others."""
+    if all(result.tainted for _, _, result in entries):
+        return ""
+    groups = [_deciding(entries, host) for host in {host for _, host, _ in entries}]
+    chosen = [result for group in groups if len(group) > 1 for _, _, result in group]
+    if any(result.tainted for result in chosen):
+        return "; too few are left without them, so they count"
+    return "; the others decide who is best"
 
 
 def _energy_warning(results: Sequence[Result]) -> list[str]:
@@ -193,7 +209,7 @@ def _energy_warning(results: Sequence[Result]) -> list[str]:
         return []
     if not any(has_meter(each.energy) for each in known):
         return ["Energy is estimated from published watts. It repeats the speed: not compared."]
-    return ["Energies are of meters that cover different things: not comparable."]
+    return ["Energies were read in different ways, or cover different things: not comparable."]
 
 
 def _reason(taint: str) -> str:

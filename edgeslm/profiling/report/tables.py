@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeslm.profiling.report.charts import memory_parts
@@ -13,6 +13,7 @@ from edgeslm.profiling.report.measures import (
     MEMORY,
     PREFILL,
     Measure,
+    deciding,
     energy_is_comparable,
     quality_is_comparable,
     quality_measure,
@@ -68,7 +69,7 @@ def results(report: Report) -> Table:
     quality = quality_measure(found)
     has_quality = any(quality.value(each) is not None for each in found)
     has_energy = any(ENERGY.value(each) is not None for each in found)
-    best = _best(found, quality)
+    best = _Best(deciding(found), quality)
     heads = ["", "file", "writing, tokens/s", "reading, tokens/s", "peak RAM"]
     heads += ["J per written token"] if has_energy else []
     heads += [quality.axis] if has_quality else []
@@ -247,32 +248,31 @@ def _bytes(count: int | None) -> Cell:
     return Cell(bytes_text(count), value=None if count is None else float(count), css="number")
 
 
-def _cell(
-    measure: Measure, result: Result, best: dict[str, float], text: str, note: str = ""
-) -> Cell:
-    value = measure.value(result)
-    is_best = value is not None and value == best.get(measure.best) and not result.tainted
-    return Cell(text, note, value, "number top" if is_best else "number")
+class _Best:
+    """The best value of each measure that may be compared, of the results that decide."""
+
+    def __init__(self, results: Sequence[Result], quality: Measure) -> None:
+        self._results = results
+        measures = [DECODE, PREFILL, MEMORY]
+        measures += [ENERGY] if energy_is_comparable(results) else []
+        measures += [quality] if quality_is_comparable(results) else []
+        self._values: dict[str, float] = {}
+        for measure in measures:
+            values = [value for each in results if (value := measure.value(each)) is not None]
+            if len(values) > 1:
+                best = max(values) if measure.higher_is_better else min(values)
+                self._values[measure.best] = best
+
+    def has(self, measure: Measure, result: Result) -> bool:
+        """Whether none of those that decide is better than this one of them."""
+        value = measure.value(result)
+        known = value is not None and value == self._values.get(measure.best)
+        return known and any(result is each for each in self._results)
 
 
-def _best(found: Sequence[Result], quality: Measure) -> dict[str, float]:
-    """The best value of each measure that may be compared, of what nothing spoilt."""
-    measures = [DECODE, PREFILL, MEMORY]
-    measures += [ENERGY] if energy_is_comparable(found) else []
-    measures += [quality] if quality_is_comparable(found) else []
-    best = {}
-    for measure in measures:
-        values = list(_values(measure, found))
-        if len(values) > 1:
-            best[measure.best] = max(values) if measure.higher_is_better else min(values)
-    return best
-
-
-def _values(measure: Measure, found: Sequence[Result]) -> Iterator[float]:
-    for each in found:
-        value = None if each.tainted else measure.value(each)
-        if value is not None:
-            yield value
+def _cell(measure: Measure, result: Result, best: _Best, text: str, note: str = "") -> Cell:
+    css = "number top" if best.has(measure, result) else "number"
+    return Cell(text, note, measure.value(result), css)
 
 
 def _quality_note(result: Result, measure: Measure) -> str:

@@ -13,10 +13,13 @@ from made_results import LAPTOP, PI, card, estimated, measured, result, speed, s
 
 from edgeslm.errors import InvalidOption, UserError
 from edgeslm.profiling.comparison import Verdict
+from edgeslm.profiling.report import tables
 from edgeslm.profiling.report.content import build
 from edgeslm.profiling.report.measures import DECODE, ENERGY, MEMORY, front
 from edgeslm.profiling.report.naming import names
 from edgeslm.profiling.results import FailedCell, Loaded, Result, SustainedRun
+from edgeslm.profiling.speed import speed_of
+from edgeslm.records import Provenance
 
 SMALL = result("Q4_0", writing=50, peak=150_000_000, divergence=0.1)
 LARGE = result("Q8_0", writing=30, peak=250_000_000, divergence=0.002)
@@ -59,6 +62,18 @@ def test_the_best_that_cannot_be_told_from_others_is_not_alone() -> None:
     assert best.note == "no difference seen to Q4_0; last is Q8_0 with 30.0 tokens/s"
 
 
+def test_too_few_runs_tell_nothing_of_a_difference() -> None:
+    def short(each: Result) -> Result:
+        (depth,) = each.depths
+        assert depth.decode is not None
+        runs = depth.decode.seconds.samples[:2]
+        return replace(each, depths=(replace(depth, decode=speed_of(128, list(runs))),))
+
+    best = build(Loaded((short(SMALL), short(LARGE)))).summary.winners[0].best[0]
+    assert best.name == "Q4_0"
+    assert best.note == "too few runs to tell it from Q8_0"
+
+
 def test_tainted_results_do_not_win_against_clean_ones() -> None:
     fast = result("Q2_K", writing=500, taints=("other programs took the time of 1.20 cores",))
     summary = build(Loaded((SMALL, LARGE, fast))).summary
@@ -67,6 +82,18 @@ def test_tainted_results_do_not_win_against_clean_ones() -> None:
         "1 of 3 results is tainted (Q2_K): other programs computed at the same time; "
         "the others decide who is best.",
     )
+
+
+def test_tainted_results_that_decide_are_said_to() -> None:
+    fast = result("Q2_K", writing=500, taints=("other programs took the time of 1.20 cores",))
+    report = build(Loaded((SMALL, fast)))
+    assert report.summary.winners[0].best[0].name == "Q2_K"
+    assert report.summary.warnings == (
+        "1 of 2 results is tainted (Q2_K): other programs computed at the same time; "
+        "too few are left without them, so they count.",
+    )
+    rows = tables.results(report).rows
+    assert [row[2].css for row in rows] == ["number", "number top"], "the table says the same"
 
 
 def test_machines_are_judged_apart() -> None:
@@ -96,6 +123,20 @@ def test_measured_energy_does() -> None:
     best = {each.what: each for each in found.summary.winners[0].best}
     assert best["Least energy"].figure == "0.100 J"
     assert found.origins[0].energy == "measured with shelly, covers: board"
+
+
+@pytest.mark.parametrize("other", ["another meter", "another provenance"])
+def test_energies_that_were_read_differently_are_not_compared(other: str) -> None:
+    by_shelly = result("Q4_0", joules=measured(0.1), meter="shelly")
+    figure = measured(0.2)
+    if other == "another provenance":
+        figure = replace(figure, provenance=Provenance.CALIBRATED)
+    meter = "tasmota" if other == "another meter" else "shelly"
+    found = build(Loaded((by_shelly, result("Q8_0", joules=figure, meter=meter))))
+    assert "Least energy" not in str(found.summary.winners)
+    assert found.summary.warnings == (
+        "Energies were read in different ways, or cover different things: not comparable.",
+    )
 
 
 def test_cards_about_other_originals_are_not_compared() -> None:
