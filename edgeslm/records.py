@@ -152,6 +152,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[_Record], value: Any) -> _Record:
     """The record that `to_json` made `value` of; keys that `kind` has no field for are ignored.
 
+    A field with a default may be missing: older documents have none.
+
     Raises:
         ValueError: `value` is no such record.
     """
@@ -173,7 +175,11 @@ def _restored(kind: Any, value: Any) -> Any:
         return tuple(_restored(*pair) for pair in zip(each, value, strict=True))
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        fields = [field.name for field in dataclasses.fields(kind)]
+        fields = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.name in value or field.default is dataclasses.MISSING
+        ]
         return typing.cast(Any, kind)(
             **{name: _restored(hints[name], value[name]) for name in fields}
         )

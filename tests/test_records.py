@@ -100,3 +100,15 @@ def test_what_is_no_such_record_is_refused(changes: dict[str, object]) -> None:
         from_json(_Several, value | changes)
     with pytest.raises(ValueError, match=r"no _Several|expected|argument|bool|str"):
         from_json(_Several, None)
+
+
+@dataclass(frozen=True)
+class _Longer:
+    old: int
+    new: float | None = None
+
+
+def test_what_older_documents_lack_is_its_default() -> None:
+    assert from_json(_Longer, {"old": 1}) == _Longer(1)
+    with pytest.raises(ValueError, match="no _Longer"):
+        from_json(_Longer, {"new": 1.0})

@@ -40,6 +40,7 @@ _MOST_SWAPPED_IN = 1 << 20
 class Usage:
     """What this process had used up to a moment; None where nobody tells."""
 
+    at: float
     times: CpuTimes | None
     swapped_in_bytes: int | None
     read_bytes: int | None
@@ -92,10 +93,12 @@ class Observer:
             major_faults=sum(
                 after.major_faults - before.major_faults for before, after in self._runs
             ),
+            observed_seconds=sum(after.at - before.at for before, after in self._runs),
         )
 
     def _usage(self) -> Usage:
         return Usage(
+            time.perf_counter(),
             self._sensors.cpu_times(),
             memory.swapped_in_bytes(self._root),
             memory.read_bytes(self._root),

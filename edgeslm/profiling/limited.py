@@ -115,7 +115,9 @@ def describe(
         page_faults=figures.page_faults,
         major_faults=figures.major_faults,
         refaults=figures.refaults,
-        read_bytes_per_second=None if limited is None else _read(limited) / _run_seconds(limited),
+        read_bytes_per_second=(
+            None if limited is None else _read(limited) / _seconds_of_reading(limited)
+        ),
         decode_tokens_per_second=decode,
         unlimited_tokens_per_second=reference,
         copied=copied,
@@ -133,7 +135,7 @@ def _verdict(limited: Measurement | None, reference: float, limit_bytes: int) ->
     read = _read(limited)
     if read < _READ_AGAIN * limited.model.file_bytes:
         return "fits", f"fits: hardly anything is read from the disk, but {pace}"
-    rate = read / _run_seconds(limited) / 1e6
+    rate = read / _seconds_of_reading(limited) / 1e6
     return "thrashes", (
         f"thrashes: pages of the model are read again and again, {significant(rate)} MB/s from "
         f"disk, {pace}"
@@ -148,7 +150,10 @@ def _read(found: Measurement) -> int:
     return conditions.major_faults * resource.getpagesize()
 
 
-def _run_seconds(found: Measurement) -> float:
+def _seconds_of_reading(found: Measurement) -> float:
+    """How long what `_read` counts was counted for."""
+    if found.conditions.observed_seconds:
+        return found.conditions.observed_seconds
     speeds = [speed for each in found.depths for speed in (each.prefill, each.decode)]
     return sum(sum(speed.seconds.samples) for speed in speeds)
 

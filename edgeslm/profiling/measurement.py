@@ -177,6 +177,7 @@ class Conditions:
         swapped_in_bytes: What came back from swap during the counted runs, of all processes.
         read_bytes: What a disk had to read for this process during them.
         major_faults: How often this process waited for a page from a disk during them.
+        observed_seconds: How long they took, longer stretches for energy included.
     """
 
     before: Moment
@@ -189,6 +190,7 @@ class Conditions:
     swapped_in_bytes: int | None
     read_bytes: int | None
     major_faults: int
+    observed_seconds: float | None = None
 
 
 @dataclass(frozen=True)

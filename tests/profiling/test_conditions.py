@@ -163,3 +163,14 @@ def test_a_busy_neighbour_is_seen_before_and_during_the_runs() -> None:
     words = " ".join(taints(found, [STEADY], 1))
     assert "cores before the runs" in words
     assert "cores during the counted runs" in words
+
+
+def test_the_windows_that_were_watched_are_timed(tmp_path: Path) -> None:
+    observer = Observer(Sensors(tmp_path, range(1)), tmp_path)
+    for _ in range(2):
+        with observer.counted():
+            time.sleep(0.1)
+        time.sleep(0.5)  # and nothing between them
+    seconds = observer.finish().observed_seconds
+    assert seconds is not None
+    assert 0.2 <= seconds < 0.7

@@ -46,7 +46,9 @@ def _at(measured: Measurement, seconds: float, read_bytes: int | None) -> Measur
         prefill=speed,
         decode=speed,
         depths=(replace(measured.depths[0], prefill=speed, decode=speed),),
-        conditions=replace(measured.conditions, read_bytes=read_bytes),
+        conditions=replace(
+            measured.conditions, read_bytes=read_bytes, observed_seconds=4 * seconds
+        ),
     )
 
 
@@ -67,6 +69,16 @@ def test_a_model_read_again_and_again_thrashes(measured: Measurement) -> None:
     assert "decode at 5.0% of unlimited (0.500 tokens/s)" in found.summary
     assert found.read_bytes_per_second == pytest.approx(8e9 / 80)
     assert found.copied
+
+
+def test_what_was_read_in_longer_stretches_is_divided_by_their_time_too(
+    measured: Measurement,
+) -> None:
+    limited = _at(measured, 20.0, 8_000_000_000)
+    limited = replace(limited, conditions=replace(limited.conditions, observed_seconds=160.0))
+    found = describe(limited, _at(measured, 1.0, 0), FIGURES, MIB, "a group", copied=False)
+    assert found.read_bytes_per_second == pytest.approx(8e9 / 160)
+    assert "50.0 MB/s" in found.summary
 
 
 def test_slow_without_reading_is_not_the_memory(measured: Measurement) -> None:
