@@ -67,7 +67,10 @@ class ResultModel:
 
 @dataclass(frozen=True)
 class ResultSettings:
-    """How it was measured; `prompt_tokens` and `generated_tokens` are those of a run."""
+    """How it was measured; `prompt_tokens` and `generated_tokens` are those of a run.
+
+    `budget_seconds` is what the runs were allowed to take, None for no limit.
+    """
 
     threads: int
     prefill_threads: int | None
@@ -77,6 +80,7 @@ class ResultSettings:
     context_length: int | None
     prompt_tokens: int | None
     generated_tokens: int | None
+    budget_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -325,6 +329,7 @@ def from_measurement(
             context_length=settings.context_length,
             prompt_tokens=settings.prompt_tokens,
             generated_tokens=settings.generated_tokens,
+            budget_seconds=settings.budget_seconds,
         ),
         host=ResultHost(
             name=cell.get("host"),

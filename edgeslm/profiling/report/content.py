@@ -324,13 +324,34 @@ def _command(result: Result) -> str:
     runs = max((len(s.tokens_per_second.samples) for _, s in _speeds(result)), default=1)
     prompt, tokens = used.prompt_tokens or 512, used.generated_tokens or 128
     if result.schema == LLAMA_BENCH_SCHEMA:
-        kv = shlex.quote(used.kv_type.lower())
+        keys, _, values = used.kv_type.lower().partition("/")
         return (
             f"llama-bench -m {file} -p {prompt} -n {tokens} -d {depths} -r {runs} "
-            f"-t {used.threads} -b {used.batch} -ub {used.ubatch} -ctk {kv} -ctv {kv}"
+            f"-t {used.threads} -b {used.batch} -ub {used.ubatch} "
+            f"-ctk {shlex.quote(keys)} -ctv {shlex.quote(values or keys)}"
         )
-    context = f" --context {used.context_length}" if used.context_length else ""
+    more = "".join(f" {option} {value:.15g}" for option, value in _limits(result))
     return (
-        f"edgeslm profile {file} -p {prompt} -n {tokens} --depth {depths} -r {runs} "
-        f"--threads {used.threads} --kv-type {shlex.quote(used.kv_type)}{context} --json"
+        f"edgeslm profile {file} -p {prompt} -n {tokens} --depth {depths} -r {runs}"
+        f"{_threads(result)} --kv-type {shlex.quote(used.kv_type)}{more} --json"
     )
+
+
+def _threads(result: Result) -> str:
+    """The option; none where prefill had others: only what was tuned here can give that."""
+    used = result.settings
+    return f" --threads {used.threads}" if used.prefill_threads in (None, used.threads) else ""
+
+
+def _limits(result: Result) -> Iterator[tuple[str, float]]:
+    """Options that a result has a number for."""
+    limit = None if result.memory is None else result.memory.limit
+    given = {
+        "--context": result.settings.context_length,
+        "--memory-limit": None if limit is None else limit.limit_bytes,
+        "--budget": result.settings.budget_seconds,
+        "--sustained": None if result.sustained is None else result.sustained.seconds,
+    }
+    for option, value in given.items():
+        if value:
+            yield option, value

@@ -13,11 +13,12 @@ from made_results import LAPTOP, PI, card, estimated, measured, result, speed, s
 
 from edgeslm.errors import InvalidOption, UserError
 from edgeslm.profiling.comparison import Verdict
+from edgeslm.profiling.measurement import MemoryLimit
 from edgeslm.profiling.report import tables
 from edgeslm.profiling.report.content import build
 from edgeslm.profiling.report.measures import DECODE, ENERGY, MEMORY, front
 from edgeslm.profiling.report.naming import names
-from edgeslm.profiling.results import FailedCell, Loaded, Result, SustainedRun
+from edgeslm.profiling.results import LLAMA_BENCH_SCHEMA, FailedCell, Loaded, Result, SustainedRun
 from edgeslm.profiling.speed import speed_of
 from edgeslm.records import Provenance
 
@@ -219,6 +220,36 @@ def test_commands_measure_the_same_again() -> None:
         "edgeslm profile 'my model; rm -rf.gguf' -p 512 -n 128 --depth 0 -r 7 --threads 4 "
         "--kv-type F16 --context 768 --json"
     )
+
+
+def test_commands_measure_with_the_same_limits() -> None:
+    assert SMALL.memory is not None
+    limit = MemoryLimit(
+        *(200_000_000, "a group", "fits", "fits", None, None, None, None, None, None, None, 9.0),
+        *(10.0, False),
+    )
+    kept = replace(
+        SMALL,
+        memory=replace(SMALL.memory, limit=limit),
+        settings=replace(SMALL.settings, budget_seconds=60.0),
+        sustained=sustained(),
+    )
+    (command,) = build(Loaded((kept,))).commands
+    assert command.endswith("--memory-limit 200000000 --budget 60 --sustained 60 --json")
+
+
+def test_commands_leave_tuned_threads_to_what_was_tuned() -> None:
+    """--threads would set those of reading too."""
+    tuned = replace(SMALL, settings=replace(SMALL.settings, threads=2, prefill_threads=4))
+    (command,) = build(Loaded((tuned,))).commands
+    assert "--threads" not in command
+
+
+def test_commands_name_both_types_of_a_cache() -> None:
+    settings = replace(SMALL.settings, kv_type="F16/Q8_0")
+    mixed = replace(SMALL, schema=LLAMA_BENCH_SCHEMA, settings=settings)
+    (command,) = build(Loaded((mixed,))).commands
+    assert command.endswith("-ctk f16 -ctv q8_0")
 
 
 def test_the_front_is_who_nobody_beats() -> None:
