@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_results import LAPTOP, card, measured, result, sustained
 from markdown_it import MarkdownIt
@@ -80,6 +80,7 @@ def test_hostile_names_steer_no_terminal() -> None:
 
 
 @given(st.text(max_size=80))
+@example("__0__")
 def test_markdown_shows_a_text_as_it_is(words: str) -> None:
     """In a cell, where our texts stand; spaces at the ends and in a row are HTML's business."""
     source = f"| a |\n|---|\n| x {escape(words)} x |\n"
