@@ -12,7 +12,9 @@ from edgeslm.profiling.report.method import METHOD
 from edgeslm.profiling.report.tables import Cell, Table
 from edgeslm.units import format_seconds, significant
 
-_SPECIAL = re.compile(r"[\\`*\[\]|~$@]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=/)|(?<=www)\.", re.IGNORECASE)
+_SPECIAL = re.compile(
+    r"[\\`*\[\]|~$@]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=/)|(?<=www)\.", re.IGNORECASE
+)
 """What begins or ends a style, a link, a cell; one underscore within a word does not."""
 
 
