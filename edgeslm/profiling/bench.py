@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from edgeslm.errors import EdgeslmError
 from edgeslm.files import remembered_sha256
 from edgeslm.profiling import jobs
+from edgeslm.profiling.arguments import profile_arguments
 from edgeslm.profiling.cooling import Reading, cool_down, read_here
 from edgeslm.profiling.jobs import Problem
 from edgeslm.profiling.journal import open_journal
@@ -211,7 +212,7 @@ class _Runner:
             )
         except EdgeslmError as error:
             return Problem(error.message, error.hint, None)
-        arguments = profile_arguments(cell, self.matrix)
+        arguments = profile_arguments(self.matrix.options(cell), self.matrix.runs.memory_limit)
         ended = jobs.run(machine.command(arguments, placed), order.timeout_seconds)
         wrong = jobs.problem(ended, order.timeout_seconds)
         return wrong if wrong is not None else _record(ended.output, digest)
@@ -239,27 +240,6 @@ class _Runner:
         if place not in self._files:
             self._files[place] = self.variants.ready(cell)
         return self._files[place]
-
-
-def profile_arguments(cell: Cell, matrix: Matrix) -> list[str]:
-    """The options of `edgeslm profile` that measure a cell."""
-    runs = matrix.runs
-    given = {
-        "--prompt-tokens": runs.prompt_tokens,
-        "--tokens": runs.generated_tokens,
-        "--depth": ",".join(map(str, runs.depths)),
-        "--repeats": runs.repeats,
-        "--idle": runs.idle_seconds,
-        "--budget": runs.budget_seconds,
-        "--sustained": runs.sustained_seconds,
-        "--memory-limit": runs.memory_limit,
-        "--kv-type": cell.kv_type,
-        "--context": cell.context,
-        "--threads": cell.threads,
-        "--meter": matrix.hosts[cell.host].meter,
-    }
-    pairs = [(name, f"{value}") for name, value in given.items() if value is not None]
-    return ["--json", *(word for pair in pairs for word in pair)]
 
 
 def _record(output: str, digest: str) -> dict[str, Any] | Problem:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgeslm.errors import InvalidOption, MeasurementFailure
+from edgeslm.profiling import jobs
+from edgeslm.profiling.arguments import profile_arguments
 from edgeslm.profiling.groups import GroupFigures, limited_group
 from edgeslm.profiling.measurement import Measurement, MemoryLimit
 from edgeslm.profiling.page_cache import cold
@@ -32,16 +33,8 @@ _UNLIMITED_REPEATS = 3
 _FULL_SPEED = 0.9
 _READ_AGAIN = 0.5
 """Of the file, read during the counted runs: what was in memory need not be read."""
-_KILLED = (-9, 137)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a child ended."""
-
-    code: int
-    output: str
-    words: str
+_KILLED, _TERMINATED = 137, 143
+_UNTOLD = GroupFigures(None, None, None, None, None, None)
 
 
 def profile_limited(
@@ -71,10 +64,7 @@ def profile_limited(
             ended = _run(group.command(_command(found.path, options)))
         figures = group.figures()
         kind = group.kind
-    killed = ended.code != 0 and (
-        ended.code in _KILLED if figures.oom_kills is None else figures.oom_kills > 0
-    )
-    limited = None if killed else _measurement(ended)
+    limited = None if _was_killed(ended, figures) else _measurement(ended)
     limit = describe(limited, unlimited, figures, limit_bytes, kind, copied=found.copied)
     if limited is None:
         taint = f"{limit.summary}; the other figures are those without a limit"
@@ -172,45 +162,32 @@ def _without_extras(options: ProfileOptions) -> ProfileOptions:
 
 def _command(path: Path, options: ProfileOptions) -> list[str]:
     """The command line that measures the same."""
-    given = {
-        "--prompt-tokens": options.prompt_tokens,
-        "--tokens": options.generated_tokens,
-        "--depth": ",".join(map(str, options.depths)),
-        "--repeats": options.repeats,
-        "--kv-type": options.kv_type,
-        "--idle": options.idle_seconds,
-        "--threads": options.threads,
-        "--context": options.context_length,
-        "--budget": options.budget_seconds,
-        "--sustained": options.sustained_seconds,
-        "--meter": options.meter,
-    }
-    pairs = [(name, f"{value}") for name, value in given.items() if value is not None]
-    return [
-        *(sys.executable, "-m", "edgeslm", "profile", str(path.resolve()), "--json"),
-        *(word for pair in pairs for word in pair),
-    ]
+    program = [sys.executable, "-m", "edgeslm", "profile", str(path.resolve())]
+    return [*program, *profile_arguments(options)]
 
 
-def _run(command: Sequence[str]) -> _Ended:
-    """Run it to its end; an interruption ends it too."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    return _Ended(done.returncode, done.stdout, done.stderr)
+def _run(command: Sequence[str]) -> jobs.Ended:
+    """Run it to its end; whatever ends this process ends it too."""
+    return jobs.run(jobs.watched(command))
 
 
-def _measurement(ended: _Ended) -> Measurement:
+def _was_killed(ended: jobs.Ended, figures: GroupFigures) -> bool:
+    """Whether it ended for want of memory.
+
+    A scope that systemd ends for that ends all that is in it: nothing copies its figures.
+    """
+    if ended.code == 0 or figures.oom_kills is not None:
+        return ended.code != 0 and bool(figures.oom_kills)
+    return ended.code == _KILLED or (ended.code == _TERMINATED and figures == _UNTOLD)
+
+
+def _measurement(ended: jobs.Ended) -> Measurement:
     """What a child printed.
 
     Raises:
         MeasurementFailure: it failed; in its own words.
     """
-    if ended.code == 0:
-        return from_json(Measurement, json.loads(ended.output))
-    lines = [line.strip() for line in ended.words.splitlines() if line.strip()]
-    said = {name: text for name, _, text in (line.partition(": ") for line in lines)}
-    last = lines[-1] if lines else f"exit code {ended.code}"
-    raise MeasurementFailure(
-        f"the measurement failed: {said.get('error', last)}", hint=said.get("hint")
-    )
+    wrong = jobs.problem(ended)
+    if wrong is not None:
+        raise MeasurementFailure(f"the measurement failed: {wrong.reason}", hint=wrong.hint)
+    return from_json(Measurement, json.loads(ended.output))

@@ -179,6 +179,15 @@ class Matrix:
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def options(self, cell: Cell) -> ProfileOptions:
+        """What is run for a cell of this matrix."""
+        return replace(
+            _as_options(self.runs, cell.context),
+            threads=cell.threads,
+            kv_type=cell.kv_type,
+            meter=self.hosts[cell.host].meter,
+        )
+
 
 def load_matrix(path: Path) -> Matrix:
     """The matrix of the file at `path`; paths in it are relative to its folder.

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import boards
 import pytest
 
 from edgeslm.errors import InvalidOption, MeasurementFailure
+from edgeslm.files import small_text
 from edgeslm.profiling.groups import GroupFigures, limited_group
 from edgeslm.profiling.limited import describe, profile_limited
 from edgeslm.profiling.measurement import Measurement
@@ -174,6 +177,50 @@ def test_an_interruption_leaves_no_group(number: int, tiny_model: Path) -> None:
     assert not any(folder.exists() for folder in folders)
 
 
+@pytest.mark.usefixtures("groups")
+def test_a_child_ends_with_who_started_it(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "watched.gguf"
+    os.link(tiny_model, model)
+    command = [sys.executable, "-m", "edgeslm", "profile", str(model), "--memory-limit", "512M"]
+    command += ["-t", "1", "-r", "1000000", "--budget", "600"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for_folders(running)
+        _wait_until(lambda: bool(_mapping(model) - {running.pid}))
+        time.sleep(2)  # what it has to say first would end it too, since nobody listens
+    finally:
+        running.kill()
+        running.wait()
+    _wait_until(lambda: not _commands_with(model))
+    with limited_group(64 * MIB):
+        assert not _own_folders(running.pid)
+
+
+def test_a_scope_that_is_ended_for_want_of_memory_was_killed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd ends all that is in it, and nothing is left to copy its figures."""
+    run = tmp_path / "programs" / "systemd-run"
+    files = {
+        "root/proc/self/cgroup": "0::/a.scope\n",
+        "root/sys/fs/cgroup/a.scope/memory.max": f"{512 * MIB}\n",
+        "programs/systemd-run": '#!/bin/sh\nwhile [ "$1" != sh ]; do shift; done\n'
+        'case "$*" in *profile*) kill -TERM $$ ;; esac\nexec "$@"\n',
+    }
+    boards.lay_out(files, tmp_path)
+    run.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{run.parent}:{os.environ['PATH']}")
+    limit = profile_limited(tiny_model, SHORT, 512 * MIB, root=tmp_path / "root").memory.limit
+    assert limit is not None
+    assert (limit.verdict, limit.oom_kills) == ("killed", None)
+
+
+@pytest.mark.parametrize("changes", [{"batch": 256}, {"ubatch": 64}])
+def test_what_no_option_says_is_refused(changes: dict[str, int], tiny_model: Path) -> None:
+    with pytest.raises(InvalidOption, match="batch"):
+        profile_limited(tiny_model, replace(SHORT, **changes), 512 * MIB)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("groups")
 def test_the_demo_model_in_512_200_and_100_megabytes() -> None:
@@ -207,3 +254,22 @@ def _wait_for_folders(running: subprocess.Popen[bytes]) -> list[Path]:
         time.sleep(0.05)
     time.sleep(0.5)
     return _own_folders(running.pid)
+
+
+def _commands_with(path: Path) -> list[str]:
+    """The command lines of processes that name a file."""
+    found = [small_text(each / "cmdline") for each in Path("/proc").glob("[0-9]*")]
+    return [words for words in found if str(path) in words]
+
+
+def _mapping(path: Path) -> set[int]:
+    """The processes that have a file mapped."""
+    found = Path("/proc").glob("[0-9]*/maps")
+    return {int(each.parent.name) for each in found if str(path) in small_text(each)}
+
+
+def _wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)
