@@ -28,16 +28,25 @@ _NAME = "edgeslm-limit-"
 _ENTER = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
 _REMOVAL_SECONDS = 5.0
 _SYSTEMD_SECONDS = 20
+_GO_ON = "OOMPolicy=continue"
+"""systemd would end all of a scope in which the kernel killed something: who copies figures too."""
 _OWN_GROUP = """$root/sys/fs/cgroup$(sed -n 's/^0:://p' "$root/proc/self/cgroup")"""
 _LIMIT_OF_SCOPE = f'root=$1; cat "{_OWN_GROUP}/memory.max" 2> /dev/null || true'
 _SCOPE = f"""\
-folder=$1 root=$2; shift 2; "$@"; code=$?
+folder=$1 root=$2 late=; shift 2
+"$@" &
+job=$!
+trap '(exec > /dev/null 2>&1; kill $job; sleep 8; kill -9 $job) & late=$!' TERM
+wait $job; code=$?
+while kill -0 $job 2> /dev/null; do wait $job; code=$?; done
+test -z "$late" || kill $late 2> /dev/null
 group="{_OWN_GROUP}"
 for name in memory.peak memory.events memory.stat; do
   cat "$group/$name" > "$folder/$name" 2> /dev/null
 done
 exit $code
 """
+"""When it is told to end, it ends its program first, and copies the figures all the same."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +241,13 @@ def _scope(stack: ExitStack, limit_bytes: int, root: Path, reasons: list[str]) -
         *("systemd-run", *user, "--scope", "--quiet", "--collect", f"--unit={unit}"),
         *("-p", f"MemoryMax={limit_bytes}", "-p", "MemorySwapMax=0"),
     ]
+    going_on = [*start, "-p", _GO_ON]
     try:
-        done = _probe(start, root)
+        done = _probe(going_on, root)
+        if done.returncode == 0:
+            start = going_on
+        else:  # a version that does not know that of scopes, or something else
+            done = _probe(start, root)
     except (OSError, subprocess.TimeoutExpired) as error:
         reasons.append(f"systemd-run: {error}")
         raise _none_here(reasons) from error

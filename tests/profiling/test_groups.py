@@ -167,3 +167,36 @@ def test_a_scope_that_limits_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert group.kind == "scope of systemd"
         assert _run(group, "print(3); raise SystemExit(4)").returncode == 4
         assert group.figures() == GroupFigures(104857600, 15, 1, 900, 80, 7000)
+
+
+def test_a_scope_that_is_ended_ends_its_program_and_tells_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _with_systemd(tmp_path, monkeypatch, f"{64 * MIB}\n")
+    boards.lay_out({f"sys/fs/cgroup/user.slice/a.scope/{n}": v for n, v in V2.items()}, root)
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with limited_group(64 * MIB, root) as group:
+        running = subprocess.Popen(
+            group.command([sys.executable, "-c", code]), stdout=subprocess.PIPE, text=True
+        )
+        assert running.stdout is not None
+        number = int(running.stdout.readline())
+        running.terminate()
+        assert running.wait(20) == 143
+        assert group.figures().oom_kills == 1
+    assert not Path(f"/proc/{number}").exists()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_scope_goes_on_after_a_kill_where_systemd_can_do_that(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its figures are copied; older ones do not know the setting."""
+    root = _with_systemd(tmp_path, monkeypatch, f"{64 * MIB}\n")
+    if not known:
+        run = tmp_path / "programs" / "systemd-run"
+        refuse = 'case "$*" in *OOMPolicy*) echo "Unknown assignment" >&2; exit 1 ;; esac\n'
+        run.write_text(run.read_text().replace("while", f"{refuse}while", 1))
+    with limited_group(64 * MIB, root) as group:
+        command = group.command(["true"])
+    assert ("OOMPolicy=continue" in command) == known
