@@ -57,6 +57,7 @@ EXTRAS = {
 
 _INSTRUCTIONS = {
     "asimd": ("NEON", False),
+    "neon": ("NEON", False),
     "asimddp": ("DOTPROD", True),
     "i8mm": ("MATMUL_INT8", True),
     "asimdhp": ("FP16_VA", False),
@@ -74,7 +75,10 @@ _INSTRUCTIONS = {
     "avx512_bf16": ("AVX512_BF16", False),
     "amx_int8": ("AMX_INT8", False),
 }
-"""Instruction sets as Linux names them, as ggml does, and whether missing one costs a multiple."""
+"""Instruction sets as Linux names them, as ggml does, and whether missing one costs a multiple.
+
+What ggml calls NEON has another name on 32-bit Arm than on 64-bit.
+"""
 
 
 class Level(str, Enum):
@@ -177,8 +181,9 @@ def check_build(host: Host, describe: Callable[[], BuildInfo]) -> list[Check]:
         "Compile it for this processor: pip install --force-reinstall --no-cache-dir --no-deps "
         f"--no-binary llama-cpp-python llama-cpp-python=={build.binding}"
     )
-    known = {ours: name for name, (ours, _) in _INSTRUCTIONS.items()}
-    alien = [each for each in build.features if each in known and known[each] not in host.features]
+    known = {ours for ours, _ in _INSTRUCTIONS.values()}
+    here = {ours for name, (ours, _) in _INSTRUCTIONS.items() if name in host.features}
+    alien = [each for each in build.features if each in known - here]
     if alien:
         text = f"{used}, but this processor lacks {', '.join(alien)}: models will end with SIGILL"
         return [Check("llama.cpp", Level.PROBLEM, text, rebuild)]

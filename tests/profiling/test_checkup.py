@@ -99,6 +99,16 @@ def test_every_problem_and_note_says_what_to_do(tmp_path: Path) -> None:
     assert "on a memory card" in the("swap", found.checks).text
 
 
+def test_neon_is_known_by_its_name_on_32_bits(tmp_path: Path) -> None:
+    features = "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm"
+    files = PI5 | {"proc/cpuinfo": f"processor\t: 0\nFeatures\t: {features}\nCPU part\t: 0xd03\n"}
+    with_neon = look(tmp_path, files, BASELINE).checks
+    assert the("llama.cpp", with_neon).level is Level.OK
+    assert not [check for check in with_neon if check.topic == "instructions"]
+    without = look(tmp_path, files, BuildInfo("0.3.36", ("OPENMP",))).checks
+    assert "NEON" in the("instructions", without).text
+
+
 def test_a_baseline_build_on_a_board_that_can_do_more(tmp_path: Path) -> None:
     check = the("instructions", look(tmp_path, PI5, BASELINE).checks)
 
