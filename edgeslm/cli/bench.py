@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,22 +82,22 @@ def bench(
 
     matrix = load_matrix(path)
     cells = matrix.cells if hosts is None else only_hosts(matrix, _names(hosts))
-    variants = find_variants(matrix)
-    ordered = keyed(matrix, cells, variants)
     results = results or path.with_suffix(".jsonl")
     _refuse_same(path, results, llama_bench, submit)
-    if dry_run:
-        _show_plan(variants, ordered, results, retry=retry, json=json)
-        return
-    for wanted in (llama_bench, submit):
-        if wanted is not None:
-            ensure_writable(wanted)
-    work, tally = _run(variants, ordered, results, retry=retry)
-    if llama_bench is not None:
-        _export(results, llama_bench)
-    _print_end(work, tally, results, json=json)
-    if submit is not None:
-        _submit(variants, ordered, results, submit)
+    with closing(find_variants(matrix)) as variants:
+        ordered = keyed(matrix, cells, variants)
+        if dry_run:
+            _show_plan(variants, ordered, results, retry=retry, json=json)
+            return
+        for wanted in (llama_bench, submit):
+            if wanted is not None:
+                ensure_writable(wanted)
+        work, tally = _run(variants, ordered, results, retry=retry)
+        if llama_bench is not None:
+            _export(results, llama_bench)
+        _print_end(work, tally, results, json=json)
+        if submit is not None:
+            _submit(variants, ordered, results, submit)
     _complain(work, tally)
 
 

@@ -1,7 +1,8 @@
 """The model files of a matrix: the given ones, and each in every type that it asks for.
 
 A type is made once, by `edgeslm quantize` in a process of its own, and kept in the cache folder
-under a name that says of which content it is made, and how.
+under a name that says of which content it is made, and how. Without a cache folder it goes when
+the variants are closed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from edgeslm.profiling.matrix import ORIGINAL, Cell, Matrix
 
 @dataclass(frozen=True)
 class Variants:
-    """The files of `matrix`; those that were found by `find_variants`.
+    """The files of `matrix`; those that were found by `find_variants`. Close it after use.
 
     Attributes:
         paths: Of the given files, by the models' names.
@@ -37,6 +39,11 @@ class Variants:
     paths: Mapping[str, Path]
     digests: Mapping[str, str]
     calibration: str | None
+    _kept: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
+
+    def close(self) -> None:
+        """Remove the files that were made, where there is no cache folder to keep them in."""
+        self._kept.close()
 
     def path(self, cell: Cell) -> Path:
         """Where the file of a cell lies, or will."""
@@ -57,7 +64,10 @@ class Variants:
     @cached_property
     def _folder(self) -> Path:
         known = cache_folder("bench")
-        return known if known is not None else Path(tempfile.mkdtemp(prefix="edgeslm-bench-"))
+        if known is not None:
+            return known
+        made = tempfile.TemporaryDirectory(prefix="edgeslm-bench-", ignore_cleanup_errors=True)
+        return Path(self._kept.enter_context(made))
 
     def _how(self, cell: Cell) -> str:
         """What else a mix depends on."""

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from conftest import Edgeslm
 
+from edgeslm.cli.bench import bench
+from edgeslm.profiling import variants
 from edgeslm.profiling.results import load
 from edgeslm.testing import tiny_gguf
 
@@ -191,6 +194,20 @@ def test_speeds_of_no_known_board_are_not_given_away(edgeslm: Edgeslm, tmp_path:
     assert "1 cells measured" in done.stdout
     assert "edgeslm targets detect" in done.stderr
     assert not (tmp_path / "given.json").exists()
+
+
+def test_without_a_cache_folder_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_matrix(tmp_path, 'types = ["Q8_0"]')
+    places = tmp_path / "places"
+    places.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(places))
+    monkeypatch.setattr(variants, "cache_folder", lambda _name: None)
+    bench(tmp_path / "matrix.toml")
+    (row,) = rows(tmp_path / "matrix.jsonl")
+    assert row["model"]["path"].startswith(f"{places}/edgeslm-bench-")
+    assert not list(places.iterdir())
 
 
 @pytest.fixture
