@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeslm.cli import options, output
-from edgeslm.errors import InvalidOption, MeasurementFailure
+from edgeslm.errors import InvalidOption, MeasurementFailure, UserError
 from edgeslm.files import ensure_writable
 from edgeslm.progress import Advance, bar
 from edgeslm.records import BENCH_SCHEMA, to_json
@@ -92,12 +92,15 @@ def bench(
         for wanted in (llama_bench, submit):
             if wanted is not None:
                 ensure_writable(wanted)
+        if submit is not None:
+            _refuse_unknown_board(cells)
         work, tally = _run(variants, ordered, results, retry=retry)
         if llama_bench is not None:
             _export(results, llama_bench)
         _print_end(work, tally, results, json=json)
         if submit is not None:
-            _submit(variants, ordered, results, submit)
+            failed = bool(tally.failed or work.failed)
+            _submit(variants, ordered, results, submit, failed=failed)
     _complain(work, tally)
 
 
@@ -262,12 +265,43 @@ def _export(results: Path, destination: Path) -> None:
     export(load([results]).results, destination)
 
 
-def _submit(variants: Variants, cells: Sequence[Keyed], results: Path, destination: Path) -> None:
+def _refuse_unknown_board(cells: Sequence[Cell]) -> None:
+    """Return if speeds could be given; what machines far away are is known when they have run.
+
+    Raises:
+        UserError: all are of this machine, which is no board of ours.
+    """
+    from edgeslm.profiling.matrix import LOCAL
+    from edgeslm.profiling.submission import ensure_known_board
+
+    if all(cell.host == LOCAL for cell in cells):
+        ensure_known_board()
+
+
+def _submit(
+    variants: Variants,
+    cells: Sequence[Keyed],
+    results: Path,
+    destination: Path,
+    *,
+    failed: bool,
+) -> None:
+    """Write what can be given; that nothing can is a warning where cells failed, which is worse.
+
+    Raises:
+        UserError: nothing can, and no cell failed.
+    """
     from edgeslm.profiling.submission import collect, write_submission
 
     files = {each.key: variants.path(each.cell) for each in cells}
     known = {key: path for key, path in files.items() if path.exists()}
-    found = collect(results, known)
+    try:
+        found = collect(results, known)
+    except UserError as error:
+        if not failed:
+            raise
+        output.warn(error.message)
+        return
     for why in found.left_out:
         output.warn(f"left out: {why}")
     write_submission(destination, found.rows)

@@ -26,6 +26,7 @@ from edgeslm.gguf.validation import read_model
 from edgeslm.profiling.measurement import DepthRun, Host, Measurement
 from edgeslm.profiling.results import documents
 from edgeslm.records import MEASUREMENT_SCHEMA, from_json
+from edgeslm.targets.detection import detect
 from edgeslm.targets.loading import load_target
 from edgeslm.targets.target import Target
 
@@ -80,6 +81,16 @@ def collect(journal: Path, files: Mapping[str, Path]) -> Submission:
     return Submission(tuple(rows), tuple(dict.fromkeys(left_out)))
 
 
+def ensure_known_board() -> None:
+    """Return if this machine is exactly one of our boards, so that its speeds can be given.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not detect().exact:
+        raise _no_board()
+
+
 def write_submission(path: Path, rows: Sequence[Row]) -> None:
     """Write what `targets/community` takes.
 
@@ -116,13 +127,17 @@ def _unfit(measurement: Measurement, path: Path | None) -> str | None:
     return None
 
 
+def _no_board() -> UserError:
+    return UserError(
+        "this machine is no board of ours, so its speeds would be fitted to another one",
+        hint="edgeslm targets detect says what it was taken for, and why; CONTRIBUTING.md how "
+        "to add a board.",
+    )
+
+
 def _nothing(journal: Path, left_out: Sequence[str]) -> UserError:
     if any("no board of ours" in why for why in left_out):
-        return UserError(
-            "this machine is no board of ours, so its speeds would be fitted to another one",
-            hint="edgeslm targets detect says what it was taken for, and why; CONTRIBUTING.md how "
-            "to add a board.",
-        )
+        return _no_board()
     why = f": {left_out[0]}" if left_out else ""
     return UserError(
         f"{journal}: nothing to submit{why}",

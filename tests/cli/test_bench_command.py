@@ -18,8 +18,10 @@ import pytest
 from conftest import Edgeslm
 
 from edgeslm.cli.bench import bench
+from edgeslm.errors import MeasurementFailure, UserError
 from edgeslm.profiling import variants
 from edgeslm.profiling.results import load
+from edgeslm.targets.detection import detect
 from edgeslm.testing import tiny_gguf
 
 sys.path.append(str(Path(__file__).parents[1] / "profiling"))
@@ -184,15 +186,32 @@ def test_results_as_llama_bench_writes_them(edgeslm: Edgeslm, tmp_path: Path) ->
     assert load([tmp_path / "lb.json"]).results[0].depths[0].decode is not None
 
 
-def test_speeds_of_no_known_board_are_not_given_away(edgeslm: Edgeslm, tmp_path: Path) -> None:
-    write_matrix(tmp_path)
-    done = edgeslm("bench", "matrix.toml", "--submit-file", "given.json")
-    detected = json.loads(edgeslm("targets", "detect", "--json").stdout)
-    if detected["exact"]:
+@pytest.fixture
+def no_board() -> None:
+    if detect().exact:
         pytest.skip("this machine is a board of ours")
-    assert done.returncode == 2
-    assert "1 cells measured" in done.stdout
-    assert "edgeslm targets detect" in done.stderr
+
+
+@pytest.mark.usefixtures("no_board")
+def test_speeds_of_no_known_board_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    write_matrix(tmp_path)
+    with pytest.raises(UserError) as caught:
+        bench(tmp_path / "matrix.toml", submit=tmp_path / "given.json")
+    assert "edgeslm targets detect" in (caught.value.hint or "")
+    assert not (tmp_path / "given.json").exists()
+    assert not (tmp_path / "matrix.jsonl").exists()
+
+
+@pytest.mark.usefixtures("no_board")
+def test_failed_cells_are_told_where_nothing_can_be_given_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = '[hosts.away]\naddress = "ssh://127.0.0.1:1"\n'
+    write_matrix(tmp_path, 'hosts = ["local", "away"]', away)
+    with pytest.raises(MeasurementFailure, match="1 of 2 cells could not be measured") as caught:
+        bench(tmp_path / "matrix.toml", submit=tmp_path / "given.json")
+    assert caught.value.exit_code == 1
+    assert "no board of ours" in capsys.readouterr().err
     assert not (tmp_path / "given.json").exists()
 
 
