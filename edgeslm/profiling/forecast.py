@@ -11,7 +11,9 @@ from edgeslm.estimate.fit import Fit, FitOptions, fit
 from edgeslm.estimate.mixes import as_file_type, at_bits
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
+from edgeslm.profiling.limited import both
 from edgeslm.profiling.matrix import LOCAL, ORIGINAL, Cell, Matrix
+from edgeslm.profiling.profile import ProfileOptions
 from edgeslm.profiling.variants import Variants
 from edgeslm.targets.detection import detect
 from edgeslm.targets.loading import load_target
@@ -39,6 +41,14 @@ class Forecast:
     fits: bool | None
     decode: float | None
     target: str | None
+
+
+@dataclass(frozen=True)
+class _Speeds:
+    """Tokens per second at a depth."""
+
+    prefill: float
+    decode: float
 
 
 UNKNOWN_FORECAST = Forecast(None, None, None, None, None)
@@ -86,24 +96,31 @@ def _forecast(matrix: Matrix, cell: Cell, headers: _Headers, target: Target | No
     header = headers.of(cell.model, cell.type)
     if target is None or header is None:
         return UNKNOWN_FORECAST
-    runs = matrix.runs
-    longest = max(runs.prompt_tokens, runs.generated_tokens)
-    context = cell.context or max(runs.depths) + longest
-    memory = _fit(header, target, cell, context)
-    seconds = _START_SECONDS + runs.idle_seconds + (runs.sustained_seconds or 0.0)
-    first: float | None = None
-    for depth in runs.depths:
-        found = _fit(header, target, cell, 2 * depth + runs.generated_tokens)
+    wanted = matrix.options(cell)
+    memory = _fit(header, target, cell, cell.context or wanted.needed_context)
+    speeds: dict[int, _Speeds] = {}
+    for depth in wanted.depths:
+        found = _fit(header, target, cell, 2 * depth + wanted.generated_tokens)
         decode, prefill = found.decode_tokens_per_second, found.prefill_tokens_per_second
         if decode is None or prefill is None:
             return Forecast(None, memory.peak_memory_bytes, memory.fits, None, target.id)
-        first = first or decode.value
-        once = runs.prompt_tokens / prefill.value + runs.generated_tokens / decode.value
-        seconds += (runs.repeats + _WARM_RUNS) * once + depth / prefill.value
-    if runs.budget_seconds is not None:
-        most = _START_SECONDS + runs.idle_seconds + runs.budget_seconds
-        seconds = min(seconds, most + (runs.sustained_seconds or 0.0))
+        speeds[depth] = _Speeds(prefill.value, decode.value)
+    profiles = (wanted,) if matrix.runs.memory_limit is None else both(wanted)
+    seconds = sum(_seconds(each, speeds) for each in profiles)
+    first = speeds[wanted.depths[0]].decode
     return Forecast(seconds, memory.peak_memory_bytes, memory.fits, first, target.id)
+
+
+def _seconds(options: ProfileOptions, speeds: Mapping[int, _Speeds]) -> float:
+    """How long one profile takes, without longer stretches for a slow meter."""
+    runs = 0.0
+    for depth in options.depths:
+        reading, writing = speeds[depth].prefill, speeds[depth].decode
+        once = options.prompt_tokens / reading + options.generated_tokens / writing
+        runs += (options.repeats + _WARM_RUNS) * once + depth / reading
+    if options.budget_seconds is not None:
+        runs = min(runs, options.budget_seconds)
+    return _START_SECONDS + options.idle_seconds + runs + (options.sustained_seconds or 0.0)
 
 
 def _fit(header: Header, target: Target, cell: Cell, context: int) -> Fit:

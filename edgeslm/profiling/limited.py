@@ -55,13 +55,13 @@ def profile_limited(
             f"a memory limit of {format_bytes(limit_bytes)}",
             hint="Write it like 512M; no program runs in less than 1Mi.",
         )
-    options = replace(options, budget_seconds=options.budget_seconds or BUDGET_SECONDS)
+    without, within = both(options)
     with limited_group(limit_bytes, root) as group:
         note("Measuring without a limit")
-        unlimited = _measurement(_run(_command(path, _without_extras(options))))
+        unlimited = _measurement(_run(_command(path, without)))
         with cold(path) as found:
             note(f"Measuring with {format_bytes(limit_bytes)}")
-            ended = _run(group.command(_command(found.path, options)))
+            ended = _run(group.command(_command(found.path, within)))
         figures = group.figures()
         kind = group.kind
     limited = None if _was_killed(ended, figures) else _measurement(ended)
@@ -79,6 +79,20 @@ def profile_limited(
         model=replace(limited.model, path=path),
         memory=replace(limited.memory, limit=limit),
     )
+
+
+def both(options: ProfileOptions) -> tuple[ProfileOptions, ProfileOptions]:
+    """What is measured without the limit, just enough to compare with, and what within it."""
+    within = replace(options, budget_seconds=options.budget_seconds or BUDGET_SECONDS)
+    without = replace(
+        within,
+        depths=options.depths[:1],
+        context_length=options.context_length or options.needed_context,
+        repeats=min(options.repeats, _UNLIMITED_REPEATS),
+        idle_seconds=0.0,
+        sustained_seconds=None,
+    )
+    return without, within
 
 
 def describe(
@@ -146,18 +160,6 @@ def _seconds_of_reading(found: Measurement) -> float:
         return found.conditions.observed_seconds
     speeds = [speed for each in found.depths for speed in (each.prefill, each.decode)]
     return sum(sum(speed.seconds.samples) for speed in speeds)
-
-
-def _without_extras(options: ProfileOptions) -> ProfileOptions:
-    """Just enough to compare with."""
-    return replace(
-        options,
-        depths=options.depths[:1],
-        context_length=options.context_length or options.needed_context,
-        repeats=min(options.repeats, _UNLIMITED_REPEATS),
-        idle_seconds=0.0,
-        sustained_seconds=None,
-    )
 
 
 def _command(path: Path, options: ProfileOptions) -> list[str]:

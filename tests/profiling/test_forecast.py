@@ -55,6 +55,23 @@ def test_longer_runs_take_longer(model: Path) -> None:
     assert seconds(budget_seconds=1, repeats=1000) == pytest.approx(3 + 5 + 1)
 
 
+def test_a_memory_limit_takes_two_profiles_that_keep_to_a_budget(model: Path) -> None:
+    def seconds(**runs: Any) -> float:
+        (found,) = forecast(model, runs={"idle_seconds": 5, **runs})
+        assert found.seconds is not None
+        return found.seconds
+
+    few = {"repeats": 3, "memory_limit": "512M", "sustained_seconds": 100}
+    once = seconds(repeats=3)
+    assert once < 60
+    assert seconds(**few) == pytest.approx((once - 5) + (once + 100))
+    assert seconds(**few | {"repeats": 100_000}) == pytest.approx((once - 5) + (3 + 5 + 60 + 100))
+    assert seconds(**few | {"depths": [0, 512]}) == pytest.approx(
+        (once - 5) + seconds(repeats=3, depths=[0, 512], sustained_seconds=100)
+    )
+    assert seconds(**few | {"budget_seconds": 1}) == pytest.approx((3 + 1) + (3 + 5 + 1 + 100))
+
+
 def test_contexts_take_memory(model: Path) -> None:
     short, long = forecast(model, axes={"contexts": ["auto", 8192]})
     assert (long.memory_bytes or 0) > (short.memory_bytes or 0) + 10_000_000
