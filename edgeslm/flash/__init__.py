@@ -1,0 +1,1 @@
+"""Carry a bundle, and the runtime that it needs, to where it will run."""

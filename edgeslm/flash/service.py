@@ -1,0 +1,111 @@
+"""The systemd service that serves a device's current bundle, with as few rights as that needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeslm.errors import InvalidOption
+from edgeslm.flash import places
+
+_SPARE_BYTES = 64_000_000
+"""What the service may take beyond its plan before the kernel ends it: pages of the file that are
+being read, and answers on their way to clients."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served, and within what.
+
+    Attributes:
+        host: The address it listens on; 0.0.0.0 for the whole network.
+        port: From 1 to 65535.
+        slots, context: Answers at a time, and tokens of each; None for what serve does by itself.
+        planned_bytes: Resident memory by the plan; None sets no limit.
+        name: What clients call the model; None for the bundle's.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104  a board is there to be asked by others
+    port: int = 8080
+    slots: int | None = None
+    context: int | None = None
+    planned_bytes: int | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise InvalidOption(
+                f"not a port: {self.port}", hint="Give a number from 1 to 65535, such as 8080."
+            )
+        for text in (self.host, self.name or "x"):
+            if not text or any(not (sign.isalnum() or sign in "._:-") for sign in text):
+                raise InvalidOption(
+                    f"not a name or an address for a service: {text!r}",
+                    hint="Use letters, digits and . _ : - only.",
+                )
+
+
+def unit(service: Service) -> str:
+    """The text of the unit file; the same for the same service."""
+    command = [f"/{places.COMMAND}", "serve", f"/{places.STORE}", "--host", service.host]
+    command += ["--port", str(service.port)]
+    if service.name is not None:
+        command += ["--name", service.name]
+    if service.slots is not None:
+        command += ["--slots", str(service.slots)]
+    if service.context is not None:
+        command += ["--context", str(service.context)]
+    return "\n".join(
+        [
+            *("[Unit]", "Description=A language model, served by edgeslm", "After=network.target"),
+            *("StartLimitIntervalSec=300", "StartLimitBurst=5"),
+            *("", "[Service]", "Type=exec", f"User={places.USER}", f"Group={places.USER}"),
+            f"ExecStart={' '.join(command)}",
+            f"WorkingDirectory=/{places.HOME}",
+            f"Environment=HOME=/{places.HOME}",
+            f"Environment=EDGESLM_TRUSTED_KEYS=/{places.TRUSTED_KEYS}",
+            *("Restart=on-failure", "RestartSec=5", "TimeoutStopSec=45"),
+            *_memory(service),
+            *_AS_LITTLE_AS_POSSIBLE,
+            f"ReadWritePaths=/{places.HOME}",
+            *(["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if service.port < 1024 else []),
+            *_capabilities(service),
+            *("", "[Install]", "WantedBy=multi-user.target", ""),
+        ]
+    )
+
+
+_AS_LITTLE_AS_POSSIBLE = (
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "MemoryDenyWriteExecute=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "UMask=0077",
+)
+
+
+def _capabilities(service: Service) -> list[str]:
+    needed = "CAP_NET_BIND_SERVICE" if service.port < 1024 else ""
+    return [f"CapabilityBoundingSet={needed}"]
+
+
+def _memory(service: Service) -> list[str]:
+    """A limit from the plan: a leak ends this service, not the whole board."""
+    if service.planned_bytes is None:
+        return []
+    most = service.planned_bytes + _SPARE_BYTES
+    return [f"MemoryMax={most}", "MemorySwapMax=0", "OOMPolicy=stop"]

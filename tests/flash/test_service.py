@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgeslm.errors import InvalidOption
+from edgeslm.flash.service import Service, unit
+
+
+def lines(service: Service) -> list[str]:
+    return unit(service).splitlines()
+
+
+def test_it_serves_the_store_as_a_user_of_its_own() -> None:
+    told = lines(Service())
+    command = next(line for line in told if line.startswith("ExecStart="))
+
+    assert command == (
+        "ExecStart=/opt/edgeslm/current/bin/edgeslm serve /var/lib/edgeslm/store "
+        "--host 0.0.0.0 --port 8080"
+    )
+    assert "User=edgeslm" in told
+    assert "NoNewPrivileges=yes" in told
+    assert "CapabilityBoundingSet=" in told
+    assert not any(line.startswith(("Ambient", "MemoryMax")) for line in told)
+
+
+def test_the_plan_is_a_limit() -> None:
+    assert "MemoryMax=264000000" in lines(Service(planned_bytes=200_000_000))
+
+
+def test_a_port_for_the_privileged_takes_one_right() -> None:
+    told = lines(Service(port=80))
+
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in told
+    assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in told
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": 0}, {"port": 70000}, {"host": "0 -x"}, {"name": "a\nExecStart=x"}]
+)
+def test_nothing_else_gets_into_the_unit(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidOption):
+        Service(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_understands_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("opt/edgeslm/current/bin", "etc/systemd/system", "var/lib/edgeslm"):
+        (root / name).mkdir(parents=True)
+    command = root / "opt/edgeslm/current/bin/edgeslm"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    file = root / "etc/systemd/system/edgeslm.service"
+    file.write_text(unit(Service(port=80, planned_bytes=200_000_000, slots=2, context=1024)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", f"--root={root}", "edgeslm.service"],
+        capture_output=True,
+        text=True,
+    )
+    assert "edgeslm.service:" not in done.stderr, done.stderr
