@@ -19,6 +19,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.setenv("EDGESLM_CONFIG", str(tmp_path_factory.mktemp("config")))
     patch.delenv("EDGESLM_TRUSTED_KEYS", raising=False)
     patch.setenv("EDGESLM_STATE", str(tmp_path_factory.mktemp("state")))
+    patch.setenv("EDGESLM_WARM_UP", "0")  # figures of tiny models are not for anybody
     patch.setenv("EDGESLM_TARGETS", str(tmp_path_factory.mktemp("targets")))
     yield
     patch.undo()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeslm.records import Prediction
 
 _DIGITS = 9
+_REPEATS, _MOST_REPEATS = 7, 21
 
 
 def profile(
@@ -38,8 +39,14 @@ def profile(
         ),
     ] = "0",
     repeats: Annotated[
-        int, typer.Option("--repeats", "-r", metavar="N", help="Runs of each kind.")
-    ] = 7,
+        int | None,
+        typer.Option(
+            "--repeats",
+            "-r",
+            metavar="N",
+            help="Runs of each kind; default: 7, and up to 21 where they differ.",
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(
@@ -55,6 +62,15 @@ def profile(
         ),
     ] = None,
     threads: options.Threads = None,
+    warm_up: Annotated[
+        float,
+        typer.Option(
+            "--warm-up",
+            metavar="SECONDS",
+            envvar="EDGESLM_WARM_UP",
+            help="Decode uncounted first: a processor that has rested boosts for a while.",
+        ),
+    ] = 20.0,
     idle: Annotated[
         float,
         typer.Option(
@@ -117,7 +133,9 @@ def profile(
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
         depths=parse_depths(depth),
-        repeats=repeats,
+        repeats=_REPEATS if repeats is None else repeats,
+        most_repeats=_MOST_REPEATS if repeats is None else None,
+        warm_up_seconds=warm_up,
         idle_seconds=idle,
         budget_seconds=budget,
         sustained_seconds=sustained,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from edgeslm.records import Figure, Provenance
 from edgeslm.units import format_bytes, format_seconds
 
-
 _UNKNOWN = Figure(None, Provenance.ESTIMATED, "nobody knows")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeslm.profiling import memory
 from edgeslm.profiling.measurement import Conditions, Moment, Speed
+from edgeslm.profiling.steadiness import UNSURE, median_error
 from edgeslm.runtime.machine import CpuTimes, Sensors, cores_taken
 from edgeslm.units import format_bytes
 
@@ -31,8 +32,6 @@ _STEADY_CLOCK = 0.85
 _FAST_RISE = 0.1
 """Degrees Celsius per second, over the second half of the runs."""
 _LEAST_RISE = 2.0
-_MOST_SPREAD = 0.15
-_LEAST_SAMPLES = 3
 _MOST_SWAPPED_IN = 1 << 20
 
 
@@ -216,13 +215,10 @@ def _by_swapping(conditions: Conditions) -> Iterator[str]:
 
 
 def _by_spread(decode: Sequence[Speed]) -> Iterator[str]:
-    spreads = [
-        each.tokens_per_second.spread
-        for each in decode
-        if len(each.tokens_per_second.samples) >= _LEAST_SAMPLES
-    ]
-    if spreads and max(spreads) > _MOST_SPREAD:
-        yield f"decode runs differ by {max(spreads):.0%} of their median"
+    errors = [median_error(each.tokens_per_second.samples) for each in decode]
+    worst = max((error for error in errors if error is not None), default=0.0)
+    if worst > UNSURE:
+        yield f"decode runs differ so much that their median is known to {worst:.0%} only"
 
 
 def _times(run: tuple[Usage, Usage]) -> tuple[CpuTimes | None, CpuTimes | None]:

@@ -43,6 +43,9 @@ class Settings:
         idle_seconds: Length of the idle baseline, where there is an instrument to read.
         budget_seconds: What the runs were allowed to take; None for no limit.
         shortened: What was shortened to keep to that; None if nothing was.
+        most_repeats: Runs there might have been while a median was not known well; None for no
+            more than `repeats`.
+        warm_up_seconds: Of decoding that was not counted, before everything.
     """
 
     context_length: int
@@ -59,6 +62,8 @@ class Settings:
     idle_seconds: float
     budget_seconds: float | None
     shortened: str | None
+    most_repeats: int | None = None
+    warm_up_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Profile a model on this machine: memory, prefill, decode, energy.
 
-In this order: the idle machine is watched, the model is opened, and at each depth one run of each
-kind warms up and the counted runs of both kinds take turns.
+In this order: the idle machine is watched, the model is opened, it computes until the processor's
+first boost is over, and at each depth one run of each kind warms up and the counted runs of both
+kinds take turns.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from edgeslm.targets.loading import load_target
 
 _LISTEN_SECONDS = 0.5
 _LONGEST_IDLE_SECONDS = 600.0
+_LONGEST_WARM_UP_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 60.0
 """For a slow meter, unless a longer baseline was asked for."""
 _SHORTEST_SUSTAINED = 3.0
@@ -60,6 +62,7 @@ class ProfileOptions:
 
     `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
     tuned for the model here, or the defaults. `sustained_seconds` None leaves out the long run.
+    `most_repeats` allows more runs while a median is not known well; not within a budget.
     `meter` is what `find_meter` takes for `wanted`.
     """
 
@@ -72,6 +75,8 @@ class ProfileOptions:
     generated_tokens: int = 128
     depths: tuple[int, ...] = (0,)
     repeats: int = 7
+    most_repeats: int | None = None
+    warm_up_seconds: float = 0.0
     idle_seconds: float = 5.0
     budget_seconds: float | None = None
     sustained_seconds: float | None = None
@@ -106,6 +111,11 @@ class ProfileOptions:
                 f"an idle baseline of {self.idle_seconds:g} seconds",
                 hint=f"From 0 to {_LONGEST_IDLE_SECONDS:g}; 0 measures none.",
             )
+        if not 0 <= self.warm_up_seconds <= _LONGEST_WARM_UP_SECONDS:
+            raise InvalidOption(
+                f"{self.warm_up_seconds:g} seconds to warm up",
+                hint=f"From 0 to {_LONGEST_WARM_UP_SECONDS:g}.",
+            )
         for name, least in (("budget_seconds", 0.0), ("sustained_seconds", _SHORTEST_SUSTAINED)):
             value = getattr(self, name)
             if value is not None and not (value >= least and 0 < value < math.inf):
@@ -118,6 +128,11 @@ class ProfileOptions:
     def needed_context(self) -> int:
         """Tokens the longest run puts into the KV cache."""
         return max(self.depths) + max(self.prompt_tokens, self.generated_tokens)
+
+    @property
+    def most(self) -> int | None:
+        """Runs of each kind there may be at most; None for no more than `repeats`."""
+        return self.most_repeats if self.budget_seconds is None else None
 
     @property
     def runs(self) -> Runs:
@@ -150,7 +165,9 @@ def profile(path: Path, options: ProfileOptions) -> Measurement:
         stack.enter_context(pinned(settled.cores))
         context = stack.enter_context(Context(model, settled.options))
         runs = _runs(context, options)
-        depths = _measure(context, runs, instrument, observer, idle)
+        runner = Runner(context, runs.prompt_tokens, runs.generated_tokens, instrument, observer)
+        _warm_up(runner, options)
+        depths = _measure(runner, runs, options.most, instrument, idle)
         conditions = observer.finish()
         settings = _settings(options, runs, context)
         used = _memory_use(model, context, before_load, faults)
@@ -200,15 +217,21 @@ def _runs(context: Context, options: ProfileOptions) -> Runs:
     return shortened(options.runs, reading, writing, options.budget_seconds)
 
 
+def _warm_up(runner: Runner, options: ProfileOptions) -> None:
+    seconds = options.warm_up_seconds
+    if seconds:
+        with bar("Warming up", math.ceil(seconds), unit="s") as advance:
+            runner.warm_up(seconds, advance)
+
+
 def _measure(
-    context: Context, runs: Runs, instrument: Instrument, observer: Observer, idle: Idle | None
+    runner: Runner, runs: Runs, most: int | None, instrument: Instrument, idle: Idle | None
 ) -> tuple[DepthRun, ...]:
-    runner = Runner(context, runs.prompt_tokens, runs.generated_tokens, instrument, observer)
     found = []
     total = 2 * (runs.repeats + 1) * len(runs.depths)
     with bar("Measuring", total, unit="runs") as advance:
         for depth in runs.depths:
-            timed = runner.measure(depth, runs.repeats, advance)
+            timed = runner.measure(depth, runs.repeats, advance, most=most)
             found.append(
                 DepthRun(
                     depth=depth,
@@ -252,6 +275,8 @@ def _settings(options: ProfileOptions, runs: Runs, context: Context) -> Settings
         depths=runs.depths,
         idle_seconds=options.idle_seconds,
         budget_seconds=budget,
+        most_repeats=options.most,
+        warm_up_seconds=options.warm_up_seconds,
         shortened=None if budget is None else difference(options.runs, runs, budget),
     )
 

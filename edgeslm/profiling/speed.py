@@ -4,8 +4,9 @@ Prefill is bound by arithmetic: all tokens of a batch share one pass over the we
 Decode is bound by memory: each token reads every weight once. They are timed apart, on
 random tokens (which text makes no difference to the arithmetic), with a given number of tokens in
 the KV cache, after one run of each that warms caches and clocks and is not counted. They take
-turns, so that what slows the machine for a while slows both, and a part of the runs only. Sampling
-is not included; `edgeslm run` reports the speed with it.
+turns, so that what slows the machine for a while slows both, and a part of the runs only. Where
+runs differ so much that their median is not yet known well, more are added. Sampling is not
+included; `edgeslm run` reports the speed with it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from edgeslm.profiling.instrument import Instrument
 from edgeslm.profiling.measurement import Speed
 from edgeslm.profiling.power import Stretch, is_long_enough, needed_seconds
 from edgeslm.profiling.racing import spread
+from edgeslm.profiling.steadiness import wants_more
 from edgeslm.progress import Advance
 from edgeslm.records import Statistic
 
@@ -83,8 +85,30 @@ class Runner:
         self._prefill = _Kind(prompt_tokens, self._prefill_run(prompt_tokens))
         self._decode = _Kind(generated_tokens, self._decode_run(generated_tokens))
 
-    def measure(self, depth: int, repeats: int, advance: Advance) -> TimedDepth:
-        """Time `repeats` runs of each kind that start with `depth` tokens in the cache."""
+    def warm_up(self, seconds: float, advance: Advance) -> None:
+        """Decode for that long, uncounted: a processor that has rested boosts for a while.
+
+        Args:
+            seconds: From 0.
+            advance: Told of each whole second.
+        """
+        began, told = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds:
+            self._time(self._decode, 0)
+            advance(int(passed) - told)
+            told = int(passed)
+
+    def measure(
+        self, depth: int, repeats: int, advance: Advance, *, most: int | None = None
+    ) -> TimedDepth:
+        """Time runs of each kind that start with `depth` tokens in the cache.
+
+        Args:
+            depth: From 0.
+            repeats: Runs of each kind.
+            advance: Told of each of these.
+            most: So many, while their median is not known well; None for no more than `repeats`.
+        """
         kinds = (self._prefill, self._decode)
         seconds: dict[_Kind, list[float]] = {kind: [] for kind in kinds}
         stretches: dict[_Kind, list[Stretch]] = {kind: [] for kind in kinds}
@@ -97,6 +121,11 @@ class Runner:
                 seconds[kind].append(elapsed)
                 stretches[kind] += [] if stretch is None else [stretch]
                 advance(1)
+        for kind in kinds:
+            while wants_more(seconds[kind], most or repeats):
+                elapsed, stretch = self._counted(kind, depth)
+                seconds[kind].append(elapsed)
+                stretches[kind] += [] if stretch is None else [stretch]
         prefill, decode = (
             Timed(
                 speed_of(kind.tokens, seconds[kind]),

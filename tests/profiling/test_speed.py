@@ -55,6 +55,33 @@ def test_both_kinds_take_turns_after_a_warm_up(context: NotingContext) -> None:
     assert found.decode.stretches == ()
 
 
+def test_runs_that_differ_get_more_of_them(
+    context: NotingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instrument, done = NotingInstrument(), []
+    runner = Runner(context, 16, 4, instrument, Observer(Sensors()))
+    times = iter([9.0, 9.0, 1.0, 1.0, 1.0, 1.2, 1.0, 1.5, *[1.2] * 9])
+    counted = Runner._time
+
+    def timed(self: Runner, kind: object, depth: int) -> float:
+        counted(self, kind, depth)  # type: ignore[arg-type]
+        return next(times)
+
+    monkeypatch.setattr(Runner, "_time", timed)
+    found = runner.measure(0, 3, done.append, most=9)
+    assert len(found.prefill.speed.seconds.samples) == 3
+    assert found.decode.speed.seconds.samples == (1.0, 1.2, 1.5, 1.2, 1.2)
+    assert sum(done) == 2 * (3 + 1)
+
+
+def test_a_warm_up_counts_for_nothing(context: NotingContext) -> None:
+    instrument, told = NotingInstrument(), []
+    runner = Runner(context, 16, 4, instrument, Observer(Sensors()))
+    runner.warm_up(1.1, told.append)
+    assert sum(told) == 1
+    assert instrument.tokens == []
+
+
 def test_the_cache_is_filled_once_for_each_depth(context: NotingContext) -> None:
     runner = Runner(context, 16, 4, Instrument(None), Observer(Sensors()))
     runner.measure(50, 2, lambda _: None)

@@ -1,0 +1,47 @@
+"""How well runs know their median, and how many more are worth it; pure.
+
+Nothing is assumed about single runs but that most are undisturbed: the spread is the median
+distance from the median, which a neighbour who disturbs every third run does not change much.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from edgeslm.profiling.racing import spread
+
+SURE = 0.015
+"""A median that is known to this much, as a fraction of it, needs no more runs."""
+UNSURE = 0.05
+"""One that is known no better than this is spoilt."""
+LEAST_RUNS = 3
+"""Fewer tell nothing about themselves."""
+_NORMAL = 1.4826
+"""The standard deviation of a normal distribution, in median distances from its median."""
+_MEDIAN = math.sqrt(math.pi / 2)
+"""The standard error of a median of many samples, in that of their mean."""
+_NINETY_PERCENT = 1.645
+
+
+def median_error(samples: Sequence[float]) -> float | None:
+    """Half of the 90% interval of the samples' median, as a fraction of it.
+
+    It holds for disturbances that come and go from run to run. What slows all runs alike, it
+    cannot see.
+
+    Returns:
+        None for fewer than three samples.
+    """
+    if len(samples) < LEAST_RUNS:
+        return None
+    deviation = _NORMAL * spread(samples)
+    error = _NINETY_PERCENT * _MEDIAN * deviation / math.sqrt(len(samples))
+    return error / statistics.median(samples)
+
+
+def wants_more(samples: Sequence[float], most: int) -> bool:
+    """Whether another run is worth it, of at most so many."""
+    error = median_error(samples)
+    return len(samples) < most and error is not None and error > SURE
