@@ -114,8 +114,8 @@ def _fit(header: Header, work: Work, target: Target, options: FitOptions) -> Fit
         prefill = _own(prefill_tokens_per_second(header, target))
     else:
         found = fitted()
-        decode = found.speed("decode", decode_terms(machine, work, context / 2, kv_type))
-        prefill = found.speed("prefill", prefill_terms(machine, work, _PROMPT / 2))
+        decode = found.speed("decode", decode_terms(machine, work, context / 2, kv_type), machine)
+        prefill = found.speed("prefill", prefill_terms(machine, work, _PROMPT / 2), machine)
     return Fit(
         id=target.id,
         board=target.board,
@@ -162,7 +162,7 @@ def _first_tokens(
     for count in prompts:
         speed = prefill
         if not is_calibrated(target):
-            speed = fitted().speed("prefill", prefill_terms(machine, work, count / 2))
+            speed = fitted().speed("prefill", prefill_terms(machine, work, count / 2), machine)
         slowest, fastest = count / speed.low, count / speed.high
         times.append(FirstToken(count, Interval(count / speed.value, fastest, slowest)))
     return tuple(times)

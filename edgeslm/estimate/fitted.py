@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeslm.errors import EdgeslmError, NotFound
-from edgeslm.estimate.physics import Priors, decode_terms, machine_of, prefill_terms
+from edgeslm.estimate.physics import Machine, Priors, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.regression import (
     Observation,
     Posterior,
@@ -56,16 +56,17 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Both phases, and how many rows each board has, by source."""
+    """Both phases, how many rows each board has, by source, and what was known beforehand."""
 
     decode: Posterior
     prefill: Posterior
     sources: Mapping[str, Mapping[str, int]]
+    priors: Priors
 
-    def speed(self, phase: str, terms: Sequence[Term]) -> Interval:
-        """Tokens per second from the terms of a token's seconds."""
+    def speed(self, phase: str, terms: Sequence[Term], machine: Machine) -> Interval:
+        """Tokens per second of `machine` from the terms of a token's seconds."""
         posterior = self.decode if phase == "decode" else self.prefill
-        seconds, deviation = posterior.predict(terms)
+        seconds, deviation = posterior.predict(terms, self.priors.including(machine))
         width = math.exp(_NINE_IN_TEN * math.hypot(deviation, _LEFT_OVER[phase]))
         return Interval(1 / seconds, 1 / (seconds * width), width / seconds)
 
@@ -92,7 +93,7 @@ def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
     Rows of boards that are not among them, such as a contributor's own, are left out.
     """
     rows = tuple(row for row in rows if row.target in targets)
-    machines = {target.board: machine_of(target) for target in (*boards(), *targets.values())}
+    priors = Priors({target.board: machine_of(target) for target in (*boards(), *targets.values())})
     found = {
         phase: most_probable(
             [
@@ -104,21 +105,28 @@ def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
                 for row in rows
                 if getattr(row, phase) is not None
             ],
-            Priors(machines),
+            priors,
         )
         for phase in PHASES
     }
     sources: dict[str, Counter[str]] = {}
     for row in rows:
         sources.setdefault(targets[row.target].board, Counter())[row.source] += 1
-    return Fitted(found["decode"], found["prefill"], sources)
+    return Fitted(found["decode"], found["prefill"], sources, priors)
+
+
+def predicted(found: Fitted, row: Row, phase: str, target: Target) -> Interval:
+    """Tokens per second that `found` expects where `row` was measured."""
+    return found.speed(phase, terms_of(row, phase, target), _machine(row, target))
+
+
+def _machine(row: Row, target: Target) -> Machine:
+    return machine_of(target, threads=row.threads, cores=row.cores, name=row.machine, blas=row.blas)
 
 
 def terms_of(row: Row, phase: str, target: Target) -> list[Term]:
     """What a row's seconds per token are a sum of."""
-    machine = machine_of(
-        target, threads=row.threads, cores=row.cores, name=row.machine, blas=row.blas
-    )
+    machine = _machine(row, target)
     if phase == "decode":
         return decode_terms(machine, row.work, row.depth)
     return prefill_terms(machine, row.work, row.prompt_tokens)
@@ -190,6 +198,6 @@ def _read(path: Path, digest: str) -> Fitted | None:
             return None
         priors = Priors({target.board: machine_of(target) for target in boards()})
         decode, prefill = (from_plain(content[phase], priors) for phase in PHASES)
-        return Fitted(decode, prefill, content["sources"])
+        return Fitted(decode, prefill, content["sources"], priors)
     except (OSError, ValueError, KeyError, TypeError):
         return None

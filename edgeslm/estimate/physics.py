@@ -92,6 +92,7 @@ def machine_of(
 ) -> Machine:
     """How this model sees a target, with `threads` on `cores`."""
     cluster = _cluster(target, cores)
+    kind = _kind(target, cluster)
     usual = target.defaults.threads or (
         int(cluster.count.value) if cluster and cluster.count.value else 4
     )
@@ -99,11 +100,11 @@ def machine_of(
     return Machine(
         board=target.board,
         name=name,
-        kind=_kind(target, cluster),
+        kind=kind,
         threads=threads or usual,
         usual=usual,
         hertz=1e6 * (megahertz or _USUAL_MEGAHERTZ),
-        bandwidth=_bandwidth(target),
+        bandwidth=_bandwidth(target, kind),
         cores=cores,
         blas=blas,
     )
@@ -172,12 +173,19 @@ class Priors:
         # of a type on a kind of core; a library for matrices changes much for some types
         return Prior(0.0, 0.5 if what == "prefill-blas" else 0.3)
 
+    def including(self, machine: Machine) -> Priors:
+        """The same, and what the data sheet of `machine` says, where its board is none of these."""
+        return (
+            self
+            if machine.board in self.machines
+            else Priors({**self.machines, machine.board: machine})
+        )
+
     def _bandwidth(self, board: str) -> Prior:
         machine = self.machines.get(board)
         if machine is None or machine.bandwidth is None:
             return Prior(math.log(_USUAL_GIGABYTES * 1e9), 0.8)
-        share = _GPU_SHARE if machine.is_gpu else _USUAL_SHARE
-        return Prior(math.log(share * machine.bandwidth), 0.4)
+        return Prior(math.log(_share(machine.kind) * machine.bandwidth), 0.4)
 
 
 _CERTAIN: Mapping[str, Prior] = MappingProxyType(
@@ -240,9 +248,14 @@ def _kind(target: Target, cluster: CoreCluster | None) -> str:
     return "avx2" if "avx2" in cluster.features else "plain"
 
 
-def _bandwidth(target: Target) -> float | None:
+def _share(kind: str) -> float:
+    return _GPU_SHARE if kind in _GPU_BACKENDS else _USUAL_SHARE
+
+
+def _bandwidth(target: Target, kind: str) -> float | None:
+    """Nominal, or what decode reaches over the share of the nominal that it usually has."""
     memory = target.memory
     if memory.nominal_gigabytes_per_second.value:
         return memory.nominal_gigabytes_per_second.value * 1e9
     known = memory.decode_gigabytes_per_second.value
-    return known * 1e9 / _USUAL_SHARE if known else None
+    return known * 1e9 / _share(kind) if known else None

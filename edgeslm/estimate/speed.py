@@ -123,8 +123,9 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
     A figure without a value says in `source` what the target's file lacks.
     """
     if rests_on_rows(target):
-        terms = prefill_terms(machine_of(target), work_of(header), _PROMPT / 2)
-        value = fitted().speed("prefill", terms).value
+        machine = machine_of(target)
+        terms = prefill_terms(machine, work_of(header), _PROMPT / 2)
+        value = fitted().speed("prefill", terms, machine).value
         return Figure(value, Provenance.ESTIMATED, f"a prompt of {_PROMPT} tokens, {_rows(target)}")
     seconds = 0.0
     used: list[str] = []

@@ -14,18 +14,19 @@ from edgeslm.estimate.fit import FitOptions, fit
 from edgeslm.estimate.fitted import (
     fit_rows,
     fitted,
+    predicted,
     rests_on_rows,
     rows_digest,
     targets_of,
-    terms_of,
 )
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import all_rows, model_configs
 from edgeslm.estimate.shapes import header_from_config
 from edgeslm.estimate.speed import decode_tokens_per_second
 from edgeslm.gguf.reader import Header
-from edgeslm.records import Figure, Provenance
+from edgeslm.records import UNKNOWN, Figure, Provenance
 from edgeslm.targets.loading import data_directory, list_targets, load_target
+from edgeslm.targets.target import Target
 
 
 def model(name: str = "llama-3.2-1b", label: str = "Q4_K_M") -> Header:
@@ -65,9 +66,9 @@ def test_models_that_were_left_out_are_predicted(phase: str, most: float) -> Non
         for row in rows:
             measured = getattr(row, phase)
             if row.model == left_out and measured:
-                predicted = found.speed(phase, terms_of(row, phase, targets[row.target]))
-                errors.append(abs(predicted.value / measured - 1))
-                inside.append(predicted.low <= measured <= predicted.high)
+                value, low, high = predicted(found, row, phase, targets[row.target])
+                errors.append(abs(value / measured - 1))
+                inside.append(low <= measured <= high)
 
     assert statistics.median(errors) <= most
     assert sum(inside) / len(inside) >= 0.8
@@ -103,6 +104,49 @@ def test_a_board_that_nobody_measured_is_less_certain() -> None:
     assert known.decode_tokens_per_second and new.decode_tokens_per_second
     assert spread(new.decode_tokens_per_second) > 1.3 * spread(known.decode_tokens_per_second)
     assert "no measured row" in new.supported_by
+
+
+@pytest.mark.parametrize("base", ["rpi4", "apple-m1"])
+def test_a_board_of_one_s_own_is_judged_by_its_data_sheet(base: str) -> None:
+    board = dataclasses.replace(load_target(base), board="new", id="new", kernels={})
+    nominal = Figure(6.0, Provenance.PUBLISHED, "a data sheet")
+
+    slow, fast = fit(
+        model(),
+        [
+            with_memory(board, nominal_gigabytes_per_second=nominal),
+            with_memory(board, nominal_gigabytes_per_second=dataclasses.replace(nominal, value=12)),
+        ],
+        FitOptions(),
+    )
+
+    assert slow.decode_tokens_per_second and fast.decode_tokens_per_second
+    ratio = fast.decode_tokens_per_second.value / slow.decode_tokens_per_second.value
+    assert 1.3 < ratio <= 2
+
+
+@pytest.mark.parametrize(("base", "share"), [("rpi4", 0.5), ("apple-m1", 0.75)])
+def test_what_decode_reaches_is_worth_the_nominal_bandwidth_it_is_a_share_of(
+    base: str, share: float
+) -> None:
+    board = dataclasses.replace(load_target(base), board="new", id="new", kernels={})
+    reached = Figure(6.0, Provenance.PUBLISHED, "a benchmark")
+    nominal = dataclasses.replace(reached, value=6.0 / share)
+
+    by_reached, by_nominal = fit(
+        model(),
+        [
+            with_memory(
+                board,
+                nominal_gigabytes_per_second=UNKNOWN,
+                decode_gigabytes_per_second=reached,
+            ),
+            with_memory(board, nominal_gigabytes_per_second=nominal),
+        ],
+        FitOptions(),
+    )
+
+    assert by_reached.decode_tokens_per_second == by_nominal.decode_tokens_per_second
 
 
 def test_a_calibrated_target_speaks_for_itself() -> None:
@@ -167,6 +211,10 @@ def test_every_target_gets_a_memory_plan_and_speeds() -> None:
         for interval in (result.decode_tokens_per_second, result.prefill_tokens_per_second):
             assert interval and 0 < interval.low < interval.value < interval.high
     assert fitted() is fitted()
+
+
+def with_memory(target: Target, **figures: Figure) -> Target:
+    return dataclasses.replace(target, memory=dataclasses.replace(target.memory, **figures))
 
 
 def spread(interval: tuple[float, float, float]) -> float:
