@@ -24,6 +24,8 @@ from edgeslm.estimate.regression import Prior, Term
 from edgeslm.estimate.work import Work
 from edgeslm.targets.target import CoreCluster, Target
 
+ALL_CORES = "all"
+"""Where threads are spread over several kinds of cores."""
 _GPU_BACKENDS = ("cuda", "metal")
 _DECODE_CYCLES: Mapping[str, float] = MappingProxyType(
     {"neon": 0.8, "dotprod": 0.35, "i8mm": 0.3, "avx2": 0.2, "gracemont": 0.5, "plain": 2.0}
@@ -55,7 +57,7 @@ class Machine:
         usual: How many work by default.
         hertz: Their clock.
         bandwidth: Nominal or known bandwidth in bytes per second, None where nobody knows.
-        cores: Which cores, None for the fastest.
+        cores: Which cores, None for the fastest, `ALL_CORES` for several kinds.
         blas: Whether a prompt goes through a library for matrices, where types are not interleaved.
     """
 
@@ -90,24 +92,32 @@ def machine_of(
     name: str = "",
     blas: bool = False,
 ) -> Machine:
-    """How this model sees a target, with `threads` on `cores`."""
+    """How this model sees a target, with `threads` on `cores`: by default, as `cores_for` says."""
     cluster = _cluster(target, cores)
     kind = _kind(target, cluster)
     usual = target.defaults.threads or (
         int(cluster.count.value) if cluster and cluster.count.value else 4
     )
     megahertz = cluster.megahertz.value if cluster and cluster.megahertz.value else None
+    threads = threads or usual
     return Machine(
         board=target.board,
         name=name,
         kind=kind,
-        threads=threads or usual,
+        threads=threads,
         usual=usual,
         hertz=1e6 * (megahertz or _USUAL_MEGAHERTZ),
         bandwidth=_bandwidth(target, kind),
-        cores=cores,
+        cores=cores_for(target, threads) if cores is None else cores,
         blas=blas,
     )
+
+
+def cores_for(target: Target, threads: int) -> str | None:
+    """None for the fastest cores, `ALL_CORES` where those are too few for the threads."""
+    fastest = _cluster(target, None)
+    count = None if fastest is None else fastest.count.value
+    return ALL_CORES if count is not None and threads > count else None
 
 
 def decode_terms(machine: Machine, work: Work, depth: float, kv_type: str = "F16") -> list[Term]:

@@ -20,6 +20,7 @@ from edgeslm.estimate.fitted import (
     targets_of,
 )
 from edgeslm.estimate.mixes import as_file_type
+from edgeslm.estimate.physics import machine_of
 from edgeslm.estimate.rows import all_rows, model_configs
 from edgeslm.estimate.shapes import header_from_config
 from edgeslm.estimate.speed import decode_tokens_per_second
@@ -84,6 +85,26 @@ def test_a_board_is_predicted_as_it_was_measured() -> None:
     assert result.prefill_tokens_per_second.value == pytest.approx(11.86, rel=0.15)
     low, high = result.decode_tokens_per_second[1:]
     assert low < result.decode_tokens_per_second.value < high < 2 * low
+
+
+def test_more_threads_than_fast_cores_are_predicted_as_they_were_measured() -> None:
+    header = model("phi-3-mini", "IQ4_XS")
+    board = [load_target("orange-pi-5")]
+
+    (four,) = fit(header, board, FitOptions(context_length=128))
+    (eight,) = fit(header, board, FitOptions(context_length=128, threads=8))
+
+    assert four.decode_tokens_per_second and eight.decode_tokens_per_second
+    assert four.decode_tokens_per_second.value == pytest.approx(6.92, rel=0.1)
+    assert eight.decode_tokens_per_second.value == pytest.approx(3.84, rel=0.1)
+
+
+def test_a_default_of_more_threads_than_fast_cores_rests_on_the_rows_of_all_cores() -> None:
+    laptop = load_target("laptop-x86")
+
+    assert machine_of(laptop) == dataclasses.replace(machine_of(laptop, cores="all"), threads=8)
+    assert machine_of(laptop).setting == "all x8"
+    assert machine_of(laptop, threads=6).setting == "fastest x6"
 
 
 def test_a_long_context_is_slower_and_larger() -> None:
