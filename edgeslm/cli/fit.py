@@ -130,6 +130,8 @@ class _Result:
         if self.assumed:
             output.warn(self.assumed)
         print(f"{self.model}{kind}: {size} of weights, {bits} bits each. Estimated:")
+        for note in dict.fromkeys(note for each in self.fits for note in each.notes):
+            output.warn(note)
         lines = _merged([(each.board, _row(each)) for each in self.fits])
         lengths = " / ".join(f"{each.prompt_tokens}" for each in self.fits[0].first_token)
         header = ("board", "RAM", "decode tokens/s", "prefill tokens/s", "J/token", lengths)

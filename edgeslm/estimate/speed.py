@@ -80,6 +80,21 @@ def decode_tokens_per_second(
     )
 
 
+def decode_figures(header: Header, target: Target, kv_type: str) -> list[Figure]:
+    """The target's own figures that a decode speed would be computed from."""
+    overhead = (target.overhead.token_seconds, target.overhead.layer_seconds)
+    return [
+        *(target.decode_gigabytes_per_second(name) for name in bytes_read_per_token(header)),
+        target.cache_gigabytes_per_second(kv_type),
+        *(figure for figure in overhead if figure.value is not None),
+    ]
+
+
+def prefill_figures(header: Header, target: Target) -> list[Figure]:
+    """The same for a prefill speed."""
+    return [target.prefill_gigaflops_for(name) for name in work_of(header).prompt]
+
+
 def weight_seconds(target: Target, tensor_type: str, count: int) -> Cost:
     """What reading `count` bytes of weights of a type takes, and multiplying with them."""
     if rests_on_rows(target):

@@ -98,6 +98,9 @@ def test_a_gguf_file_and_several_models(edgeslm: Edgeslm, config: Path, tmp_path
         (("--types",), "one model on one board"),
         (("--kv-type", "Q9"), "not a type for the KV cache"),
         (("--context", "0"), "at least one token"),
+        (("--threads", "0"), "at least one thread"),
+        (("--battery", "inf"), "watt hours"),
+        (("--battery", "nan"), "watt hours"),
     ],
 )
 def test_mistakes_are_told(

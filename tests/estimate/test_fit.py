@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -177,15 +178,72 @@ def test_a_calibrated_target_speaks_for_itself() -> None:
         name: dataclasses.replace(kernel, decode_gigabytes_per_second=measured)
         for name, kernel in target.kernels.items()
     }
-    own = dataclasses.replace(target, kernels=kernels)
+    partly = dataclasses.replace(target, kernels=kernels)
+    own = dataclasses.replace(
+        with_memory(partly, decode_gigabytes_per_second=measured), prefill_gigaflops=measured
+    )
+    whole = dataclasses.replace(
+        own,
+        kernels={
+            name: dataclasses.replace(kernel, prefill_gigaflops=UNKNOWN)
+            for name, kernel in kernels.items()
+        },
+    )
 
-    (result,) = fit(model(), [own], FitOptions(context_length=128))
+    options = FitOptions(context_length=128, threads=2)
+    unsure, mixed, result = fit(model(), [partly, own, whole], options)
 
     assert not rests_on_rows(own)
-    assert result.provenance is Provenance.CALIBRATED
-    assert result.decode_tokens_per_second
+    assert [each.provenance.value for each in (unsure, mixed, result)] == [
+        "estimated",
+        "estimated",
+        "calibrated",
+    ]
     expected = decode_tokens_per_second(model(), own, context_length=128).value
-    assert result.decode_tokens_per_second.value == expected
+    for each in (mixed, result):
+        assert each.decode_tokens_per_second
+        assert each.decode_tokens_per_second == pytest.approx(
+            (expected, expected / 1.13, expected * 1.13)
+        )
+    assert unsure.decode_tokens_per_second
+    assert spread(unsure.decode_tokens_per_second) == pytest.approx(1.26**2)
+    assert "prefill not all measured" in mixed.supported_by
+    assert result.prefill_tokens_per_second
+    value, low, high = result.prefill_tokens_per_second
+    assert (low, high) == pytest.approx((value / 1.18, value))
+    assert result.threads == 4
+    assert result.notes == ("rpi4-4gb was measured with 4 threads, which is what is predicted",)
+
+
+def test_threads_that_a_board_has_no_cores_for_are_not_predicted() -> None:
+    boards = [load_target("rpi4"), load_target("orange-pi-5"), load_target("apple-m1")]
+
+    few, many, gpu = fit(model(), boards, FitOptions(threads=8))
+    (usual,) = fit(model(), boards[:1], FitOptions())
+
+    assert (few.threads, many.threads, gpu.threads) == (4, 8, machine_of(boards[2]).threads)
+    assert few.decode_tokens_per_second == usual.decode_tokens_per_second
+    assert few.notes == ("rpi4-4gb has 4 cores, so 4 threads are predicted",)
+    assert many.notes == usual.notes == ()
+    assert "graphics" in gpu.notes[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        FitOptions(threads=0),
+        FitOptions(threads=-1),
+        FitOptions(prompts=(0,)),
+        FitOptions(battery_watt_hours=math.inf),
+        FitOptions(battery_watt_hours=math.nan),
+        FitOptions(battery_watt_hours=0),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: FitOptions) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        fit(model(), [load_target("rpi5")], options)
+
+    assert caught.value.hint
 
 
 def test_the_prediction_of_one_speed_and_the_fit_agree() -> None:
