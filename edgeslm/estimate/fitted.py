@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeslm.errors import EdgeslmError, NotFound
+from edgeslm.errors import EdgeslmError
 from edgeslm.estimate.physics import Machine, Priors, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.regression import (
     Observation,
@@ -31,8 +31,9 @@ from edgeslm.estimate.regression import (
 )
 from edgeslm.estimate.rows import Row, all_rows
 from edgeslm.files import atomic_path, cache_folder
+from edgeslm.gguf import types
 from edgeslm.records import Provenance
-from edgeslm.targets.loading import boards, data_directory, load_target
+from edgeslm.targets.loading import boards, data_directory, shipped_targets
 from edgeslm.targets.target import Target
 
 _USUAL_ERROR = 0.06
@@ -42,6 +43,7 @@ _LEFT_OVER: Mapping[str, float] = {"decode": 0.06, "prefill": 0.1}
 that were left out lie in the interval (`scripts/bench_predict`)."""
 _NINE_IN_TEN = 1.645
 _FILE = "fitted.json"
+_MODULES = ("cache", "fitted", "mixes", "physics", "regression", "rows", "shapes", "work")
 _SCHEMA = "edgeslm.fitted/1"
 PHASES = ("decode", "prefill")
 
@@ -133,13 +135,9 @@ def terms_of(row: Row, phase: str, target: Target) -> list[Term]:
 
 
 def targets_of(rows: Iterable[Row]) -> dict[str, Target]:
-    """The boards that rows name, but for those nobody knows here."""
-    targets: dict[str, Target] = {}
-    for row in rows:
-        if row.target not in targets:
-            with suppress(NotFound):
-                targets[row.target] = load_target(row.target)
-    return targets
+    """The shipped boards that rows name; a user's own files have no say in a shared fit."""
+    shipped = shipped_targets()
+    return {row.target: shipped[row.target] for row in rows if row.target in shipped}
 
 
 @lru_cache(maxsize=1)
@@ -181,12 +179,16 @@ def write_fitted(found: Fitted, path: Path, digest: str) -> None:
 
 
 def rows_digest() -> str:
-    """A hash of all files of rows, and of the model that is fitted to them."""
+    """A hash of all files that the fit follows from: rows, boards, and the model's own code."""
     folder = data_directory()
-    paths = [*sorted(folder.glob("rows/*.toml")), *sorted(folder.glob("community/*.json"))]
-    parts = [Path(__file__).with_name(name) for name in ("physics.py", "work.py", "mixes.py")]
+    data = [
+        path
+        for pattern in ("*.toml", "rows/*.toml", "community/*.json")
+        for path in sorted(folder.glob(pattern))
+    ]
+    code = [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
     state = hashlib.sha256()
-    for path in (*paths, *parts):
+    for path in (*data, *code, Path(types.__file__)):
         state.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 
 from edgeslm.errors import InvalidOption
+from edgeslm.estimate import fitted as fitted_module
 from edgeslm.estimate.fit import FitOptions, fit
 from edgeslm.estimate.fitted import (
     fit_rows,
@@ -55,6 +58,51 @@ def test_rows_of_boards_that_nobody_knows_here_are_left_out() -> None:
     found = fit_rows((*rows, strange), targets_of((*rows, strange)))
 
     assert sum(sum(each.values()) for each in found.sources.values()) == 6
+
+
+def test_rows_never_name_a_file_of_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (data_directory() / "rpi4.toml").read_text()
+    (tmp_path / "rpi4.toml").write_text(text.replace("value = 1800", "value = 9000"))
+    (tmp_path / "mine.toml").write_text(text.replace('id = "rpi4"', 'id = "mine"'))
+    monkeypatch.setenv("EDGESLM_TARGETS", str(tmp_path))
+    names = ("rpi4", "rpi4-8gb", "mine", str(tmp_path / "mine.toml"), "missing")
+    rows = [dataclasses.replace(all_rows()[0], target=name) for name in names]
+
+    found = targets_of(rows)
+
+    assert set(found) == {"rpi4", "rpi4-8gb"}
+    assert found["rpi4"].cores[0].megahertz.value != 9000
+    assert load_target("rpi4") != found["rpi4"]
+
+
+def test_the_fit_is_made_anew_after_a_change_of_a_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_digest()
+    folder = tmp_path / "targets"
+    shutil.copytree(data_directory(), folder)
+    monkeypatch.setattr("edgeslm.estimate.fitted.data_directory", lambda: folder)
+    assert rows_digest() == before
+
+    with (folder / "rpi4.toml").open("a") as file:
+        file.write("# another clock\n")
+
+    assert rows_digest() != before
+
+
+def test_every_module_that_the_fit_uses_is_in_its_digest() -> None:
+    folder = Path(fitted_module.__file__).parent
+    used: set[str] = set()
+    left = {"fitted"}
+    while left:
+        name = left.pop()
+        used.add(name)
+        text = (folder / f"{name}.py").read_text()
+        left |= set(re.findall(r"^from edgeslm\.estimate\.(\w+) import", text, re.M)) - used
+
+    assert used == set(fitted_module._MODULES)
 
 
 @pytest.mark.parametrize(("phase", "most"), [("decode", 0.12), ("prefill", 0.25)])
