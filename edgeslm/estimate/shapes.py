@@ -65,6 +65,8 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
 )
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"gemma3": GEMMA3_DEFAULTS})
 """What a family takes where its configuration is silent."""
+_SINGLE = re.compile(r"ffn_gate_inp|shortconv\.conv|ssm_(conv1d|a|d|norm)\b")
+"""Matrices that the converter keeps in F32."""
 _TIED_UNLESS_TOLD = frozenset({"command-r", "gemma", "gemma2", "gemma3", "gpt2", "lfm2"})
 _PLAIN_FEED_FORWARD = frozenset(
     {"arcee", "falcon", "gpt2", "gptneox", "nemotron", "phi2", "starcoder2"}
@@ -157,7 +159,7 @@ def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
     start = sizes.vocabulary * _VOCABULARY_BYTES
     tensors, offset = [], start
     for name, shape in _tensors(sizes):
-        kind = half if len(shape) > 1 else single
+        kind = half if len(shape) > 1 and not _SINGLE.search(name) else single
         count = kind.bytes_for(shape)
         tensors.append(TensorInfo(name, kind, shape, offset, count))
         offset += count
