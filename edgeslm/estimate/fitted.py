@@ -131,7 +131,7 @@ def terms_of(row: Row, phase: str, target: Target) -> list[Term]:
     machine = _machine(row, target)
     if phase == "decode":
         return decode_terms(machine, row.work, row.depth)
-    return prefill_terms(machine, row.work, row.prompt_tokens)
+    return prefill_terms(machine, row.work, row.prefill_depth)
 
 
 def targets_of(rows: Iterable[Row]) -> dict[str, Target]:

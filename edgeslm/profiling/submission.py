@@ -181,7 +181,7 @@ def _row(
         work=work,
         prefill=run.prefill.tokens_per_second.median if prefill else None,
         decode=run.decode.tokens_per_second.median if decode else None,
-        prompt_tokens=run.depth + run.prefill.tokens / 2,
+        prefill_depth=run.depth + run.prefill.tokens / 2,
         depth=run.depth + run.decode.tokens / 2,
         blas=any(feature.upper().startswith("BLAS") for feature in host.features),
         doubt=0.0,

@@ -64,8 +64,8 @@ def test_rows_that_the_prediction_takes(
     assert first.work == work_of(read_model(tiny_model))
     assert first.decode == measured.decode.tokens_per_second.median
     assert first.prefill == measured.prefill.tokens_per_second.median
-    assert (first.prompt_tokens, first.depth) == (4, 2)
-    assert (second.prompt_tokens, second.depth) == (20, 18)
+    assert (first.prefill_depth, first.depth) == (4, 2)
+    assert (second.prefill_depth, second.depth) == (20, 18)
     assert first.threads == 1
     assert first.cores is None
     fitted = fit_rows(rows, targets_of(rows))
