@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeslm.estimate.fit import Fit, FitOptions
-    from edgeslm.estimate.fitted import Interval
+    from edgeslm.estimate.speed_model import Interval
     from edgeslm.gguf.reader import Header
     from edgeslm.targets.target import Target
 

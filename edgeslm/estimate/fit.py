@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidOption
-from edgeslm.estimate.fitted import Interval, fitted, is_calibrated
+from edgeslm.estimate.speed_model import Interval, fitted, is_calibrated
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.physics import Machine, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.prediction import fits_in, usual_kv_type

@@ -6,7 +6,7 @@ Decode reads every weight once per token, so its speed is memory bandwidth over 
                         + the target's overhead, once and for each layer, where it states any
 
 Where nobody measured the target's own machine, but somebody published rows of its board, the
-factors are those of the physical model that is fitted to all rows (see `physics`, `fitted`).
+factors are those of the physical model that is fitted to all rows (see `physics`, `speed_model`).
 
 Read are all tensors but the token embedding, of which one row is looked up; where there is no
 `output.weight` the embedding is also the output head and is read like the rest. The KV cache
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from edgeslm.estimate.cache import kv_bytes, layers
-from edgeslm.estimate.fitted import fitted, rests_on_rows
+from edgeslm.estimate.speed_model import fitted, rests_on_rows
 from edgeslm.estimate.physics import (
     Machine,
     machine_of,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import InvalidOption
-from edgeslm.estimate import fitted as fitted_module
+from edgeslm.estimate import speed_model
 from edgeslm.estimate.fit import FitOptions, fit
-from edgeslm.estimate.fitted import (
+from edgeslm.estimate.speed_model import (
     fit_rows,
     fitted,
     predicted,
@@ -83,7 +83,7 @@ def test_the_fit_is_made_anew_after_a_change_of_a_board(
     before = rows_digest()
     folder = tmp_path / "targets"
     shutil.copytree(data_directory(), folder)
-    monkeypatch.setattr("edgeslm.estimate.fitted.data_directory", lambda: folder)
+    monkeypatch.setattr("edgeslm.estimate.speed_model.data_directory", lambda: folder)
     assert rows_digest() == before
 
     with (folder / "rpi4.toml").open("a") as file:
@@ -93,16 +93,16 @@ def test_the_fit_is_made_anew_after_a_change_of_a_board(
 
 
 def test_every_module_that_the_fit_uses_is_in_its_digest() -> None:
-    folder = Path(fitted_module.__file__).parent
+    folder = Path(speed_model.__file__).parent
     used: set[str] = set()
-    left = {"fitted"}
+    left = {"speed_model"}
     while left:
         name = left.pop()
         used.add(name)
         text = (folder / f"{name}.py").read_text()
         left |= set(re.findall(r"^from edgeslm\.estimate\.(\w+) import", text, re.M)) - used
 
-    assert used == set(fitted_module._MODULES)
+    assert used == set(speed_model._MODULES)
 
 
 @pytest.mark.parametrize(("phase", "most"), [("decode", 0.12), ("prefill", 0.25)])

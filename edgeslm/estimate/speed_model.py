@@ -43,7 +43,9 @@ _LEFT_OVER: Mapping[str, float] = {"decode": 0.06, "prefill": 0.1}
 that were left out lie in the interval (`scripts/bench_predict`)."""
 _NINE_IN_TEN = 1.645
 _FILE = "fitted.json"
-_MODULES = ["cache", "config", "fitted", "mixes", "physics", "regression", "rows", "shapes", "work"]
+_MODULES = [
+    *("cache", "config", "mixes", "physics", "regression", "rows", "shapes", "speed_model", "work")
+]
 _SCHEMA = "edgeslm.fitted/1"
 PHASES = ("decode", "prefill")
 
