@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidOption
-from edgeslm.estimate.speed_model import Interval, fitted, is_calibrated
+from edgeslm.estimate.energy import idle_hours, joules_between, writing_hours
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.physics import Machine, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.prediction import fits_in, usual_kv_type
@@ -17,6 +17,7 @@ from edgeslm.estimate.speed import (
     prefill_figures,
     prefill_tokens_per_second,
 )
+from edgeslm.estimate.speed_model import Interval, fitted, is_calibrated
 from edgeslm.estimate.work import Work, work_of
 from edgeslm.gguf.reader import Header
 from edgeslm.records import Figure, MemoryPlan, Provenance
@@ -33,11 +34,6 @@ _PARTLY: Mapping[str, tuple[float, float]] = {"decode": (1.26, 1.26), "prefill":
 """The same where some of the figures are only published or estimated: the most that published
 speeds are off what such figures give (docs/targets.md)."""
 _OWN = (Provenance.MEASURED, Provenance.CALIBRATED)
-_WATTS_ERROR: Mapping[Provenance | None, float] = {
-    Provenance.MEASURED: 0.05,
-    Provenance.PUBLISHED: 0.15,
-}
-_WATTS_UNSURE = 0.3
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,14 @@ class Fit:
         decode_tokens_per_second: At half of the context; None where nothing supports a figure.
         prefill_tokens_per_second: Of a prompt of 512 tokens.
         decode_joules_per_token: The whole board's, idle power included.
-        first_token: For prompts of several lengths.
+        first_token: For prompts of several lengths, those that the context has room for.
         battery_hours: Of writing without a pause; None without a battery.
         idle_hours: Of waiting.
         provenance: "calibrated" where all figures are from this very machine, else "estimated".
         supported_by: What the speeds rest on.
         rows: How many measured rows of this board the fit has, by source.
+        rows_by_type: How many of them and of other boards with such cores have the types that most
+            of the weights are of.
         notes: Where something else is predicted than was asked for.
     """
 
@@ -98,6 +96,7 @@ class Fit:
     provenance: Provenance
     supported_by: str
     rows: Mapping[str, int]
+    rows_by_type: Mapping[str, int]
     notes: tuple[str, ...]
 
 
@@ -155,6 +154,7 @@ def _fit(header: Header, work: Work, target: Target, options: FitOptions) -> Fit
     own = is_calibrated(target)
     threads, note = _threads(target, options.threads, own=own)
     machine = machine_of(target, threads=threads)
+    by_type = {} if own else fitted().rows_by_type("decode", machine, work)
     calibrated = {
         "decode": own and _all_own(decode_figures(header, target, kv_type)),
         "prefill": own and _all_own(prefill_figures(header, target)),
@@ -180,13 +180,16 @@ def _fit(header: Header, work: Work, target: Target, options: FitOptions) -> Fit
         threads=machine.threads,
         decode_tokens_per_second=decode,
         prefill_tokens_per_second=prefill,
-        decode_joules_per_token=_joules(target, decode),
-        first_token=_first_tokens(machine, work, target, prefill, options.prompts),
-        battery_hours=_hours(target, options.battery_watt_hours),
-        idle_hours=_idle_hours(target, options.battery_watt_hours),
+        decode_joules_per_token=joules_between(target, decode),
+        first_token=_first_tokens(
+            machine, work, target, prefill, [count for count in options.prompts if count < context]
+        ),
+        battery_hours=writing_hours(target, options.battery_watt_hours),
+        idle_hours=idle_hours(target, options.battery_watt_hours),
         provenance=Provenance.CALIBRATED if all(calibrated.values()) else Provenance.ESTIMATED,
-        supported_by=_own_support(calibrated) if own else _support(target, machine),
+        supported_by=_own_support(calibrated) if own else _support(target, machine, by_type),
         rows={} if own else fitted().sources.get(target.board, {}),
+        rows_by_type=by_type,
         notes=() if note is None else (f"{target.id} {note}",),
     )
 
@@ -221,35 +224,6 @@ def _first_tokens(
     return tuple(times)
 
 
-def _joules(target: Target, decode: Interval | None) -> Interval | None:
-    watts = _watts(target)
-    if watts is None or decode is None:
-        return None
-    return Interval(watts.value / decode.value, watts.low / decode.high, watts.high / decode.low)
-
-
-def _watts(target: Target) -> Interval | None:
-    """What the board draws while it writes: never less than at rest."""
-    load, idle = target.power.load_watts, target.power.idle_watts
-    if load.value is None:
-        return None
-    error = _WATTS_ERROR.get(load.provenance, _WATTS_UNSURE)
-    least = max(load.value * (1 - error), min(idle.value or 0.0, load.value))
-    return Interval(load.value, least, load.value * (1 + error))
-
-
-def _hours(target: Target, watt_hours: float | None) -> Interval | None:
-    watts = _watts(target)
-    if watts is None or watt_hours is None:
-        return None
-    return Interval(watt_hours / watts.value, watt_hours / watts.high, watt_hours / watts.low)
-
-
-def _idle_hours(target: Target, watt_hours: float | None) -> float | None:
-    idle = target.power.idle_watts.value
-    return watt_hours / idle if idle and watt_hours is not None else None
-
-
 def _own_support(calibrated: Mapping[str, bool]) -> str:
     rest = [phase for phase, is_own in calibrated.items() if not is_own]
     if not rest:
@@ -257,8 +231,12 @@ def _own_support(calibrated: Mapping[str, bool]) -> str:
     return f"figures of the target, for {' and '.join(rest)} not all measured on that machine"
 
 
-def _support(target: Target, machine: Machine) -> str:
+def _support(target: Target, machine: Machine, by_type: Mapping[str, int]) -> str:
     count = sum(fitted().sources.get(target.board, {}).values())
+    said = f"no measured row of this board: its data sheet, and rows of other {machine.where}"
     if count:
-        return f"{count} measured rows of this board, and those of others for what they lack"
-    return f"no measured row of this board: its data sheet, and rows of other {machine.kind} cores"
+        said = f"{count} measured rows of this board, and those of others for what they lack"
+    missing = " and ".join(name for name, rows in by_type.items() if not rows)
+    if not missing:
+        return said
+    return f"{said}; nobody measured {missing} on {machine.where}, so guessed from other types"

@@ -77,6 +77,11 @@ class Machine:
         return self.kind in _GPU_BACKENDS
 
     @property
+    def where(self) -> str:
+        """In words, what computes."""
+        return f"graphics processors under {self.kind}" if self.is_gpu else f"{self.kind} cores"
+
+    @property
     def setting(self) -> str:
         """How many threads on which cores, "" for the default."""
         if self.cores is None and self.threads == self.usual:

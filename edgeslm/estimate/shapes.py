@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeslm.errors import InvalidCheckpoint, Unsupported
 from edgeslm.estimate.config import GEMMA3_DEFAULTS, Numbers, laid_over, read_config
@@ -85,8 +85,13 @@ _UNUSUAL = re.compile("expert|mamba|ssm|conv|linear_|per_layer|altup|lora_rank|k
 _MIXTURES = frozenset({"granitehybrid", "llama", "qwen2moe", "qwen3moe"})
 """Families whose mixtures are known here: experts in every layer."""
 _NAME_A_FILE = "Name a GGUF file of it; its header tells everything."
-ASSUMED = "edgeslm.assumed"
-"""The metadata key under which a header says what was assumed of an unknown family."""
+
+
+class FromConfig(NamedTuple):
+    """A header, and what was assumed to get it of a family that is not known here, if anything."""
+
+    header: Header
+    assumed: str | None
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,9 @@ class _Sizes:
     context: int
     """0 where it is not stated."""
     state: _State | None
-    assumed: str | None
 
 
-def header_of_config(path: Path) -> Header:
+def header_of_config(path: Path) -> FromConfig:
     """The header that the GGUF file of a checkpoint would have, its matrices in F16.
 
     Args:
@@ -149,7 +153,8 @@ def header_of_config(path: Path) -> Header:
     """
     if path.is_dir():
         path = path / "config.json"
-    return header_from_config(path, read_config(path))
+    config = read_config(path)
+    return FromConfig(header_from_config(path, config), _family(path, config)[1])
 
 
 def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
@@ -176,8 +181,7 @@ def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
 
 
 def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
-    family, assumed = _family(path, config)
-
+    family, _ = _family(path, config)
     config = laid_over(_DEFAULTS.get(family, {}), config)
     numbers = Numbers(path, config)
     number = numbers.count
@@ -213,7 +217,6 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
         window=number("sliding_window", default=0) if family in _WINDOWED else 0,
         context=number("max_position_embeddings", default=0, most=2**31),
         state=_state(numbers, width) if family == "granitehybrid" else None,
-        assumed=assumed,
     )
 
 
@@ -335,8 +338,7 @@ def _metadata(sizes: _Sizes) -> dict[str, Any]:
     if sizes.context:
         values["context_length"] = sizes.context
     hyper = {f"{sizes.family}.{name}": value for name, value in values.items()}
-    assumed = {ASSUMED: sizes.assumed} if sizes.assumed else {}
-    return {"general.architecture": sizes.family, **hyper, **assumed}
+    return {"general.architecture": sizes.family, **hyper}
 
 
 def _tensors(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -30,6 +30,7 @@ from edgeslm.estimate.regression import (
     to_plain,
 )
 from edgeslm.estimate.rows import Row, all_rows
+from edgeslm.estimate.work import Work
 from edgeslm.files import atomic_path, cache_folder
 from edgeslm.gguf import types
 from edgeslm.records import Provenance
@@ -60,11 +61,19 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Both phases, how many rows each board has, by source, and what was known beforehand."""
+    """Both phases, and what they rest on.
+
+    Attributes:
+        decode, prefill: The factors of each.
+        sources: How many rows each board has, by source.
+        types: How many rows have a type among their main ones, by phase, kind of cores and type.
+        priors: What was known beforehand.
+    """
 
     decode: Posterior
     prefill: Posterior
     sources: Mapping[str, Mapping[str, int]]
+    types: Mapping[str, Mapping[str, Mapping[str, int]]]
     priors: Priors
 
     def speed(self, phase: str, terms: Sequence[Term], machine: Machine) -> Interval:
@@ -73,6 +82,23 @@ class Fitted:
         seconds, deviation = posterior.predict(terms, self.priors.including(machine))
         width = math.exp(_NINE_IN_TEN * math.hypot(deviation, _LEFT_OVER[phase]))
         return Interval(1 / seconds, 1 / (seconds * width), width / seconds)
+
+    def rows_by_type(self, phase: str, machine: Machine, work: Work) -> dict[str, int]:
+        """How many rows of cores of this kind have the types that most weights of `work` are of."""
+        rows = self.types[phase].get(machine.kind, {})
+        return {name: rows.get(name, 0) for name in main_types(_weights(phase, work))}
+
+
+def main_types(weights: Mapping[str, int]) -> list[str]:
+    """Those that more than a hundredth of the weights are of, most first."""
+    least = sum(weights.values()) / 100
+    return sorted(
+        (name for name in weights if weights[name] > least), key=lambda name: -weights[name]
+    )
+
+
+def _weights(phase: str, work: Work) -> Mapping[str, int]:
+    return work.multiplied if phase == "decode" else work.prompt
 
 
 def rests_on_rows(target: Target) -> bool:
@@ -116,7 +142,20 @@ def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
     sources: dict[str, Counter[str]] = {}
     for row in rows:
         sources.setdefault(targets[row.target].board, Counter())[row.source] += 1
-    return Fitted(found["decode"], found["prefill"], sources, priors)
+    types = {phase: _types(phase, rows, targets) for phase in PHASES}
+    return Fitted(found["decode"], found["prefill"], sources, types, priors)
+
+
+def _types(
+    phase: str, rows: Sequence[Row], targets: Mapping[str, Target]
+) -> dict[str, Counter[str]]:
+    """How many rows have a type among their main ones, by kind of cores."""
+    types: dict[str, Counter[str]] = {}
+    for row in rows:
+        if getattr(row, phase) is not None:
+            kind = _machine(row, targets[row.target]).kind
+            types.setdefault(kind, Counter()).update(main_types(_weights(phase, row.work)))
+    return types
 
 
 def predicted(found: Fitted, row: Row, phase: str, target: Target) -> Interval:
@@ -173,6 +212,7 @@ def write_fitted(found: Fitted, path: Path, digest: str) -> None:
         "schema": _SCHEMA,
         "rows": digest,
         "sources": found.sources,
+        "types": found.types,
         "decode": to_plain(found.decode),
         "prefill": to_plain(found.prefill),
     }
@@ -202,6 +242,6 @@ def _read(path: Path, digest: str) -> Fitted | None:
             return None
         priors = Priors({target.board: machine_of(target) for target in boards()})
         decode, prefill = (from_plain(content[phase], priors) for phase in PHASES)
-        return Fitted(decode, prefill, content["sources"], priors)
+        return Fitted(decode, prefill, content["sources"], content["types"], priors)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -15,6 +15,11 @@ import pytest
 from edgeslm.errors import InvalidOption
 from edgeslm.estimate import speed_model
 from edgeslm.estimate.fit import FitOptions, fit
+from edgeslm.estimate.mixes import as_file_type
+from edgeslm.estimate.physics import machine_of
+from edgeslm.estimate.rows import all_rows, model_configs
+from edgeslm.estimate.shapes import header_from_config
+from edgeslm.estimate.speed import decode_tokens_per_second
 from edgeslm.estimate.speed_model import (
     fit_rows,
     fitted,
@@ -23,11 +28,6 @@ from edgeslm.estimate.speed_model import (
     rows_digest,
     targets_of,
 )
-from edgeslm.estimate.mixes import as_file_type
-from edgeslm.estimate.physics import machine_of
-from edgeslm.estimate.rows import all_rows, model_configs
-from edgeslm.estimate.shapes import header_from_config
-from edgeslm.estimate.speed import decode_tokens_per_second
 from edgeslm.gguf.reader import Header
 from edgeslm.records import UNKNOWN, Figure, Provenance
 from edgeslm.targets.loading import data_directory, list_targets, load_target

@@ -14,7 +14,7 @@ from edgeslm.errors import EdgeslmError, InvalidCheckpoint, Unsupported
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import model_configs
-from edgeslm.estimate.shapes import ASSUMED, header_from_config, header_of_config
+from edgeslm.estimate.shapes import header_from_config, header_of_config
 from edgeslm.estimate.work import work_of
 from edgeslm.targets.loading import data_directory
 
@@ -83,12 +83,18 @@ def test_a_hybrid_has_as_many_weights_as_published_and_caches_in_few_layers() ->
     assert plan_memory(header, context_length=8192).kv_bytes < 80e6
 
 
-def test_an_unknown_family_is_taken_for_a_plain_decoder_and_says_so() -> None:
-    header = header_from_config(Path("new"), LLAMA | {"architectures": ["BrandNewForCausalLM"]})
+def test_an_unknown_family_is_taken_for_a_plain_decoder_and_says_so(tmp_path: Path) -> None:
+    known, new = tmp_path / "known.json", tmp_path / "new.json"
+    known.write_text(json.dumps(LLAMA))
+    new.write_text(json.dumps(LLAMA | {"architectures": ["BrandNewForCausalLM"]}))
 
-    plain = header_from_config(Path("plain"), LLAMA)
-    assert [each.shape for each in header.tensors] == [each.shape for each in plain.tensors]
-    assert "BrandNewForCausalLM" in header.get(ASSUMED)
+    plain, guessed = header_of_config(known), header_of_config(new)
+
+    assert [each.shape for each in guessed.header.tensors] == [
+        each.shape for each in plain.header.tensors
+    ]
+    assert plain.assumed is None
+    assert guessed.assumed and "BrandNewForCausalLM" in guessed.assumed
     with pytest.raises(Unsupported, match="mamba_d_state"):
         header_from_config(
             Path("new"),
@@ -224,13 +230,14 @@ def test_gemma_3_leaves_to_its_family_what_it_does_not_say(tmp_path: Path) -> No
     bare = tmp_path / "bare.json"
     bare.write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"], "head_dim": None}))
 
-    header = header_of_config(path)
+    header = header_of_config(path).header
 
     assert sum(tensor.elements for tensor in header.tensors) == pytest.approx(3.88e9, rel=0.001)
     assert header.hyper("attention.sliding_window") == 1024
     assert header.hyper("context_length") == 131_072
-    assert header_of_config(bare).hyper("attention.sliding_window") == 4096
-    assert header_of_config(bare).hyper("attention.key_length") == 256
+    small = header_of_config(bare).header
+    assert small.hyper("attention.sliding_window") == 4096
+    assert small.hyper("attention.key_length") == 256
 
 
 def test_a_window_bounds_what_is_read_of_the_cache() -> None:

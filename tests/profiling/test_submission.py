@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import UserError
-from edgeslm.estimate.speed_model import fit_rows, targets_of
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import contributed_rows, model_configs
 from edgeslm.estimate.shapes import header_from_config
+from edgeslm.estimate.speed_model import fit_rows, targets_of
 from edgeslm.estimate.work import work_of
 from edgeslm.gguf.validation import read_model
 from edgeslm.profiling.measurement import Measurement
