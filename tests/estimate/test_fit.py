@@ -19,7 +19,7 @@ from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.physics import machine_of
 from edgeslm.estimate.rows import all_rows, model_configs
 from edgeslm.estimate.shapes import header_from_config
-from edgeslm.estimate.speed import decode_tokens_per_second
+from edgeslm.estimate.speed import decode_tokens_per_second, prefill_tokens_per_second
 from edgeslm.estimate.speed_model import (
     fit_rows,
     fitted,
@@ -105,8 +105,11 @@ def test_every_module_that_the_fit_uses_is_in_its_digest() -> None:
     assert used == set(speed_model._MODULES)
 
 
-@pytest.mark.parametrize(("phase", "most"), [("decode", 0.12), ("prefill", 0.25)])
-def test_models_that_were_left_out_are_predicted(phase: str, most: float) -> None:
+@pytest.mark.parametrize(
+    ("phase", "median", "rarely"), [("decode", 0.06, 0.18), ("prefill", 0.05, 0.4)]
+)
+def test_models_that_were_left_out_are_predicted(phase: str, median: float, rarely: float) -> None:
+    """The bounds are a little above what docs/fit.md says of all models."""
     rows = all_rows()
     targets = targets_of(rows)
     errors = []
@@ -120,8 +123,9 @@ def test_models_that_were_left_out_are_predicted(phase: str, most: float) -> Non
                 errors.append(abs(value / measured - 1))
                 inside.append(low <= measured <= high)
 
-    assert statistics.median(errors) <= most
-    assert sum(inside) / len(inside) >= 0.8
+    assert statistics.median(errors) <= median
+    assert statistics.quantiles(errors, n=10)[-1] <= rarely
+    assert 0.85 <= sum(inside) / len(inside) < 1
 
 
 def test_a_board_is_predicted_as_it_was_measured() -> None:
@@ -130,10 +134,29 @@ def test_a_board_is_predicted_as_it_was_measured() -> None:
     assert result.fits is True
     assert result.rows and result.provenance is Provenance.ESTIMATED
     assert result.decode_tokens_per_second and result.prefill_tokens_per_second
-    assert result.decode_tokens_per_second.value == pytest.approx(4.469, rel=0.1)
-    assert result.prefill_tokens_per_second.value == pytest.approx(11.86, rel=0.15)
+    assert result.decode_tokens_per_second.value == pytest.approx(4.469, rel=0.05)
+    assert result.prefill_tokens_per_second.value == pytest.approx(11.86, rel=0.05)
     low, high = result.decode_tokens_per_second[1:]
-    assert low < result.decode_tokens_per_second.value < high < 2 * low
+    assert low < result.decode_tokens_per_second.value < high < 1.7 * low
+
+
+def test_a_prediction_says_how_many_rows_have_its_types() -> None:
+    known, new, gpu = (
+        fit(model(label=label), [load_target(board)], FitOptions())[0]
+        for label, board in (("Q4_K_M", "rpi4"), ("TQ2_0", "rpi4"), ("Q4_K_M", "jetson-orin-nano"))
+    )
+    rows = [row for row in all_rows() if row.target.startswith(("rpi4", "rpi3", "rpi-zero"))]
+    sixes = [row for row in rows if row.label in ("Q6_K", "Q4_K_M", "Q5_K_M")]
+
+    assert list(known.rows_by_type) == ["Q4_K", "Q6_K"]
+    assert len(sixes) <= known.rows_by_type["Q6_K"] <= len(rows)
+    assert "guessed" not in known.supported_by
+    assert new.rows_by_type["TQ2_0"] == 0
+    assert "nobody measured TQ2_0 on neon cores" in new.supported_by
+    assert spread(new.decode_tokens_per_second) > 1.2 * spread(known.decode_tokens_per_second)
+    assert 0 < gpu.rows_by_type["Q4_K"] < known.rows_by_type["Q4_K"]
+    alone = decode_tokens_per_second(model(label="TQ2_0"), load_target("rpi4"))
+    assert "none with TQ2_0 on neon cores" in alone.source
 
 
 def test_more_threads_than_fast_cores_are_predicted_as_they_were_measured() -> None:
@@ -294,14 +317,49 @@ def test_what_makes_no_sense_is_refused(options: FitOptions) -> None:
     assert caught.value.hint
 
 
-def test_the_prediction_of_one_speed_and_the_fit_agree() -> None:
-    for target in list_targets():
-        if rests_on_rows(target):
-            (result,) = fit(model(), [target], FitOptions(context_length=1024, kv_type="F16"))
-            assert result.decode_tokens_per_second
-            alone = decode_tokens_per_second(model(), target, context_length=1024, kv_type="F16")
-            both = (alone.value, result.decode_tokens_per_second.value)
-            assert both[0] == pytest.approx(both[1], rel=1e-3), target.id
+MIXTURE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 512,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "header", [model(), as_file_type(header_from_config(Path("mixture"), MIXTURE), "Q4_K_M")]
+)
+def test_the_prediction_of_one_speed_and_the_fit_agree(header: Header) -> None:
+    options = FitOptions(context_length=1024, kv_type="F16")
+    for target in filter(rests_on_rows, list_targets()):
+        (result,) = fit(header, [target], options)
+        usual = dataclasses.replace(options, threads=result.threads)
+
+        decode = decode_tokens_per_second(header, target, context_length=1024, kv_type="F16")
+        prefill = prefill_tokens_per_second(header, target)
+
+        assert result.decode_tokens_per_second and result.prefill_tokens_per_second
+        assert decode.value == pytest.approx(result.decode_tokens_per_second.value, rel=1e-3)
+        assert prefill.value == pytest.approx(result.prefill_tokens_per_second.value, rel=1e-6)
+        assert fit(header, [target], usual) == (result,)
+
+
+def test_fewer_threads_are_predicted_as_they_were_measured() -> None:
+    """Qwen2.5 1.5B on a Raspberry Pi 5: 11.19 tokens/s with two threads, 8.22 with four."""
+    config = model_configs()["qwen2.5-1.5b"] | {"tie_word_embeddings": False}
+    header = as_file_type(header_from_config(Path("qwen"), config), "Q4_K_M")
+    two, four = (
+        fit(header, [load_target("rpi5-2gb")], FitOptions(context_length=128, threads=threads))[0]
+        for threads in (2, 4)
+    )
+
+    assert two.decode_tokens_per_second and four.decode_tokens_per_second
+    assert two.decode_tokens_per_second.value == pytest.approx(11.19, rel=0.2)
+    assert two.decode_tokens_per_second.value > four.decode_tokens_per_second.value
 
 
 def test_energy_and_battery_follow_from_the_watts() -> None:
@@ -321,7 +379,24 @@ def test_the_wait_for_the_first_token_grows_with_the_prompt() -> None:
 
     short, long = (each.seconds for each in result.first_token)
     assert short.low < short.value < short.high
-    assert long.value > 10 * short.value
+    assert 10 * short.value < long.value < 13 * short.value
+
+
+def test_a_prompt_that_the_context_has_no_room_for_is_left_out() -> None:
+    options = FitOptions(context_length=512, prompts=(128, 511, 512, 2048))
+    (result,) = fit(model(), [load_target("rpi5")], options)
+
+    assert [each.prompt_tokens for each in result.first_token] == [128, 511]
+
+
+def test_a_battery_s_rest_is_known_without_the_watts_of_load() -> None:
+    (result,) = fit(
+        model("smollm2-360m"), [load_target("rpi-zero-2w")], FitOptions(battery_watt_hours=6.0)
+    )
+
+    assert load_target("rpi-zero-2w").power.load_watts.value is None
+    assert result.battery_hours is None and result.decode_joules_per_token is None
+    assert result.idle_hours == pytest.approx(6 / 0.6)
 
 
 def test_contexts_of_no_tokens_are_refused() -> None:
