@@ -291,7 +291,11 @@ def _rank(each: Fit) -> tuple[int, float]:
 
 
 def _merged(rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
-    """One line for the sizes of a board that differ in nothing: "rpi5 8gb, 16gb"."""
+    """One line for the sizes of a board that differ in nothing: "rpi5 8gb, 16gb".
+
+    Args:
+        rows: For each target its board, and the cells of a line, its id first.
+    """
     ids: dict[tuple[str, ...], list[str]] = {}
     for board, cells in rows:
         ids.setdefault((board, *cells[1:]), []).append(cells[0])
@@ -299,8 +303,10 @@ def _merged(rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]
 
 
 def _together(board: str, names: Sequence[str]) -> str:
-    sizes = ", ".join(name.removeprefix(f"{board}-") for name in names)
-    return names[0] if len(names) == 1 else f"{board} {sizes}"
+    if len(names) == 1:
+        return names[0]
+    sizes = ", ".join(name.removeprefix(f"{board}-") for name in names if name != board)
+    return f"{board}, {sizes}" if board in names else f"{board} {sizes}"
 
 
 def _row(each: Fit, prompts: Sequence[int]) -> tuple[str, ...]:
@@ -325,12 +331,17 @@ def _shown(interval: Interval | None) -> str:
     return f"{significant(interval.value)} ({low} to {high})"
 
 
+def _hours(each: Fit) -> str:
+    """What a battery lasts, as far as it is known."""
+    writing = f"{_shown(each.battery_hours)} h of writing" if each.battery_hours else None
+    idle = f"{significant(each.idle_hours)} h at rest" if each.idle_hours else None
+    return ", ".join(filter(None, (writing, idle)))
+
+
 def _print_support(fits: Sequence[Fit]) -> None:
-    for each in fits:
-        idle = f"{significant(each.idle_hours)} h at rest" if each.idle_hours else None
-        writing = f"{_shown(each.battery_hours)} h of writing" if each.battery_hours else None
-        if writing or idle:
-            print(f"{each.id}: {', '.join(filter(None, (writing, idle)))} on the battery")
+    for name, hours in _merged([(each.board, (each.id, _hours(each))) for each in fits]):
+        if hours:
+            print(f"{name}: {hours} on the battery")
     if len(fits) == 1:
         print(f"rests on: {fits[0].supported_by}")
         for source, count in fits[0].rows.items():

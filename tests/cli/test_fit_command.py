@@ -97,14 +97,16 @@ def test_boards_are_named_once_with_their_sizes(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["rpi5-4gb", "rpi5-8gb", "rpi5", "rpi5-4gb", "rpi-zero-2w"]
+    names += ["orange-pi-5", "orange-pi-5-4gb"]
 
     fit([config], target=names, file_type="Q4_0", battery=6.0)
 
     lines = capsys.readouterr().out.splitlines()
-    boards = [line.partition("  ")[0] for line in lines[3:5]]
-    assert boards == ["rpi5 4gb, 8gb", "rpi-zero-2w"]
-    assert lines[4].endswith(" / -")
-    assert "-: no room in the context planned there" in lines[6]
+    boards = [line.partition("  ")[0] for line in lines[3:6]]
+    assert boards == ["orange-pi-5, 4gb", "rpi5 4gb, 8gb", "rpi-zero-2w"]
+    assert lines[5].endswith(" / -")
+    assert "-: no room in the context planned there" in lines[7]
+    assert sum("h of writing, " in line for line in lines) == 2
     (zero,) = (line for line in lines if line.startswith("rpi-zero-2w: "))
     assert zero == "rpi-zero-2w: 10.0 h at rest on the battery"
 
