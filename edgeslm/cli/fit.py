@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeslm.estimate.fit import Fit, FitOptions
-    from edgeslm.estimate.fitted import Interval
+    from edgeslm.estimate.speed_model import Interval
     from edgeslm.gguf.reader import Header
     from edgeslm.targets.target import Target
 
@@ -24,6 +24,8 @@ _RANKED_TYPES = (
     *("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M"),
     *("Q5_0", "Q5_K_M", "Q6_K", "Q8_0", "F16"),
 )
+_NO_ROOM = "-"
+"""In place of the wait for a prompt that the context has no room for."""
 
 
 def fit(
@@ -87,6 +89,11 @@ def fit(
     )
     targets = _targets(target)
     if types:
+        if file_type or bits is not None:
+            raise InvalidOption(
+                "--types compares all types; --type and --bits ask for one",
+                hint="Leave out --types, or the other.",
+            )
         _compare_types(models, targets, wanted, json=json)
         return
     results = [_one(model, targets, wanted, file_type, bits) for model in models]
@@ -103,13 +110,29 @@ def fit(
 COMMANDS = (fit,)
 
 
+class _Model(NamedTuple):
+    """What was named: its header, what its file is, and what had to be assumed."""
+
+    path: Path
+    header: Header
+    label: str | None
+    assumed: str | None
+
+
 class _Result:
     """One model, on every target."""
 
-    def __init__(self, model: Path, header: Header, label: str | None, fits: Sequence[Fit]) -> None:
-        self.model, self.header, self.label = model, header, label
-        self.fits = sorted(fits, key=_rank)
-        self.assumed: str | None = header.get("edgeslm.assumed")
+    def __init__(
+        self,
+        model: _Model,
+        header: Header,
+        label: str | None,
+        fits: Sequence[Fit],
+        prompts: Sequence[int],
+    ) -> None:
+        self.model, self.assumed = model.path, model.assumed
+        self.header, self.label = header, label
+        self.fits, self.prompts = sorted(fits, key=_rank), prompts
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -127,14 +150,15 @@ class _Result:
         size = format_bytes(sum(tensor.bytes for tensor in self.header.tensors))
         kind = f" as {self.label}" if self.label else ""
         bits = significant(_bits_per_weight(self.header))
-        if self.assumed:
-            output.warn(self.assumed)
+        _warn(self.assumed, self.fits)
         print(f"{self.model}{kind}: {size} of weights, {bits} bits each. Estimated:")
-        lines = _merged([(each.board, _row(each)) for each in self.fits])
-        lengths = " / ".join(f"{each.prompt_tokens}" for each in self.fits[0].first_token)
+        lines = _merged([(each.board, _row(each, self.prompts)) for each in self.fits])
+        lengths = " / ".join(map(str, self.prompts))
         header = ("board", "RAM", "decode tokens/s", "prefill tokens/s", "J/token", lengths)
         output.print_table(lines, header=header)
         print(f"The last column is the wait for the first token after {lengths} tokens of prompt.")
+        if any(count >= each.context_length for each in self.fits for count in self.prompts):
+            print(f"{_NO_ROOM}: no room in the context planned there; --context N plans another.")
         _print_support(self.fits)
 
 
@@ -166,7 +190,13 @@ def _interval(interval: Interval | None) -> dict[str, float] | None:
 def _targets(names: list[str] | None) -> tuple[Target, ...]:
     from edgeslm.targets.loading import list_targets, load_target
 
-    return tuple(load_target(name) for name in names) if names else list_targets()
+    if not names:
+        return list_targets()
+    found: list[Target] = []
+    for target in map(load_target, names):
+        if target not in found:
+            found.append(target)
+    return tuple(found)
 
 
 def _one(
@@ -181,34 +211,34 @@ def _one(
 
     if file_type and bits is not None:
         raise InvalidOption("--type and --bits exclude each other", hint="Give one of them.")
-    header, is_config = _header(model)
-    label = header_label(header) if not is_config else None
+    found = _model(model)
+    header, label = found.header, found.label
     if file_type:
         header, label = as_file_type(header, file_type), file_type.upper()
     elif bits is not None:
         header, label = at_bits(header, bits), f"{bits:g} bits per weight"
-    elif is_config:
-        label = "F16"
-    return _Result(model, header, label, predict(header, targets, wanted))
+    return _Result(found, header, label, predict(header, targets, wanted), wanted.prompts)
 
 
-def _header(model: Path) -> tuple[Header, bool]:
-    """The header of what was named, and whether there is only a configuration."""
+def _model(path: Path) -> _Model:
     from edgeslm.bundle.model_path import find_model
     from edgeslm.estimate.shapes import header_of_config
+    from edgeslm.gguf.inspection import file_label
     from edgeslm.gguf.validation import read_model
 
-    checkpoint = model.is_dir() and (model / "config.json").is_file()
-    if model.suffix == ".json" or (checkpoint and not (model / "manifest.json").is_file()):
-        return header_of_config(model), True
-    return read_model(find_model(model)), False
+    checkpoint = path.is_dir() and (path / "config.json").is_file()
+    if path.suffix == ".json" or (checkpoint and not (path / "manifest.json").is_file()):
+        header, assumed = header_of_config(path)
+        return _Model(path, header, "F16", assumed)
+    header = read_model(find_model(path))
+    return _Model(path, header, file_label(header), None)
 
 
-def header_label(header: Header) -> str | None:
-    """What the file says it is."""
-    from edgeslm.gguf.types import FILE_TYPES
-
-    return FILE_TYPES.get(header.get("general.file_type", -1))
+def _warn(assumed: str | None, fits: Sequence[Fit]) -> None:
+    if assumed:
+        output.warn(assumed)
+    for note in dict.fromkeys(note for each in fits for note in each.notes):
+        output.warn(note)
 
 
 def _compare_types(
@@ -222,8 +252,8 @@ def _compare_types(
             "--types compares the types of one model on one board",
             hint="Name one model and one --target.",
         )
-    header, _ = _header(models[0])
-    headers = {label: as_file_type(header, label) for label in _RANKED_TYPES}
+    model = _model(models[0])
+    headers = {label: as_file_type(model.header, label) for label in _RANKED_TYPES}
     fits = {label: predict(each, targets, wanted)[0] for label, each in headers.items()}
     order = sorted(fits, key=lambda label: _rank(fits[label]))
     if json:
@@ -235,12 +265,14 @@ def _compare_types(
             }
             for label in order
         ]
-        output.print_json({"schema": FIT_SCHEMA, "model": str(models[0]), "types": content})
+        head = {"schema": FIT_SCHEMA, "model": str(model.path), "assumed": model.assumed}
+        output.print_json({**head, "types": content})
         return
+    _warn(model.assumed, list(fits.values()))
     print(f"{models[0]} on {targets[0].name}, fastest first among those that fit. Estimated:")
     output.print_table(
         (
-            (label, significant(_bits_per_weight(headers[label])), *_row(fits[label])[1:4])
+            (label, significant(_bits_per_weight(headers[label])), *_row(fits[label], ())[1:4])
             for label in order
         ),
         header=("type", "bits", "RAM", "decode tokens/s", "prefill tokens/s"),
@@ -259,27 +291,36 @@ def _rank(each: Fit) -> tuple[int, float]:
 
 
 def _merged(rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
-    """One line for the variants of a board that differ in nothing."""
+    """One line for the sizes of a board that differ in nothing: "rpi5 8gb, 16gb".
+
+    Args:
+        rows: For each target its board, and the cells of a line, its id first.
+    """
     ids: dict[tuple[str, ...], list[str]] = {}
     for board, cells in rows:
         ids.setdefault((board, *cells[1:]), []).append(cells[0])
-    return [
-        (names[0] if len(names) == 1 else f"{key[0]} ({len(names)} sizes)", *key[1:])
-        for key, names in ids.items()
-    ]
+    return [(_together(board, names), *cells) for (board, *cells), names in ids.items()]
 
 
-def _row(each: Fit) -> tuple[str, ...]:
+def _together(board: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    sizes = ", ".join(name.removeprefix(f"{board}-") for name in names if name != board)
+    return f"{board}, {sizes}" if board in names else f"{board} {sizes}"
+
+
+def _row(each: Fit, prompts: Sequence[int]) -> tuple[str, ...]:
     verdict = {True: "fits", False: "too large", None: "fits?"}[each.fits]
     memory = f"{format_bytes(each.peak_memory_bytes)}, {verdict}"
-    waits = " / ".join(format_seconds(item.seconds.value) for item in each.first_token)
+    waits = {item.prompt_tokens: format_seconds(item.seconds.value) for item in each.first_token}
+    unknown = "unknown" if each.prefill_tokens_per_second is None else _NO_ROOM
     return (
         each.id,
         memory,
         _shown(each.decode_tokens_per_second),
         _shown(each.prefill_tokens_per_second),
         _shown(each.decode_joules_per_token),
-        waits,
+        " / ".join(waits.get(count, unknown) for count in prompts),
     )
 
 
@@ -290,13 +331,20 @@ def _shown(interval: Interval | None) -> str:
     return f"{significant(interval.value)} ({low} to {high})"
 
 
+def _hours(each: Fit) -> str:
+    """What a battery lasts, as far as it is known."""
+    writing = f"{_shown(each.battery_hours)} h of writing" if each.battery_hours else None
+    idle = f"{significant(each.idle_hours)} h at rest" if each.idle_hours else None
+    return ", ".join(filter(None, (writing, idle)))
+
+
 def _print_support(fits: Sequence[Fit]) -> None:
-    for each in fits:
-        if each.battery_hours is None:
-            continue
-        idle = f", {significant(each.idle_hours)} h at rest" if each.idle_hours else ""
-        print(f"{each.id}: {_shown(each.battery_hours)} h of writing on the battery{idle}")
+    for name, hours in _merged([(each.board, (each.id, _hours(each))) for each in fits]):
+        if hours:
+            print(f"{name}: {hours} on the battery")
     if len(fits) == 1:
         print(f"rests on: {fits[0].supported_by}")
         for source, count in fits[0].rows.items():
             print(f"  {count} of {source}")
+        for name, count in fits[0].rows_by_type.items():
+            print(f"  {name} on processors of this kind: {count or 'no'} rows, of any board")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidOption
-from edgeslm.estimate.fitted import Interval, fitted, is_calibrated
+from edgeslm.estimate.energy import idle_hours, joules_between, writing_hours
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.physics import Machine, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.prediction import fits_in, usual_kv_type
-from edgeslm.estimate.speed import decode_tokens_per_second, prefill_tokens_per_second
+from edgeslm.estimate.speed import (
+    decode_figures,
+    decode_tokens_per_second,
+    prefill_figures,
+    prefill_tokens_per_second,
+)
+from edgeslm.estimate.speed_model import Interval, fitted, is_calibrated
 from edgeslm.estimate.work import Work, work_of
 from edgeslm.gguf.reader import Header
 from edgeslm.records import Figure, MemoryPlan, Provenance
@@ -19,12 +26,14 @@ from edgeslm.targets.target import Target
 PROMPTS = (128, 512, 2048)
 """Lengths of prompts whose time to the first token is told."""
 _PROMPT = 512
-_CALIBRATED_ERROR = 0.1
-_WATTS_ERROR: Mapping[Provenance | None, float] = {
-    Provenance.MEASURED: 0.05,
-    Provenance.PUBLISHED: 0.15,
-}
-_WATTS_UNSURE = 0.3
+_CALIBRATED: Mapping[str, tuple[float, float]] = {"decode": (1.13, 1.13), "prefill": (1.18, 1.0)}
+"""By which factor a speed may be lower, and higher, than one computed from figures that were all
+measured on that machine: what was seen on one virtual machine (docs/targets.md), prefill always
+computed too fast."""
+_PARTLY: Mapping[str, tuple[float, float]] = {"decode": (1.26, 1.26), "prefill": (1.68, 1.68)}
+"""The same where some of the figures are only published or estimated: the most that published
+speeds are off what such figures give (docs/targets.md)."""
+_OWN = (Provenance.MEASURED, Provenance.CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,15 @@ class Fit:
         decode_tokens_per_second: At half of the context; None where nothing supports a figure.
         prefill_tokens_per_second: Of a prompt of 512 tokens.
         decode_joules_per_token: The whole board's, idle power included.
-        first_token: For prompts of several lengths.
+        first_token: For prompts of several lengths, those that the context has room for.
         battery_hours: Of writing without a pause; None without a battery.
         idle_hours: Of waiting.
-        provenance: "calibrated" where this very machine was measured, else "estimated".
+        provenance: "calibrated" where all figures are from this very machine, else "estimated".
         supported_by: What the speeds rest on.
         rows: How many measured rows of this board the fit has, by source.
+        rows_by_type: How many of them and of other boards with such cores have the types that most
+            of the weights are of.
+        notes: Where something else is predicted than was asked for.
     """
 
     id: str
@@ -84,6 +96,8 @@ class Fit:
     provenance: Provenance
     supported_by: str
     rows: Mapping[str, int]
+    rows_by_type: Mapping[str, int]
+    notes: tuple[str, ...]
 
 
 def fit(header: Header, targets: Sequence[Target], options: FitOptions) -> tuple[Fit, ...]:
@@ -91,31 +105,68 @@ def fit(header: Header, targets: Sequence[Target], options: FitOptions) -> tuple
 
     Raises:
         InvalidGGUF: the header lacks a hyperparameter.
-        InvalidOption: a type the cache cannot have, or a context of no tokens.
+        InvalidOption: a type the cache cannot have, a context of no tokens, no threads, no
+            prompt, or a battery without a capacity.
     """
+    _check(options)
+    work = work_of(header)
+    return tuple(_fit(header, work, target, options) for target in targets)
+
+
+def _check(options: FitOptions) -> None:
     if options.context_length is not None and options.context_length < 1:
         raise InvalidOption(
             f"a context needs at least one token, not {options.context_length}", hint="Try 2048."
         )
-    work = work_of(header)
-    return tuple(_fit(header, work, target, options) for target in targets)
+    if options.threads is not None and options.threads < 1:
+        raise InvalidOption(
+            f"at least one thread computes, not {options.threads}", hint="Try --threads 4."
+        )
+    if any(count < 1 for count in options.prompts):
+        raise InvalidOption("a prompt needs at least one token", hint="Try --prompt 512.")
+    capacity = options.battery_watt_hours
+    if capacity is not None and not (capacity > 0 and math.isfinite(capacity)):
+        raise InvalidOption(
+            f"a battery has some watt hours, not {capacity:g}", hint="Try --battery 20."
+        )
+
+
+def _threads(target: Target, wanted: int | None, *, own: bool) -> tuple[int | None, str | None]:
+    """How many threads are predicted, and why not as many as wanted; None for the default."""
+    usual = machine_of(target).threads
+    if wanted is None or wanted == usual:
+        return None, None
+    if own:
+        return None, f"was measured with {usual} threads, which is what is predicted"
+    if machine_of(target).is_gpu:
+        return None, f"its graphics processor computes, whatever the threads: {usual} assumed"
+    counts = [cluster.count.value for cluster in target.cores]
+    most = int(sum(count for count in counts if count is not None))
+    if most and None not in counts and wanted > most:
+        return most, f"has {most} cores, so {most} threads are predicted"
+    return wanted, None
 
 
 def _fit(header: Header, work: Work, target: Target, options: FitOptions) -> Fit:
     context = options.context_length or target.defaults.context_length
     kv_type = options.kv_type or usual_kv_type(header, target)
     memory = plan_memory(header, context_length=context, kv_type=kv_type, features=target.features)
-    machine = machine_of(target, threads=options.threads)
     own = is_calibrated(target)
+    threads, note = _threads(target, options.threads, own=own)
+    machine = machine_of(target, threads=threads)
+    by_type = {} if own else fitted().rows_by_type("decode", machine, work)
+    calibrated = {
+        "decode": own and _all_own(decode_figures(header, target, kv_type)),
+        "prefill": own and _all_own(prefill_figures(header, target)),
+    }
     if own:
-        decode = _own(
-            decode_tokens_per_second(header, target, context_length=context, kv_type=kv_type)
-        )
-        prefill = _own(prefill_tokens_per_second(header, target))
+        speed = decode_tokens_per_second(header, target, context_length=context, kv_type=kv_type)
+        decode = _own("decode", speed, calibrated)
+        prefill = _own("prefill", prefill_tokens_per_second(header, target), calibrated)
     else:
         found = fitted()
-        decode = found.speed("decode", decode_terms(machine, work, context / 2, kv_type))
-        prefill = found.speed("prefill", prefill_terms(machine, work, _PROMPT / 2))
+        decode = found.speed("decode", decode_terms(machine, work, context / 2, kv_type), machine)
+        prefill = found.speed("prefill", prefill_terms(machine, work, _PROMPT / 2), machine)
     return Fit(
         id=target.id,
         board=target.board,
@@ -129,24 +180,29 @@ def _fit(header: Header, work: Work, target: Target, options: FitOptions) -> Fit
         threads=machine.threads,
         decode_tokens_per_second=decode,
         prefill_tokens_per_second=prefill,
-        decode_joules_per_token=_joules(target, decode),
-        first_token=_first_tokens(machine, work, target, prefill, options.prompts),
-        battery_hours=_hours(target, options.battery_watt_hours),
-        idle_hours=_idle_hours(target, options.battery_watt_hours),
-        provenance=Provenance.CALIBRATED if own else Provenance.ESTIMATED,
-        supported_by=_support(target, machine, own=own),
+        decode_joules_per_token=joules_between(target, decode),
+        first_token=_first_tokens(
+            machine, work, target, prefill, [count for count in options.prompts if count < context]
+        ),
+        battery_hours=writing_hours(target, options.battery_watt_hours),
+        idle_hours=idle_hours(target, options.battery_watt_hours),
+        provenance=Provenance.CALIBRATED if all(calibrated.values()) else Provenance.ESTIMATED,
+        supported_by=_own_support(calibrated) if own else _support(target, machine, by_type),
         rows={} if own else fitted().sources.get(target.board, {}),
+        rows_by_type=by_type,
+        notes=() if note is None else (f"{target.id} {note}",),
     )
 
 
-def _own(figure: Figure) -> Interval | None:
+def _all_own(figures: Iterable[Figure]) -> bool:
+    return all(figure.provenance in _OWN for figure in figures)
+
+
+def _own(phase: str, figure: Figure, calibrated: Mapping[str, bool]) -> Interval | None:
     if figure.value is None:
         return None
-    return Interval(
-        figure.value,
-        figure.value * (1 - _CALIBRATED_ERROR),
-        figure.value * (1 + _CALIBRATED_ERROR),
-    )
+    slower, faster = (_CALIBRATED if calibrated[phase] else _PARTLY)[phase]
+    return Interval(figure.value, figure.value / slower, figure.value * faster)
 
 
 def _first_tokens(
@@ -162,45 +218,25 @@ def _first_tokens(
     for count in prompts:
         speed = prefill
         if not is_calibrated(target):
-            speed = fitted().speed("prefill", prefill_terms(machine, work, count / 2))
+            speed = fitted().speed("prefill", prefill_terms(machine, work, count / 2), machine)
         slowest, fastest = count / speed.low, count / speed.high
         times.append(FirstToken(count, Interval(count / speed.value, fastest, slowest)))
     return tuple(times)
 
 
-def _joules(target: Target, decode: Interval | None) -> Interval | None:
-    watts = _watts(target)
-    if watts is None or decode is None:
-        return None
-    return Interval(watts.value / decode.value, watts.low / decode.high, watts.high / decode.low)
-
-
-def _watts(target: Target) -> Interval | None:
-    """What the board draws while it writes: never less than at rest."""
-    load, idle = target.power.load_watts, target.power.idle_watts
-    if load.value is None:
-        return None
-    error = _WATTS_ERROR.get(load.provenance, _WATTS_UNSURE)
-    least = max(load.value * (1 - error), min(idle.value or 0.0, load.value))
-    return Interval(load.value, least, load.value * (1 + error))
-
-
-def _hours(target: Target, watt_hours: float | None) -> Interval | None:
-    watts = _watts(target)
-    if watts is None or watt_hours is None:
-        return None
-    return Interval(watt_hours / watts.value, watt_hours / watts.high, watt_hours / watts.low)
-
-
-def _idle_hours(target: Target, watt_hours: float | None) -> float | None:
-    idle = target.power.idle_watts.value
-    return watt_hours / idle if idle and watt_hours is not None else None
-
-
-def _support(target: Target, machine: Machine, *, own: bool) -> str:
-    if own:
+def _own_support(calibrated: Mapping[str, bool]) -> str:
+    rest = [phase for phase, is_own in calibrated.items() if not is_own]
+    if not rest:
         return "measured on the machine that the target describes"
+    return f"figures of the target, for {' and '.join(rest)} not all measured on that machine"
+
+
+def _support(target: Target, machine: Machine, by_type: Mapping[str, int]) -> str:
     count = sum(fitted().sources.get(target.board, {}).values())
+    said = f"no measured row of this board: its data sheet, and rows of other {machine.where}"
     if count:
-        return f"{count} measured rows of this board, and those of others for what they lack"
-    return f"no measured row of this board: its data sheet, and rows of other {machine.kind} cores"
+        said = f"{count} measured rows of this board, and those of others for what they lack"
+    missing = " and ".join(name for name, rows in by_type.items() if not rows)
+    if not missing:
+        return said
+    return f"{said}; nobody measured {missing} on {machine.where}, so guessed from other types"

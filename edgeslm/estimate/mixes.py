@@ -10,6 +10,7 @@ made. `at_bits` gives a mix for any number of bits per weight.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,8 +51,26 @@ _WIDER_AT_FIRST: Mapping[str, str] = MappingProxyType(
     {"Q2_K_S": "Q4_K", "IQ3_M": "Q4_K", "IQ4_NL": "Q5_K", "IQ4_XS": "Q5_K", "Q4_K_S": "Q5_K"}
 )
 """What the first eighth of ffn_down gets."""
-_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_conv1d")
-_NEVER_NAMED = ("position_embd.weight", "token_types.weight", "per_layer_model_proj.weight")
+_NEVER = (
+    *("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel"),
+    *("per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight"),
+    *("indexer.q_proj.weight", "attn_rel_b.weight", ".position_embd"),
+    *(f"time_mix_{part}.weight" for part in ("first", "g1", "g2")),
+    *(f"time_mix_{letter}{part}.weight" for letter in "wva" for part in range(3)),
+    *(f"time_mix_{part}.weight" for part in ("decay_w1", "decay_w2", "lerp_fused")),
+)
+_NEVER_NAMED = ("position_embd.weight", "token_types.weight")
+_EIGHT_EXPERTS_OUTPUT = frozenset(
+    {
+        *("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS"),
+        *("IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M"),
+    }
+)
+"""Labels under which eight experts get wider attention outputs."""
+_LARGE_LAYERS = 80
+_LARGE = frozenset({"deci", "llama", "olmo", "qwen2"})
+"""Families that llama.cpp takes for one of 70 billion weights at so many layers."""
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _LADDER = ("Q2_0", "Q2_K", "Q3_K", "Q4_0", "Q5_0", "Q6_K", "Q8_0", "F16")
 """Types of rising width, between which any number of bits lies."""
 
@@ -63,8 +82,13 @@ class _Model:
     tied: bool
     group: int
     """Attention heads per head of keys and values."""
-    counts: Mapping[str, int]
-    """Tensors of each role."""
+    experts: int
+    layers: int
+    values: int
+    """Tensors that hold attention values."""
+    is_falcon: bool
+    is_large: bool
+    """One that llama.cpp takes for a model of 70 billion weights."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +99,9 @@ class _Place:
     main: str
     index: int
     count: int
-    group: int
+    order: int
+    """As `index`, but counted; tensors of experts have their layer as index."""
+    model: _Model
 
     @property
     def is_early(self) -> bool:
@@ -105,18 +131,35 @@ def as_file_type(header: Header, label: str) -> Header:
     model = _describe(header)
     seen: Counter[str] = Counter()
     chosen = {}
-    for tensor in header.tensors:
-        role = _role(tensor.name)
-        if label == "F32" or not _may_change(tensor):
-            chosen[tensor.name] = tensor_type("F32")
-            continue
-        if label in ("F16", "BF16"):
+    for tensor in sorted(header.tensors, key=lambda each: (_layer(each.name), each.name)):
+        if not _may_change(tensor):
+            chosen[tensor.name] = tensor.type
+        elif label in ("F32", "F16", "BF16"):
             chosen[tensor.name] = tensor_type(label)
-            continue
-        place = _Place(label, _MAIN_TYPES[label], seen[role], model.counts[role], model.group)
-        seen[role] += 1
-        chosen[tensor.name] = _fitting(tensor, _wanted(role, place, model.tied, tensor))
+        else:
+            role = _role(tensor.name)
+            place = _place(label, role, model, seen[role], _layer(tensor.name))
+            seen[role] += 1
+            chosen[tensor.name] = _fitting(tensor, _wanted(role, place, tensor))
     return _with_types(header, chosen)
+
+
+def _place(label: str, role: str, model: _Model, order: int, layer: int) -> _Place:
+    is_feed_forward = role.startswith("ffn_")
+    return _Place(
+        label=label,
+        main=_MAIN_TYPES[label],
+        index=layer if is_feed_forward and model.experts > 1 else order,
+        count=model.layers if is_feed_forward else model.values,
+        order=order,
+        model=model,
+    )
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a tensor is in; -1 for those in none."""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else -1
 
 
 def at_bits(header: Header, bits: float) -> Header:
@@ -151,7 +194,7 @@ def as_all(header: Header, name: str) -> Header:
     return _with_types(
         header,
         {
-            tensor.name: _fitting(tensor, name) if _may_change(tensor) else tensor_type("F32")
+            tensor.name: _fitting(tensor, name) if _may_change(tensor) else tensor.type
             for tensor in header.tensors
         },
     )
@@ -185,15 +228,28 @@ def _with_types(header: Header, chosen: Mapping[str, TensorType]) -> Header:
 
 
 def _describe(header: Header) -> _Model:
-    heads, keys = header.hyper("attention.head_count"), header.hyper("attention.head_count_kv")
-    keys = keys[0] if isinstance(keys, tuple) and keys else keys  # llama.cpp asks the first layer
-    heads = heads[0] if isinstance(heads, tuple) and heads else heads
-    counts = Counter(_role(tensor.name) for tensor in header.tensors if _may_change(tensor))
+    keys = _first(header, "attention.head_count_kv")  # llama.cpp asks the first layer
+    heads, layers = _first(header, "attention.head_count"), _first(header, "block_count")
+    family = header.architecture
+    group = heads // keys if keys else 0
     return _Model(
         tied=all(tensor.name != "output.weight" for tensor in header.tensors),
-        group=heads // keys if isinstance(heads, int) and isinstance(keys, int) and keys else 0,
-        counts=counts,
+        group=group,
+        experts=max(_first(header, "expert_count"), 1),
+        layers=layers,
+        values=sum(_role(tensor.name) == "attn_v" for tensor in header.tensors),
+        is_falcon=family == "falcon",
+        is_large=family in _LARGE
+        and layers == _LARGE_LAYERS
+        and not (family == "llama" and group == 1),
     )
+
+
+def _first(header: Header, name: str) -> int:
+    """A count, or the first layer's; 0 where it is not stated."""
+    value = header.hyper(name)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else 0
 
 
 def _may_change(tensor: TensorInfo) -> bool:
@@ -205,12 +261,16 @@ def _may_change(tensor: TensorInfo) -> bool:
     )
 
 
+_AS_VALUES: Mapping[str, str] = MappingProxyType({"attn_qkv": "attn_v", "attn_kv_b": "attn_v"})
+"""Fused attention follows the rule of the values, and is counted with them."""
+
+
 def _role(name: str) -> str:
     if name in ("output.weight", "token_embd.weight", "per_layer_token_embd.weight"):
         return "output" if name == "output.weight" else "embedding"
-    for part in ("attn_qkv", "attn_v", "attn_k", "attn_q", "attn_output"):
+    for part in ("attn_qkv", "attn_kv_b", "attn_v", "attn_k", "attn_q", "attn_output"):
         if f"{part}.weight" in name:
-            return part
+            return _AS_VALUES.get(part, part)
     for part in ("ffn_up", "ffn_gate", "ffn_down"):
         if part in name:
             return part
@@ -222,8 +282,8 @@ def _fitting(tensor: TensorInfo, name: str) -> TensorType:
     return fallback(tensor_type(name), tensor.shape[0]) or tensor_type("F16")
 
 
-def _wanted(role: str, place: _Place, tied: bool, tensor: TensorInfo) -> str:
-    if role == "output" or (role == "embedding" and tied):
+def _wanted(role: str, place: _Place, tensor: TensorInfo) -> str:
+    if role == "output" or (role == "embedding" and place.model.tied):
         return _head_type(place, tensor)
     if role == "embedding":
         return _embedding_type(place)
@@ -234,7 +294,7 @@ def _wanted(role: str, place: _Place, tied: bool, tensor: TensorInfo) -> str:
 
 
 def _head_type(place: _Place, tensor: TensorInfo) -> str:
-    if tensor.shape[0] % tensor_type(place.main).block_elements:
+    if place.model.is_falcon or tensor.shape[0] % tensor_type(place.main).block_elements:
         return "Q8_0"
     if place.label in (*_LOW, "IQ3_XXS"):
         return "Q5_K"
@@ -251,11 +311,15 @@ def _embedding_type(place: _Place) -> str:
 
 def _low_type(role: str, place: _Place) -> str:
     wider = "Q2_K" if place.label in _LOWEST else "IQ3_S"
-    if role in ("attn_v", "attn_qkv"):
-        return "Q4_K" if place.group >= 4 else wider
-    if role == "ffn_down" and place.is_early:
-        return wider
+    if role == "attn_v":
+        return "Q4_K" if place.model.group >= 4 or place.model.experts >= 4 else wider
+    if role == "attn_k":
+        return "Q4_K" if place.model.experts == 8 else place.main
+    if role == "ffn_down":
+        return wider if place.order < place.count // 8 else place.main
     if role == "attn_output":
+        if place.model.experts == 8:
+            return "Q5_K"
         if place.label in ("IQ1_S", "IQ1_M"):
             return "IQ2_XXS"
         return "IQ3_S" if place.label in ("IQ2_S", "IQ2_M") else place.main
@@ -263,7 +327,14 @@ def _low_type(role: str, place: _Place) -> str:
 
 
 def _value_type(place: _Place) -> str:
-    label, many = place.label, place.group >= 4
+    if place.model.experts == 8:
+        return "Q8_0"
+    chosen = _plain_value_type(place)
+    return "Q5_K" if place.model.is_large and chosen in ("Q3_K", "Q4_K") else chosen
+
+
+def _plain_value_type(place: _Place) -> str:
+    label, many = place.label, place.model.group >= 4
     if label == "Q2_K":
         return "Q4_K" if many else "Q3_K"
     if label == "IQ3_XXS":
@@ -281,6 +352,8 @@ def _value_type(place: _Place) -> str:
 
 def _down_type(place: _Place) -> str:
     label = place.label
+    if place.model.is_falcon and label in _FALCON_DOWN:
+        return _falcon_down_type(place)
     if label == "Q2_K":
         return "Q3_K"
     if label == "IQ3_XXS":
@@ -291,13 +364,37 @@ def _down_type(place: _Place) -> str:
         return "Q5_K"
     if label in ("Q4_K_M", "Q5_K_M") and place.gets_more:
         return "Q6_K"
+    if label == "IQ3_M" and place.model.experts == 8 and place.gets_more:
+        return "Q4_K"
     if place.is_early:
         return _WIDER_AT_FIRST.get(label, place.main)
     return place.main
 
 
+_FALCON_DOWN = frozenset({"Q3_K_M", "Q3_K_L", "Q4_K_M", "Q4_K_S"})
+
+
+def _falcon_down_type(place: _Place) -> str:
+    if place.label == "Q3_K_L":
+        return "Q4_K"
+    if place.label == "Q4_K_S":
+        return place.main
+    first, more = ("Q5_K", "Q4_K") if place.label == "Q3_K_M" else ("Q6_K", "Q5_K")
+    if place.index < place.count // 16:
+        return first
+    return more if place.gets_more else place.main
+
+
 def _output_type(place: _Place) -> str:
+    if place.model.is_falcon:
+        return "Q4_K" if place.label == "Q3_K_L" else place.main
+    if place.model.experts == 8:
+        return "Q5_K" if place.label in _EIGHT_EXPERTS_OUTPUT else place.main
     return _WIDER_OUTPUTS.get(place.label, place.main)
+
+
+def _key_type(place: _Place) -> str:
+    return "Q8_0" if place.model.experts == 8 else _narrow_type(place)
 
 
 def _narrow_type(place: _Place) -> str:
@@ -311,9 +408,8 @@ def _inner_type(place: _Place) -> str:
 
 _RULES: Mapping[str, Callable[[_Place], str]] = MappingProxyType(
     {
-        "attn_qkv": _value_type,
         "attn_v": _value_type,
-        "attn_k": _narrow_type,
+        "attn_k": _key_type,
         "attn_q": _narrow_type,
         "attn_output": _output_type,
         "ffn_down": _down_type,
@@ -321,4 +417,3 @@ _RULES: Mapping[str, Callable[[_Place], str]] = MappingProxyType(
         "ffn_up": _inner_type,
     }
 )
-"""The attention's fused values follow the rule of the values alone: it is asked first."""

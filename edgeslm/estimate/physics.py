@@ -24,6 +24,8 @@ from edgeslm.estimate.regression import Prior, Term
 from edgeslm.estimate.work import Work
 from edgeslm.targets.target import CoreCluster, Target
 
+ALL_CORES = "all"
+"""Where threads are spread over several kinds of cores."""
 _GPU_BACKENDS = ("cuda", "metal")
 _DECODE_CYCLES: Mapping[str, float] = MappingProxyType(
     {"neon": 0.8, "dotprod": 0.35, "i8mm": 0.3, "avx2": 0.2, "gracemont": 0.5, "plain": 2.0}
@@ -55,7 +57,7 @@ class Machine:
         usual: How many work by default.
         hertz: Their clock.
         bandwidth: Nominal or known bandwidth in bytes per second, None where nobody knows.
-        cores: Which cores, None for the fastest.
+        cores: Which cores, None for the fastest, `ALL_CORES` for several kinds.
         blas: Whether a prompt goes through a library for matrices, where types are not interleaved.
     """
 
@@ -75,6 +77,11 @@ class Machine:
         return self.kind in _GPU_BACKENDS
 
     @property
+    def where(self) -> str:
+        """In words, what computes."""
+        return f"graphics processors under {self.kind}" if self.is_gpu else f"{self.kind} cores"
+
+    @property
     def setting(self) -> str:
         """How many threads on which cores, "" for the default."""
         if self.cores is None and self.threads == self.usual:
@@ -90,23 +97,32 @@ def machine_of(
     name: str = "",
     blas: bool = False,
 ) -> Machine:
-    """How this model sees a target, with `threads` on `cores`."""
+    """How this model sees a target, with `threads` on `cores`: by default, as `cores_for` says."""
     cluster = _cluster(target, cores)
+    kind = _kind(target, cluster)
     usual = target.defaults.threads or (
         int(cluster.count.value) if cluster and cluster.count.value else 4
     )
     megahertz = cluster.megahertz.value if cluster and cluster.megahertz.value else None
+    threads = threads or usual
     return Machine(
         board=target.board,
         name=name,
-        kind=_kind(target, cluster),
-        threads=threads or usual,
+        kind=kind,
+        threads=threads,
         usual=usual,
         hertz=1e6 * (megahertz or _USUAL_MEGAHERTZ),
-        bandwidth=_bandwidth(target),
-        cores=cores,
+        bandwidth=_bandwidth(target, kind),
+        cores=cores_for(target, threads) if cores is None else cores,
         blas=blas,
     )
+
+
+def cores_for(target: Target, threads: int) -> str | None:
+    """None for the fastest cores, `ALL_CORES` where those are too few for the threads."""
+    fastest = _cluster(target, None)
+    count = None if fastest is None else fastest.count.value
+    return ALL_CORES if count is not None and threads > count else None
 
 
 def decode_terms(machine: Machine, work: Work, depth: float, kv_type: str = "F16") -> list[Term]:
@@ -172,12 +188,19 @@ class Priors:
         # of a type on a kind of core; a library for matrices changes much for some types
         return Prior(0.0, 0.5 if what == "prefill-blas" else 0.3)
 
+    def including(self, machine: Machine) -> Priors:
+        """The same, and what the data sheet of `machine` says, where its board is none of these."""
+        return (
+            self
+            if machine.board in self.machines
+            else Priors({**self.machines, machine.board: machine})
+        )
+
     def _bandwidth(self, board: str) -> Prior:
         machine = self.machines.get(board)
         if machine is None or machine.bandwidth is None:
             return Prior(math.log(_USUAL_GIGABYTES * 1e9), 0.8)
-        share = _GPU_SHARE if machine.is_gpu else _USUAL_SHARE
-        return Prior(math.log(share * machine.bandwidth), 0.4)
+        return Prior(math.log(_share(machine.kind) * machine.bandwidth), 0.4)
 
 
 _CERTAIN: Mapping[str, Prior] = MappingProxyType(
@@ -240,9 +263,14 @@ def _kind(target: Target, cluster: CoreCluster | None) -> str:
     return "avx2" if "avx2" in cluster.features else "plain"
 
 
-def _bandwidth(target: Target) -> float | None:
+def _share(kind: str) -> float:
+    return _GPU_SHARE if kind in _GPU_BACKENDS else _USUAL_SHARE
+
+
+def _bandwidth(target: Target, kind: str) -> float | None:
+    """Nominal, or what decode reaches over the share of the nominal that it usually has."""
     memory = target.memory
     if memory.nominal_gigabytes_per_second.value:
         return memory.nominal_gigabytes_per_second.value * 1e9
     known = memory.decode_gigabytes_per_second.value
-    return known * 1e9 / _USUAL_SHARE if known else None
+    return known * 1e9 / _share(kind) if known else None

@@ -71,8 +71,16 @@ class Posterior:
     covariance: NDArray[np.float64]
     priors: Callable[[str], Prior]
 
-    def predict(self, terms: Sequence[Term]) -> Predicted:
-        """The sum of `terms`, and how uncertain the factors leave it."""
+    def predict(
+        self, terms: Sequence[Term], priors: Callable[[str], Prior] | None = None
+    ) -> Predicted:
+        """The sum of `terms`, and how uncertain the factors leave it.
+
+        Args:
+            terms: What is summed.
+            priors: Of factors that no measurement was about, where more is known of them by now.
+        """
+        priors = priors or self.priors
         index = {name: place for place, name in enumerate(self.names)}
         slopes = np.zeros(len(self.names))
         others: dict[str, float] = {}
@@ -81,7 +89,7 @@ class Posterior:
             exponent = 0.0
             for name, power in term.powers:
                 place = index.get(name)
-                known = self.priors(name).mean if place is None else float(self.mean[place])
+                known = priors(name).mean if place is None else float(self.mean[place])
                 exponent += power * known
             values.append(term.coefficient * math.exp(exponent))
         total = sum(values)
@@ -93,9 +101,7 @@ class Posterior:
                 else:
                     others[name] = others.get(name, 0.0) + slope
         variance = float(slopes @ self.covariance @ slopes)
-        variance += sum(
-            (slope * self.priors(name).deviation) ** 2 for name, slope in others.items()
-        )
+        variance += sum((slope * priors(name).deviation) ** 2 for name, slope in others.items())
         return Predicted(total, math.sqrt(max(variance, 0.0)))
 
 

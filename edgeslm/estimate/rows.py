@@ -17,12 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgeslm.errors import InvalidTarget, reading
+from edgeslm.errors import InvalidOption, InvalidTarget, reading
 from edgeslm.estimate.mixes import as_file_type
+from edgeslm.estimate.physics import ALL_CORES
 from edgeslm.estimate.shapes import header_from_config
 from edgeslm.estimate.work import Work, work_of
 from edgeslm.gguf.types import TENSOR_TYPES
-from edgeslm.targets.loading import data_directory
+from edgeslm.targets.loading import data_directory, shipped_targets
+from edgeslm.targets.target import Target
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +36,12 @@ SUBMISSION_SCHEMA = "edgeslm.submission/1"
 _MODELS = "models.toml"
 _PROMPT, _GENERATED = 512, 128
 _MOST = 1e9
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidOption)
+_MEND = "Mend the file or restore it."
+_ROW_KEYS = frozenset({"model", "type", "prefill", "decode", "prompt", "embeddings"})
+_MACHINE_KEYS = frozenset(
+    {"target", "threads", "cores", "source", "depth", "blas", "doubt", "rows"}
+)
 _TYPES = frozenset(kind.name for kind in TENSOR_TYPES.values())
 
 
@@ -51,7 +59,8 @@ class Row:
         label: The label of its file.
         work: What it asks for.
         prefill, decode: Tokens per second; None where not measured.
-        prompt_tokens, depth: Of the prefill; in the cache, on average, while decoding.
+        prefill_depth, depth: Tokens in the cache, on average, during prefill and decode: half of a
+            prompt, half of what was generated, and what was there before.
         blas: Whether llama.cpp was built with a library for matrices.
         doubt: Relative error beyond what is usual, where the row is less certain.
         source: Who measured it.
@@ -66,7 +75,7 @@ class Row:
     work: Work
     prefill: float | None
     decode: float | None
-    prompt_tokens: float
+    prefill_depth: float
     depth: float
     blas: bool
     doubt: float
@@ -117,32 +126,83 @@ def submission(rows: tuple[Row, ...]) -> dict[str, Any]:
     return {"schema": SUBMISSION_SCHEMA, "rows": [_plain(row) for row in rows]}
 
 
-def _published(path: Path, models: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+def _published(path: Path, models: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     content = _toml(path)
     if content.get("schema") != SCHEMA:
-        raise InvalidTarget(f"{path}: schema is not {SCHEMA}")
-    for machine in content.get("machines", ()):
-        source = machine.get("source", content["source"])
-        for row in machine["rows"]:
-            name, label = row["model"], row["type"]
-            if name not in models:
-                raise InvalidTarget(f"{path}: {name} is not in {_MODELS}")
-            yield Row(
-                target=machine["target"],
-                machine=f"{source}, {machine['target']}",
-                threads=machine["threads"],
-                cores=machine.get("cores"),
-                model=name,
-                label=label,
-                work=_work(name, _frozen(models[name]), label, row.get("embeddings") == "twice"),
-                prefill=row.get("prefill"),
-                decode=row.get("decode"),
-                prompt_tokens=_PROMPT / 2,
-                depth=machine.get("depth", 0) + _GENERATED / 2,
-                blas=machine.get("blas", False),
-                doubt=machine.get("doubt", 0.0),
-                source=source,
-            )
+        raise InvalidTarget(f"{path}: schema is not {SCHEMA}", hint=_MEND)
+    try:
+        return [
+            _published_row(row, machine, content["source"], models)
+            for machine in content.get("machines", ())
+            for row in machine["rows"]
+        ]
+    except _BROKEN as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InvalidTarget(f"{path}: {what[:200]}", hint=_MEND) from error
+
+
+def _published_row(
+    row: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    source: str,
+    models: Mapping[str, Mapping[str, Any]],
+) -> Row:
+    name, label, target = _text(row, "model"), _text(row, "type"), _text(machine, "target")
+    source = _text(machine, "source") if "source" in machine else source
+    if name not in models:
+        raise ValueError(f"{name} is not in {_MODELS}")
+    if unknown := (set(row) - _ROW_KEYS) | (set(machine) - _MACHINE_KEYS):
+        raise ValueError(f"no such key: {', '.join(sorted(unknown))}")
+    work = _work(name, _frozen(models[name]), label, row.get("embeddings") == "twice")
+    return Row(
+        target=target,
+        machine=f"{source}, {target}",
+        threads=_whole(machine["threads"]),
+        cores=_cores(target, machine.get("cores")),
+        model=name,
+        label=label,
+        work=work,
+        prefill=_speed(row.get("prefill")),
+        decode=_speed(row.get("decode")),
+        prefill_depth=_whole(row.get("prompt", _PROMPT)) / 2,
+        depth=_positive(machine.get("depth", 0), least=0) + _GENERATED / 2,
+        blas=machine.get("blas", False) is True,
+        doubt=_positive(machine.get("doubt", 0.0), least=0),
+        source=source,
+    )
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    value = table[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is no text")
+    return value
+
+
+def _speed(value: Any) -> float | None:
+    return None if value is None else _positive(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+        raise ValueError(f"no number of 1 and more: {value!r}")
+    return value
+
+
+def _cores(target: str, name: Any) -> str | None:
+    """The name of cores that the board has; of boards that nobody knows here, any."""
+    if name is None or name == ALL_CORES:
+        return None if name is None else ALL_CORES
+    board = _shipped().get(target)
+    known = [name] if board is None else [cluster.name for cluster in board.cores]
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{target} has no cores called {name!r}")
+    return name
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Mapping[str, Target]:
+    return shipped_targets()
 
 
 def _frozen(config: Mapping[str, Any]) -> str:
@@ -165,7 +225,7 @@ def _contributed(path: Path) -> Iterator[Row]:
         if content["schema"] != SUBMISSION_SCHEMA:
             raise InvalidTarget(f"{path}: schema is not {SUBMISSION_SCHEMA}")
         rows = [_row(item) for item in content["rows"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _BROKEN as error:
         raise InvalidTarget(
             f"{path}: not a submission: {str(error)[:200]}",
             hint="Write it with edgeslm bench --submit-file.",
@@ -177,19 +237,19 @@ def _row(item: Mapping[str, Any]) -> Row:
     work = item["work"]
     values = {field.name: item[field.name] for field in dataclasses.fields(Row)}
     for name in ("prefill", "decode"):
-        values[name] = None if values[name] is None else _positive(values[name])
+        values[name] = _speed(values[name])
     for name in ("target", "machine", "model", "label", "source"):
-        if not isinstance(values[name], str):
-            raise ValueError(f"{name} is no text")
-    for name in ("prompt_tokens", "depth", "doubt"):
+        values[name] = _text(item, name)
+    for name in ("prefill_depth", "depth", "doubt"):
         values[name] = _positive(values[name], least=0)
     values["blas"] = bool(values["blas"])
-    values["threads"] = int(_positive(values["threads"]))
+    values["threads"] = _whole(values["threads"])
+    values["cores"] = _cores(values["target"], values["cores"])
     values["work"] = Work(
         read=_counts(work["read"]),
         multiplied=_counts(work["multiplied"]),
         prompt=_counts(work["prompt"]),
-        layers=int(_positive(work["layers"])),
+        layers=_whole(work["layers"]),
         cached=_windows(work["cached"]),
         attended=_windows(work["attended"]),
     )
@@ -234,4 +294,4 @@ def _toml(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = tomllib.loads(text)
         return content
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidTarget(f"{path}: {error}", hint="Mend the file or restore it.") from error
+        raise InvalidTarget(f"{path}: {error}", hint=_MEND) from error

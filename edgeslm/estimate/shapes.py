@@ -7,24 +7,21 @@ is estimated from its size. Only what decides memory and speed is filled in.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from edgeslm.errors import InvalidCheckpoint, Unsupported, reading
+from edgeslm.errors import InvalidCheckpoint, Unsupported
+from edgeslm.estimate.config import GEMMA3_DEFAULTS, Numbers, laid_over, read_config
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import printable, tensor_type
 
 _VOCABULARY_BYTES = 236
 """Per entry of a vocabulary: its text and type in the file, and its merge, there and in memory."""
-_MOST = 2**24
-"""Beyond any real width, vocabulary or count."""
 _MOST_LAYERS = 512
-_MOST_CONFIG_BYTES = 8_000_000
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
@@ -66,6 +63,10 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "Starcoder2ForCausalLM": "starcoder2",
     }
 )
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"gemma3": GEMMA3_DEFAULTS})
+"""What a family takes where its configuration is silent."""
+_SINGLE = re.compile(r"ffn_gate_inp|shortconv\.conv|ssm_(conv1d|a|d|norm)\b")
+"""Matrices that the converter keeps in F32."""
 _TIED_UNLESS_TOLD = frozenset({"command-r", "gemma", "gemma2", "gemma3", "gpt2", "lfm2"})
 _PLAIN_FEED_FORWARD = frozenset(
     {"arcee", "falcon", "gpt2", "gptneox", "nemotron", "phi2", "starcoder2"}
@@ -75,13 +76,22 @@ _FUSED_QKV = frozenset({"chatglm", "falcon", "gpt2", "gptneox", "phi2", "phi3"})
 _FUSED_GATE = frozenset({"chatglm", "phi3"})
 _BIASED_QKV = frozenset({"qwen2", "qwen2moe", "starcoder2"})
 _POST_NORMS = frozenset({"exaone4", "gemma2", "gemma3", "olmo2"})
+_WINDOWED = frozenset({"gemma2", "gemma3"})
 _HEAD_NORMS = frozenset({"exaone4", "gemma3", "olmo2", "qwen3", "qwen3moe"})
 _WHOLE_NORMS = frozenset({"olmo2"})
 """Of those, the ones that norm all heads together."""
 _UNUSUAL = re.compile("expert|mamba|ssm|conv|linear_|per_layer|altup|lora_rank|kda|rwkv", re.I)
 """Keys of a configuration that say that a model is no plain decoder."""
-ASSUMED = "edgeslm.assumed"
-"""The metadata key under which a header says what was assumed of an unknown family."""
+_MIXTURES = frozenset({"granitehybrid", "llama", "qwen2moe", "qwen3moe"})
+"""Families whose mixtures are known here: experts in every layer."""
+_NAME_A_FILE = "Name a GGUF file of it; its header tells everything."
+
+
+class FromConfig(NamedTuple):
+    """A header, and what was assumed to get it of a family that is not known here, if anything."""
+
+    header: Header
+    assumed: str | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,16 @@ class _State:
     groups: int
     length: int
     kernel: int
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """A mixture: how many experts, how many a token uses, their width, and that of a shared one."""
+
+    count: int
+    used: int
+    width: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -108,16 +128,19 @@ class _Sizes:
     head: int
     vocabulary: int
     tied: bool
-    experts: int
-    experts_used: int
-    expert_feed_forward: int
+    experts: _Experts | None
     attends: tuple[bool, ...]
     """Which layers have attention; the others convolve, or keep a state."""
+    convolved: int
+    """Tokens that a short convolution sees."""
+    window: int
+    """Tokens that layers with a window see, 0 where none has one."""
+    context: int
+    """0 where it is not stated."""
     state: _State | None
-    assumed: str | None
 
 
-def header_of_config(path: Path) -> Header:
+def header_of_config(path: Path) -> FromConfig:
     """The header that the GGUF file of a checkpoint would have, its matrices in F16.
 
     Args:
@@ -130,7 +153,8 @@ def header_of_config(path: Path) -> Header:
     """
     if path.is_dir():
         path = path / "config.json"
-    return header_from_config(path, _read(path))
+    config = read_config(path)
+    return FromConfig(header_from_config(path, config), _family(path, config)[1])
 
 
 def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
@@ -140,14 +164,14 @@ def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
     start = sizes.vocabulary * _VOCABULARY_BYTES
     tensors, offset = [], start
     for name, shape in _tensors(sizes):
-        kind = half if len(shape) > 1 else single
+        kind = half if len(shape) > 1 and not _SINGLE.search(name) else single
         count = kind.bytes_for(shape)
         tensors.append(TensorInfo(name, kind, shape, offset, count))
         offset += count
     return Header(
         path=path,
         version=3,
-        metadata=MappingProxyType(_metadata(sizes, config)),
+        metadata=MappingProxyType(_metadata(sizes)),
         metadata_types=MappingProxyType({}),
         tensors=tuple(tensors),
         data_offset=start,
@@ -156,53 +180,20 @@ def header_from_config(path: Path, config: Mapping[str, Any]) -> Header:
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    with reading(path):
-        if path.stat().st_size > _MOST_CONFIG_BYTES:
-            raise InvalidCheckpoint(f"{path} is too large for a configuration")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise InvalidCheckpoint(
-                f"{path} is no JSON: {str(error)[:200]}", hint="Download it again."
-            ) from error
-    if not isinstance(config, dict):
-        raise InvalidCheckpoint(f"{path} is no configuration of a model")
-    inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
-
-
 def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
-    family, assumed = _family(path, config)
-
-    def number(*names: str, default: int | None = None, most: int = _MOST) -> int:
-        for name in names:
-            value = config.get(name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-                raise InvalidCheckpoint(
-                    f"{path}: {name} is no number of 1 to {most}", hint="Download it again."
-                )
-            return value
-        if default is None:
-            raise InvalidCheckpoint(f"{path} lacks {names[0]}", hint="Download it again.")
-        return default
-
+    family, _ = _family(path, config)
+    config = laid_over(_DEFAULTS.get(family, {}), config)
+    numbers = Numbers(path, config)
+    number = numbers.count
     width = number("hidden_size", "n_embd")
     heads = number("num_attention_heads", "n_head")
     layers = number("num_hidden_layers", "n_layer", most=_MOST_LAYERS)
-    feed_forward = number(
-        "shared_intermediate_size",
-        "intermediate_size",
-        "n_inner",
-        "ffn_hidden_size",
-        default=4 * width,
-    )
+    feed_forward = number("intermediate_size", "n_inner", "ffn_hidden_size", default=4 * width)
     if family == "lfm2":
-        feed_forward = _lfm2_feed_forward(config, number("block_ff_dim", default=feed_forward))
-    several = config.get("num_local_experts") or config.get("num_experts")
-    experts = number("num_local_experts", "num_experts", default=1) if several else 1
+        feed_forward = _lfm2_feed_forward(config, numbers, feed_forward)
+    experts = _experts(path, config, family, numbers, feed_forward)
+    if family == "granitehybrid":
+        feed_forward = number("shared_intermediate_size", default=feed_forward)
     kv_heads = number(
         "num_key_value_heads",
         "num_kv_heads",
@@ -220,16 +211,43 @@ def _sizes(path: Path, config: Mapping[str, Any]) -> _Sizes:
         head=number("head_dim", default=max(width // heads, 1)),
         vocabulary=number("vocab_size"),
         tied=tied is True or (tied is None and family in _TIED_UNLESS_TOLD),
-        experts=experts if experts > 1 else 0,
-        experts_used=number("num_experts_per_tok", default=2) if experts > 1 else 0,
-        expert_feed_forward=number("moe_intermediate_size", default=feed_forward),
+        experts=experts,
         attends=_attends(config, layers),
-        state=_state(number, width) if family == "granitehybrid" else None,
-        assumed=assumed,
+        convolved=number("conv_L_cache", default=3),
+        window=number("sliding_window", default=0) if family in _WINDOWED else 0,
+        context=number("max_position_embeddings", default=0, most=2**31),
+        state=_state(numbers, width) if family == "granitehybrid" else None,
     )
 
 
-def _state(number: Callable[..., int], width: int) -> _State:
+def _experts(
+    path: Path, config: Mapping[str, Any], family: str, numbers: Numbers, feed_forward: int
+) -> _Experts | None:
+    """The mixture, None where each layer has one feed-forward part."""
+    several = config.get("num_local_experts") or config.get("num_experts")
+    count = numbers.count("num_local_experts", "num_experts") if several else 1
+    if count == 1:
+        return None
+    step, plain = config.get("decoder_sparse_step"), config.get("mlp_only_layers")
+    if family not in _MIXTURES or plain or step not in (None, 1):
+        raise Unsupported(
+            f"{path}: a mixture of experts of this form cannot be judged from its configuration",
+            hint=_NAME_A_FILE,
+        )
+    shared = {
+        "qwen2moe": "shared_expert_intermediate_size",
+        "granitehybrid": "shared_intermediate_size",
+    }.get(family)
+    return _Experts(
+        count=count,
+        used=min(numbers.count("num_experts_per_tok", default=2), count),
+        width=numbers.count("moe_intermediate_size", default=feed_forward),
+        shared=numbers.count(shared) if shared and config.get(shared) else 0,
+    )
+
+
+def _state(numbers: Numbers, width: int) -> _State:
+    number = numbers.count
     inner = number("mamba_expand", default=2) * width
     heads = number("mamba_n_heads", default=max(inner // 64, 1))
     return _State(
@@ -250,10 +268,10 @@ def _family(path: Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
             f"{path} names no architecture",
             hint='Add "architectures": ["LlamaForCausalLM"] or whichever class it is.',
         )
-    hint = "Name a GGUF file of it; its header tells everything."
     if config.get("quantization_config"):
         raise Unsupported(
-            f"{path}: a quantized checkpoint cannot be judged from its configuration", hint=hint
+            f"{path}: a quantized checkpoint cannot be judged from its configuration",
+            hint=_NAME_A_FILE,
         )
     if name in _FAMILIES:
         return _FAMILIES[name], None
@@ -263,7 +281,7 @@ def _family(path: Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
         said = f" ({', '.join(map(printable, strange[:3]))})" if strange else ""
         raise Unsupported(
             f"{path}: the family of {shown} cannot be judged from its configuration{said}",
-            hint=hint,
+            hint=_NAME_A_FILE,
         )
     return "llama", f"{shown} is taken for a plain decoder with a gated feed-forward part"
 
@@ -279,18 +297,17 @@ def _attends(config: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     return (True,) * layers
 
 
-def _lfm2_feed_forward(config: Mapping[str, Any], width: int) -> int:
+def _lfm2_feed_forward(config: Mapping[str, Any], numbers: Numbers, width: int) -> int:
     """The width that LFM2 rounds its feed-forward part to, where it is told to."""
+    width = numbers.count("block_ff_dim", default=width)
     if not config.get("block_auto_adjust_ff_dim", True):
         return width
-    multiple = config.get("block_multiple_of")
-    multiple = multiple if isinstance(multiple, int) and multiple > 0 else 256
-    factor = config.get("block_ffn_dim_multiplier")
-    shrunk = int((factor if isinstance(factor, (int, float)) else 1) * (2 * width // 3))
-    return multiple * -(-shrunk // multiple)
+    multiple = numbers.count("block_multiple_of", default=256)
+    shrunk = int(numbers.factor("block_ffn_dim_multiplier") * (2 * width // 3))
+    return multiple * max(-(-shrunk // multiple), 1)
 
 
-def _metadata(sizes: _Sizes, config: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(sizes: _Sizes) -> dict[str, Any]:
     convolves = not all(sizes.attends)
     kv_heads = tuple(sizes.kv_heads * attends for attends in sizes.attends)
     values: dict[str, Any] = {
@@ -311,21 +328,17 @@ def _metadata(sizes: _Sizes, config: Mapping[str, Any]) -> dict[str, Any]:
             "ssm.time_step_rank": sizes.state.heads,
         }
     elif convolves:
-        length = config.get("conv_L_cache")
-        values["shortconv.l_cache"] = length if isinstance(length, int) and length > 1 else 3
-    window = config.get("sliding_window")
-    if sizes.family in ("gemma2", "gemma3") and isinstance(window, int) and window > 0:
-        values["attention.sliding_window"] = window
+        values["shortconv.l_cache"] = sizes.convolved
+    if sizes.window:
+        values["attention.sliding_window"] = sizes.window
     if sizes.experts:
-        values["expert_count"] = sizes.experts
-        values["expert_used_count"] = min(sizes.experts_used, sizes.experts)
-        values["expert_feed_forward_length"] = sizes.expert_feed_forward
-    length = config.get("max_position_embeddings")
-    if isinstance(length, int) and length > 0:
-        values["context_length"] = length
+        values["expert_count"] = sizes.experts.count
+        values["expert_used_count"] = sizes.experts.used
+        values["expert_feed_forward_length"] = sizes.experts.width
+    if sizes.context:
+        values["context_length"] = sizes.context
     hyper = {f"{sizes.family}.{name}": value for name, value in values.items()}
-    assumed = {ASSUMED: sizes.assumed} if sizes.assumed else {}
-    return {"general.architecture": sizes.family, **hyper, **assumed}
+    return {"general.architecture": sizes.family, **hyper}
 
 
 def _tensors(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -374,7 +387,7 @@ def _convolution(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "ssm_norm.weight", (state.inner // state.groups, state.groups)
         yield "ssm_out.weight", (state.inner, width)
         return
-    yield "shortconv.conv.weight", (3, width)
+    yield "shortconv.conv.weight", (sizes.convolved, width)
     yield "shortconv.in_proj.weight", (width, 3 * width)
     yield "shortconv.out_proj.weight", (width, width)
 
@@ -383,11 +396,7 @@ def _feed_forward(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, inner = sizes.width, sizes.feed_forward
     yield "ffn_norm.weight", (width,)
     if sizes.experts:
-        inner = sizes.expert_feed_forward
-        yield "ffn_gate_inp.weight", (width, sizes.experts)
-        yield "ffn_gate_exps.weight", (width, inner, sizes.experts)
-        yield "ffn_down_exps.weight", (inner, width, sizes.experts)
-        yield "ffn_up_exps.weight", (width, inner, sizes.experts)
+        yield from _mixture(sizes, sizes.experts)
         return
     if sizes.family in _FUSED_GATE:
         yield "ffn_up.weight", (width, 2 * inner)
@@ -398,3 +407,18 @@ def _feed_forward(sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "ffn_down.weight", (inner, width)
     if sizes.family in _POST_NORMS:
         yield "post_ffw_norm.weight", (width,)
+
+
+def _mixture(sizes: _Sizes, experts: _Experts) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, inner, shared = sizes.width, experts.width, experts.shared
+    yield "ffn_gate_inp.weight", (width, experts.count)
+    yield "ffn_gate_exps.weight", (width, inner, experts.count)
+    yield "ffn_down_exps.weight", (inner, width, experts.count)
+    yield "ffn_up_exps.weight", (width, inner, experts.count)
+    if not shared:
+        return
+    if sizes.family == "qwen2moe":
+        yield "ffn_gate_inp_shexp.weight", (width,)
+    yield "ffn_gate_shexp.weight", (width, shared)
+    yield "ffn_down_shexp.weight", (shared, width)
+    yield "ffn_up_shexp.weight", (width, shared)

@@ -6,7 +6,7 @@ Decode reads every weight once per token, so its speed is memory bandwidth over 
                         + the target's overhead, once and for each layer, where it states any
 
 Where nobody measured the target's own machine, but somebody published rows of its board, the
-factors are those of the physical model that is fitted to all rows (see `physics`, `fitted`).
+factors are those of the physical model that is fitted to all rows (see `physics`, `speed_model`).
 
 Read are all tensors but the token embedding, of which one row is looked up; where there is no
 `output.weight` the embedding is also the output head and is read like the rest. The KV cache
@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from edgeslm.estimate.cache import kv_bytes, layers
-from edgeslm.estimate.fitted import fitted, rests_on_rows
 from edgeslm.estimate.physics import (
     Machine,
     machine_of,
@@ -35,6 +34,7 @@ from edgeslm.estimate.physics import (
     standing_terms,
     weight_terms,
 )
+from edgeslm.estimate.speed_model import fitted, rests_on_rows
 from edgeslm.estimate.work import bytes_read_per_token, work_of
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import tensor_type as tensor_type_of
@@ -80,12 +80,30 @@ def decode_tokens_per_second(
     )
 
 
+def decode_figures(header: Header, target: Target, kv_type: str) -> list[Figure]:
+    """The target's own figures that a decode speed would be computed from."""
+    overhead = (target.overhead.token_seconds, target.overhead.layer_seconds)
+    return [
+        *(target.decode_gigabytes_per_second(name) for name in bytes_read_per_token(header)),
+        target.cache_gigabytes_per_second(kv_type),
+        *(figure for figure in overhead if figure.value is not None),
+    ]
+
+
+def prefill_figures(header: Header, target: Target) -> list[Figure]:
+    """The same for a prefill speed."""
+    return [target.prefill_gigaflops_for(name) for name in work_of(header).prompt]
+
+
 def weight_seconds(target: Target, tensor_type: str, count: int) -> Cost:
     """What reading `count` bytes of weights of a type takes, and multiplying with them."""
     if rests_on_rows(target):
-        seconds = count * _seconds_per_byte(machine_of(target), tensor_type)
+        machine = machine_of(target)
+        seconds = count * _seconds_per_byte(machine, tensor_type)
         speed = f" at {count / seconds / 1e9:.3g} GB/s" if count else ""
-        return Cost(seconds, f"{tensor_type} {count / 1e6:.0f} MB{speed} ({_rows(target)})")
+        rows = fitted().types["decode"].get(machine.kind, {}).get(tensor_type, 0)
+        rest = f"{_rows(target)}, {_with(tensor_type, rows, machine)}"
+        return Cost(seconds, f"{tensor_type} {count / 1e6:.0f} MB{speed} ({rest})")
     rate = target.decode_gigabytes_per_second(tensor_type)
     if rate.value is None:
         return Cost(None, _lacks(target, f"decode bandwidth (memory or kernels.{tensor_type})"))
@@ -123,9 +141,13 @@ def prefill_tokens_per_second(header: Header, target: Target) -> Figure:
     A figure without a value says in `source` what the target's file lacks.
     """
     if rests_on_rows(target):
-        terms = prefill_terms(machine_of(target), work_of(header), _PROMPT / 2)
-        value = fitted().speed("prefill", terms).value
-        return Figure(value, Provenance.ESTIMATED, f"a prompt of {_PROMPT} tokens, {_rows(target)}")
+        machine = machine_of(target)
+        work = work_of(header)
+        terms = prefill_terms(machine, work, _PROMPT / 2)
+        value = fitted().speed("prefill", terms, machine).value
+        by_type = fitted().rows_by_type("prefill", machine, work)
+        rest = ", ".join([_rows(target), *(_with(*item, machine) for item in by_type.items())])
+        return Figure(value, Provenance.ESTIMATED, f"a prompt of {_PROMPT} tokens, {rest}")
     seconds = 0.0
     used: list[str] = []
     for name, weights in Counter(work_of(header).prompt).most_common():
@@ -153,6 +175,10 @@ def _seconds_per_byte(machine: Machine, tensor_type: str) -> float:
 def _rows(target: Target) -> str:
     count = sum(fitted().sources[target.board].values())
     return f"fitted to published rows, {count} of this board"
+
+
+def _with(tensor_type: str, rows: int, machine: Machine) -> str:
+    return f"{rows or 'none'} with {tensor_type} on {machine.where}"
 
 
 def _lacks(target: Target, what: str) -> str:

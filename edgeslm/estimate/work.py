@@ -25,8 +25,8 @@ class Work:
         prompt: Weights each token of a prompt is multiplied with, by type: no head.
         layers: Blocks; at each, threads wait for each other a few times.
         cached: Bytes of cache that a generated token reads per token before it, in F16.
-        attended: Multiplications of attention per token before it.
-        windows: For each layer, how many tokens back it sees; None for all.
+        attended: Multiplications of attention per token before it. Both for each number of tokens
+            that a layer looks back; None for all.
     """
 
     read: Mapping[str, int]

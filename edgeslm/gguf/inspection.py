@@ -86,7 +86,7 @@ def inspect(header: Header) -> Inspection:
     weights_bytes = sum(tensor.bytes for tensor in header.tensors)
     bits = weights_bytes * 8 / parameters if parameters else None
     types = _shares(header.tensors, parameters)
-    label = _label(header)
+    label = file_label(header)
     note = _note(header, label, types, bits) if label and bits else None
     return Inspection(
         path=header.path,
@@ -133,7 +133,8 @@ def _shares(tensors: tuple[TensorInfo, ...], parameters: int) -> tuple[TypeShare
     return tuple(sorted(shares, key=lambda share: (-share.parameters, share.type)))
 
 
-def _label(header: Header) -> str | None:
+def file_label(header: Header) -> str | None:
+    """What the file says it is, in llama-quantize's words; None where it says nothing known."""
     number = header.get("general.file_type")
     if isinstance(number, bool) or not isinstance(number, int):
         return None

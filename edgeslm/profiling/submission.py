@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgeslm.errors import UserError, writing
+from edgeslm.estimate.physics import cores_for
 from edgeslm.estimate.rows import Row, model_configs, submission
 from edgeslm.estimate.shapes import header_from_config
 from edgeslm.estimate.work import Work, work_of
@@ -32,7 +33,6 @@ from edgeslm.targets.target import Target
 
 _SOURCE = "edgeslm bench"
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
-_ALL_CORES = "all"
 _CACHE = "F16"
 """Rows are about this type of cache; others would be fitted as if they were of it."""
 
@@ -175,13 +175,13 @@ def _row(
         target=target.id,
         machine=f"{machine}, {versions}",
         threads=threads,
-        cores=_cores(target, threads),
+        cores=cores_for(target, threads),
         model=public_name(header),
         label=f"{inspection.true_type}, {bits:.2f} bits",
         work=work,
         prefill=run.prefill.tokens_per_second.median if prefill else None,
         decode=run.decode.tokens_per_second.median if decode else None,
-        prompt_tokens=run.depth + run.prefill.tokens / 2,
+        prefill_depth=run.depth + run.prefill.tokens / 2,
         depth=run.depth + run.decode.tokens / 2,
         blas=any(feature.upper().startswith("BLAS") for feature in host.features),
         doubt=0.0,
@@ -191,13 +191,6 @@ def _row(
 
 def _version(text: str | None) -> str:
     return text if text is not None and _VERSION.fullmatch(text) else "unknown"
-
-
-def _cores(target: Target, threads: int) -> str | None:
-    """None for the fastest cores, "all" where those are too few for the threads."""
-    fastest = max(target.cores, key=lambda each: each.megahertz.value or 0.0, default=None)
-    count = None if fastest is None else fastest.count.value
-    return _ALL_CORES if count is not None and threads > count else None
 
 
 @lru_cache(maxsize=1)

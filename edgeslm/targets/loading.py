@@ -89,6 +89,12 @@ def boards() -> tuple[Target, ...]:
     return tuple(_target(path, board, _default_variant(path, board)) for path, board in found)
 
 
+def shipped_targets() -> dict[str, Target]:
+    """Every shipped board, by its bare name and by the id of each memory size."""
+    sizes = {target.id: target for path in _shipped_files() for target in _of(path)}
+    return {**{target.board: target for target in boards()}, **sizes}
+
+
 def user_directory() -> Path | None:
     """Where a user's own target files are, or None where the user has no home.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from edgeslm.estimate.mixes import FILE_TYPES, as_all, as_file_type, at_bits
 from edgeslm.estimate.rows import model_configs
 from edgeslm.estimate.shapes import header_from_config
 from edgeslm.gguf.reader import Header, read_header
+from edgeslm.gguf.types import Field, ValueType, tensor_type
+from edgeslm.gguf.writer import TensorSpec, write_gguf
 from edgeslm.llama.quantizer import QuantizeOptions, quantize_file
 from edgeslm.testing import tiny_gguf
 
@@ -42,6 +46,101 @@ def test_llama_cpp_chooses_the_same_types(model: Path, tmp_path: Path, label: st
 
     chosen = {tensor.name: tensor.type.name for tensor in read_header(written).tensors}
     assert {tensor.name: tensor.type.name for tensor in expected.tensors} == chosen
+
+
+def rewritten(path: Path, family: str, plain: Header, more: dict[str, int]) -> Path:
+    """A file of `family` with the tensors of `plain`, out of order, and random weights."""
+    base = read_header(tiny_gguf(path.with_name("base.gguf"), layers=8, width=256, heads=8))
+    fields = []
+    for key, value in base.metadata.items():
+        kind, item = base.metadata_types[key]
+        if key.removeprefix("llama.") in more:
+            continue
+        name = key.replace("llama.", f"{family}.")
+        if family == "falcon":
+            name = name.replace("rms_epsilon", "epsilon")
+        if name == "general.architecture":
+            value = family
+        fields.append(Field(name, kind, value, item))
+    fields += [Field(f"{family}.{key}", ValueType.UINT32, value) for key, value in more.items()]
+    tensors = [
+        TensorSpec(each.name, tensor_type("F32"), each.shape) for each in plain.tensors[::-1]
+    ]
+    generator = np.random.default_rng(0)
+    write_gguf(
+        path,
+        fields,
+        tensors,
+        lambda index: generator.standard_normal(tensors[index].shape[::-1], np.float32),
+    )
+    return path
+
+
+MIXTURE = {
+    "architectures": ["MixtralForCausalLM"],
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 270,
+    "tie_word_embeddings": True,
+}
+OTHERS = {
+    "eight experts": (
+        "llama",
+        MIXTURE | {"num_local_experts": 8},
+        {"expert_count": 8, "expert_used_count": 2, "attention.head_count_kv": 8},
+    ),
+    "four experts": (
+        "llama",
+        MIXTURE | {"num_local_experts": 4},
+        {"expert_count": 4, "expert_used_count": 2, "attention.head_count_kv": 8},
+    ),
+    "falcon": (
+        "falcon",
+        MIXTURE
+        | {"architectures": ["FalconForCausalLM"], "num_hidden_layers": 16, "num_kv_heads": 8},
+        {"block_count": 16, "attention.head_count_kv": 8},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    family, config, more = OTHERS[request.param]
+    path: Path = tmp_path_factory.mktemp("others") / "model.gguf"
+    return rewritten(path, family, header_from_config(Path("config"), config), more)
+
+
+@pytest.mark.parametrize(
+    "label", ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q8_0", "IQ4_XS"]
+)
+def test_llama_cpp_chooses_the_same_types_for_mixtures_and_falcon(
+    other: Path, tmp_path: Path, label: str
+) -> None:
+    written = tmp_path / "written.gguf"
+    quantize_file(other, written, QuantizeOptions(label, 1))
+
+    expected = as_file_type(read_header(other), label)
+
+    chosen = {tensor.name: tensor.type.name for tensor in read_header(written).tensors}
+    assert {tensor.name: tensor.type.name for tensor in expected.tensors} == chosen
+
+
+def test_what_may_not_change_keeps_its_type() -> None:
+    plain = header_from_config(Path("mixture"), MIXTURE | {"num_local_experts": 4})
+    norm = next(each for each in plain.tensors if each.name == "output_norm.weight")
+    half = dataclasses.replace(norm, type=tensor_type("F16"), bytes=norm.bytes // 2)
+    mixed = dataclasses.replace(
+        plain, tensors=tuple(half if each is norm else each for each in plain.tensors)
+    )
+
+    types = {each.name: each.type.name for each in as_file_type(mixed, "Q4_0").tensors}
+
+    assert types["output_norm.weight"] == "F16"
+    assert types["blk.0.ffn_gate_inp.weight"] == "F32"
+    assert types["blk.0.ffn_up_exps.weight"] == "Q4_0"
 
 
 @given(st.sampled_from(sorted(model_configs())), st.floats(2.3, 15.9))

@@ -14,7 +14,7 @@ from edgeslm.errors import EdgeslmError, InvalidCheckpoint, Unsupported
 from edgeslm.estimate.memory import plan_memory
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import model_configs
-from edgeslm.estimate.shapes import ASSUMED, header_from_config, header_of_config
+from edgeslm.estimate.shapes import header_from_config, header_of_config
 from edgeslm.estimate.work import work_of
 from edgeslm.targets.loading import data_directory
 
@@ -27,6 +27,17 @@ LLAMA = {
     "num_key_value_heads": 2,
     "vocab_size": 320,
     "tie_word_embeddings": True,
+}
+
+
+LFM2 = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "layer_types": ["conv", "full_attention", "conv"],
+    "block_auto_adjust_ff_dim": True,
+    "block_ff_dim": 192,
+    "block_multiple_of": 32,
+    "block_ffn_dim_multiplier": 1.0,
+    "conv_L_cache": 4,
 }
 
 
@@ -72,12 +83,18 @@ def test_a_hybrid_has_as_many_weights_as_published_and_caches_in_few_layers() ->
     assert plan_memory(header, context_length=8192).kv_bytes < 80e6
 
 
-def test_an_unknown_family_is_taken_for_a_plain_decoder_and_says_so() -> None:
-    header = header_from_config(Path("new"), LLAMA | {"architectures": ["BrandNewForCausalLM"]})
+def test_an_unknown_family_is_taken_for_a_plain_decoder_and_says_so(tmp_path: Path) -> None:
+    known, new = tmp_path / "known.json", tmp_path / "new.json"
+    known.write_text(json.dumps(LLAMA))
+    new.write_text(json.dumps(LLAMA | {"architectures": ["BrandNewForCausalLM"]}))
 
-    plain = header_from_config(Path("plain"), LLAMA)
-    assert [each.shape for each in header.tensors] == [each.shape for each in plain.tensors]
-    assert "BrandNewForCausalLM" in header.get(ASSUMED)
+    plain, guessed = header_of_config(known), header_of_config(new)
+
+    assert [each.shape for each in guessed.header.tensors] == [
+        each.shape for each in plain.header.tensors
+    ]
+    assert plain.assumed is None
+    assert guessed.assumed and "BrandNewForCausalLM" in guessed.assumed
     with pytest.raises(Unsupported, match="mamba_d_state"):
         header_from_config(
             Path("new"),
@@ -134,9 +151,93 @@ def test_experts_are_counted_as_far_as_a_token_uses_them() -> None:
     read, once = (sum(work_of(each).read.values()) for each in (mixture, dense))
 
     feed_forward = 3 * 2 * 3 * 64 * 160
-    gates = 2 * 3 * 64 * 8
+    gates = 4 * 3 * 64 * 8  # kept in F32
     norms = 4 * 3 * 2 * 16
     assert read == once + feed_forward + gates + norms
+
+
+def test_experts_that_every_token_uses_count_whole() -> None:
+    mixture = LLAMA | {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    }
+    alone = header_from_config(Path("alone"), mixture)
+    shared = header_from_config(Path("shared"), mixture | {"shared_expert_intermediate_size": 160})
+
+    more = sum(work_of(shared).read.values()) - sum(work_of(alone).read.values())
+
+    assert more == 3 * (2 * 3 * 64 * 160 + 4 * 64)
+
+
+def test_a_hybrid_mixture_has_experts_of_one_width_and_a_shared_part_of_another() -> None:
+    """Granite 4.0 H Tiny: 7 billion weights, with 6 of 64 experts for each token."""
+    layers = 40
+    header = header_from_config(
+        Path("granite"),
+        GRANITE_H_350M
+        | {
+            "hidden_size": 1536,
+            "num_hidden_layers": layers,
+            "layer_types": [
+                "attention" if n in (5, 15, 25, 35) else "mamba" for n in range(layers)
+            ],
+            "intermediate_size": 512,
+            "shared_intermediate_size": 1024,
+            "num_local_experts": 64,
+            "num_experts_per_tok": 6,
+        },
+    )
+
+    weights = sum(tensor.elements for tensor in header.tensors)
+    assert weights == pytest.approx(7e9, rel=0.03)
+    idle = layers * (64 - 6) * 3 * 1536 * 512
+    assert sum(work_of(header).multiplied.values()) == pytest.approx(weights - idle, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": ["Qwen3MoeForCausalLM"], "decoder_sparse_step": 2},
+        {"architectures": ["Qwen2MoeForCausalLM"], "mlp_only_layers": [0]},
+        {"architectures": ["OlmoForCausalLM"]},
+    ],
+)
+def test_mixtures_of_another_form_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match="mixture of experts"):
+        header_from_config(Path("mixture"), LLAMA | {"num_experts": 8} | change)
+
+
+def test_gemma_3_leaves_to_its_family_what_it_does_not_say(tmp_path: Path) -> None:
+    """The configuration of Gemma 3 4B: 3.88 billion weights in its text part."""
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps(
+            {
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "hidden_size": 1,
+                "text_config": {
+                    "architectures": None,
+                    "hidden_size": 2560,
+                    "intermediate_size": 10240,
+                    "num_hidden_layers": 34,
+                    "sliding_window": 1024,
+                },
+            }
+        )
+    )
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"], "head_dim": None}))
+
+    header = header_of_config(path).header
+
+    assert sum(tensor.elements for tensor in header.tensors) == pytest.approx(3.88e9, rel=0.001)
+    assert header.hyper("attention.sliding_window") == 1024
+    assert header.hyper("context_length") == 131_072
+    small = header_of_config(bare).header
+    assert small.hyper("attention.sliding_window") == 4096
+    assert small.hyper("attention.key_length") == 256
 
 
 def test_a_window_bounds_what_is_read_of_the_cache() -> None:
@@ -153,6 +254,15 @@ def test_layers_that_convolve_keep_no_keys() -> None:
     assert work.cached == {None: 6 * 2 * 8 * 128}
 
 
+def test_a_short_convolution_is_as_long_as_stated() -> None:
+    header = header_from_config(Path("lfm2"), LLAMA | LFM2)
+
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
+    assert shapes["blk.0.shortconv.conv.weight"] == (4, 64)
+    assert shapes["blk.1.ffn_up.weight"] == (64, 128)
+    assert header.hyper("shortconv.l_cache") == 4
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -163,6 +273,12 @@ def test_layers_that_convolve_keep_no_keys() -> None:
         ({"hidden_size": -1}, InvalidCheckpoint, "hidden_size"),
         ({"num_hidden_layers": 10**9}, InvalidCheckpoint, "num_hidden_layers"),
         ({"vocab_size": True}, InvalidCheckpoint, "vocab_size"),
+        (LFM2 | {"block_ffn_dim_multiplier": float("nan")}, InvalidCheckpoint, "multiplier"),
+        (LFM2 | {"block_ffn_dim_multiplier": float("inf")}, InvalidCheckpoint, "multiplier"),
+        (LFM2 | {"block_ffn_dim_multiplier": -1}, InvalidCheckpoint, "multiplier"),
+        (LFM2 | {"block_ffn_dim_multiplier": "1"}, InvalidCheckpoint, "multiplier"),
+        (LFM2 | {"block_multiple_of": -2}, InvalidCheckpoint, "multiple_of"),
+        (LFM2 | {"conv_L_cache": 0}, InvalidCheckpoint, "conv_L_cache"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(
@@ -192,14 +308,27 @@ anything = st.one_of(
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])  # on busy machines
-@given(
-    st.fixed_dictionaries({}, optional=dict.fromkeys([*LLAMA, "head_dim", "layer_types"], anything))
-)
+@given(st.data())
+@pytest.mark.parametrize("family", ["llama", "lfm2", "hybrid", "mixture", "gemma3"])
 def test_whatever_a_configuration_holds_there_is_a_header_or_a_reason(
-    change: dict[str, Any],
+    family: str, data: st.DataObject
 ) -> None:
+    config = (
+        LLAMA
+        | {
+            "llama": {},
+            "lfm2": LFM2,
+            "hybrid": GRANITE_H_350M | {"num_local_experts": 4},
+            "mixture": {"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 8}
+            | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+            | {"mlp_only_layers": [], "decoder_sparse_step": 1},
+            "gemma3": {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 512},
+        }[family]
+    )
+    keys = [*config, "head_dim", "layer_types", "max_position_embeddings", "full_attn_idxs"]
+    change = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, anything)))
     try:
-        header = header_from_config(Path("config.json"), LLAMA | change)
+        header = header_from_config(Path("config.json"), config | change)
     except EdgeslmError as error:
         assert error.message
     else:

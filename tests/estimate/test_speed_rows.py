@@ -29,6 +29,18 @@ def test_a_submission_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert contributed_rows(tmp_path) == rows
 
 
+def test_prompts_and_derived_rows_are_as_their_sources_say() -> None:
+    rows = published_rows()
+
+    short = [row for row in rows if row.prefill_depth == 64]
+    derived = [row for row in rows if "Long context" in row.source]
+
+    assert {row.label for row in short} == {"Q2_K", "Q3_K_M", "Q5_K_M", "Q8_0"}
+    assert {row.model for row in short} == {"qwen2.5-0.5b"}
+    assert len(derived) == 6
+    assert all(row.doubt > 0 for row in derived)
+
+
 def broken(change: Any) -> str:
     content = submission(published_rows()[:1])
     change(content)
@@ -46,6 +58,9 @@ def broken(change: Any) -> str:
         broken(lambda content: content["rows"][0].update(decode=-1)),
         broken(lambda content: content["rows"][0].update(decode=float("nan"))),
         broken(lambda content: content["rows"][0].update(threads="four")),
+        broken(lambda content: content["rows"][0].update(threads=0.5)),
+        broken(lambda content: content["rows"][0].update(cores="Cortex-A99")),
+        broken(lambda content: content["rows"][0].update(cores=["all"])),
         broken(lambda content: content["rows"][0]["work"].update(read={"Q99": 1})),
         broken(lambda content: content["rows"][0]["work"].update(cached={"x": 1})),
         broken(lambda content: content["rows"][0].update(work=None)),
@@ -58,12 +73,54 @@ def test_broken_submissions_are_named(tmp_path: Path, text: str) -> None:
         contributed_rows(tmp_path)
 
 
-def test_a_published_file_with_an_unknown_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").write_text('schema = "edgeslm.models/1"\n')
-    (tmp_path / "some.toml").write_text(
-        'schema = "edgeslm.rows/1"\nsource = "x"\n[[machines]]\ntarget = "rpi4"\nthreads = 4\n'
-        'rows = [{ model = "nothing", type = "Q4_0", decode = 1 }]\n'
-    )
+GOOD = {
+    "head": 'schema = "edgeslm.rows/1"\nsource = "x"\n',
+    "machine": 'target = "rpi4"\nthreads = 4\n',
+    "row": 'model = "tiny", type = "Q4_0", decode = 1',
+}
 
-    with pytest.raises(InvalidTarget, match=r"some\.toml.*nothing"):
-        published_rows(tmp_path)
+
+def published(folder: Path, **changed: str) -> Path:
+    parts = GOOD | changed
+    (folder / "models.toml").write_text(
+        'schema = "edgeslm.models/1"\n[tiny]\narchitectures = ["LlamaForCausalLM"]\n'
+        "hidden_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\nvocab_size = 320\n"
+    )
+    (folder / "some.toml").write_text(
+        f"{parts['head']}[[machines]]\n{parts['machine']}rows = [{{ {parts['row']} }}]\n"
+    )
+    return folder
+
+
+def test_a_published_row_may_have_another_prompt_and_depth(tmp_path: Path) -> None:
+    machine = GOOD["machine"] + "depth = 512\ndoubt = 0.2\n"
+    row = GOOD["row"] + ", prompt = 128, prefill = 2"
+
+    (found,) = published_rows(published(tmp_path, machine=machine, row=row))
+
+    assert (found.prefill_depth, found.depth, found.doubt) == (64, 576, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "says"),
+    [
+        ("row", 'model = "nothing", type = "Q4_0", decode = 1', "nothing"),
+        ("row", 'model = "tiny", type = "Q9", decode = 1', "Q9"),
+        ("row", 'model = "tiny", decode = 1', "type"),
+        ("row", 'model = "tiny", type = "Q4_0", decode = 0', "out of range"),
+        ("row", 'model = "tiny", type = "Q4_0", decode = nan', "out of range"),
+        ("row", 'model = "tiny", type = "Q4_0", decode = "1"', "no number"),
+        ("row", 'model = "tiny", type = "Q4_0", decod = 1', "decod"),
+        ("row", 'model = "tiny", type = "Q4_0", decode = 1, prompt = 0', "1 and more"),
+        ("machine", 'target = "rpi4"\n', "threads"),
+        ("machine", 'target = "rpi4"\nthreads = 0.5\n', "1 and more"),
+        ("machine", 'target = "rpi4"\nthreads = 4\ncores = "Cortex-A99"\n', "Cortex-A99"),
+        ("machine", "target = 4\nthreads = 4\n", "target"),
+        ("machine", 'target = "rpi4"\nthreads = 4\ndepth = -1\n', "out of range"),
+        ("head", 'schema = "edgeslm.rows/1"\n', "source"),
+        ("head", 'schema = "edgeslm.rows/9"\n', "schema"),
+    ],
+)
+def test_broken_published_files_are_named(tmp_path: Path, part: str, text: str, says: str) -> None:
+    with pytest.raises(InvalidTarget, match=rf"some\.toml.*{says}"):
+        published_rows(published(tmp_path, **{part: text}))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import UserError
-from edgeslm.estimate.fitted import fit_rows, targets_of
 from edgeslm.estimate.mixes import as_file_type
 from edgeslm.estimate.rows import contributed_rows, model_configs
 from edgeslm.estimate.shapes import header_from_config
+from edgeslm.estimate.speed_model import fit_rows, targets_of
 from edgeslm.estimate.work import work_of
 from edgeslm.gguf.validation import read_model
 from edgeslm.profiling.measurement import Measurement
@@ -64,8 +64,8 @@ def test_rows_that_the_prediction_takes(
     assert first.work == work_of(read_model(tiny_model))
     assert first.decode == measured.decode.tokens_per_second.median
     assert first.prefill == measured.prefill.tokens_per_second.median
-    assert (first.prompt_tokens, first.depth) == (4, 2)
-    assert (second.prompt_tokens, second.depth) == (20, 18)
+    assert (first.prefill_depth, first.depth) == (4, 2)
+    assert (second.prefill_depth, second.depth) == (20, 18)
     assert first.threads == 1
     assert first.cores is None
     fitted = fit_rows(rows, targets_of(rows))

@@ -35,7 +35,7 @@ def test_the_tensors_are_those_of_the_converted_checkpoint(
     convert(folder, tmp_path / "model.gguf", type="F16")
     written = read_header(tmp_path / "model.gguf")
 
-    expected = header_of_config(folder)
+    expected = header_of_config(folder).header
 
     assert expected.architecture == written.architecture
     shapes = {tensor.name: (tensor.shape, tensor.type.name) for tensor in written.tensors}

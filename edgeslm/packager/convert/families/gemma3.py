@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeslm.errors import Unsupported
+from edgeslm.estimate.config import GEMMA3_DEFAULTS
 from edgeslm.gguf.types import Field
 from edgeslm.packager.convert.families.base import Family, Shape, Sizes
 from edgeslm.packager.convert.fields import flags, real, whole
@@ -24,21 +25,7 @@ class Gemma3(Family):
     arch = "gemma3"
     activations = frozenset({"gelu_pytorch_tanh"})
     rope_kinds = frozenset({"default", "linear"})
-    defaults = {  # noqa: RUF012 - declared as ClassVar in the base
-        "vocab_size": 262_208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131_072,
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 4096,
-        "rope_theta": 1_000_000.0,
-        "rope_local_base_freq": 10_000.0,
-        "tie_word_embeddings": True,
-    }
+    defaults = GEMMA3_DEFAULTS
 
     def text_config(self, config: Config) -> Config:
         """Models with images keep the language model's settings in an object of their own."""

@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeslm.errors import EdgeslmError, NotFound
-from edgeslm.estimate.physics import Priors, decode_terms, machine_of, prefill_terms
+from edgeslm.errors import EdgeslmError
+from edgeslm.estimate.physics import Machine, Priors, decode_terms, machine_of, prefill_terms
 from edgeslm.estimate.regression import (
     Observation,
     Posterior,
@@ -30,9 +30,11 @@ from edgeslm.estimate.regression import (
     to_plain,
 )
 from edgeslm.estimate.rows import Row, all_rows
+from edgeslm.estimate.work import Work
 from edgeslm.files import atomic_path, cache_folder
+from edgeslm.gguf import types
 from edgeslm.records import Provenance
-from edgeslm.targets.loading import boards, data_directory, load_target
+from edgeslm.targets.loading import boards, data_directory, shipped_targets
 from edgeslm.targets.target import Target
 
 _USUAL_ERROR = 0.06
@@ -42,6 +44,9 @@ _LEFT_OVER: Mapping[str, float] = {"decode": 0.06, "prefill": 0.1}
 that were left out lie in the interval (`scripts/bench_predict`)."""
 _NINE_IN_TEN = 1.645
 _FILE = "fitted.json"
+_MODULES = [
+    *("cache", "config", "mixes", "physics", "regression", "rows", "shapes", "speed_model", "work")
+]
 _SCHEMA = "edgeslm.fitted/1"
 PHASES = ("decode", "prefill")
 
@@ -56,18 +61,44 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Both phases, and how many rows each board has, by source."""
+    """Both phases, and what they rest on.
+
+    Attributes:
+        decode, prefill: The factors of each.
+        sources: How many rows each board has, by source.
+        types: How many rows have a type among their main ones, by phase, kind of cores and type.
+        priors: What was known beforehand.
+    """
 
     decode: Posterior
     prefill: Posterior
     sources: Mapping[str, Mapping[str, int]]
+    types: Mapping[str, Mapping[str, Mapping[str, int]]]
+    priors: Priors
 
-    def speed(self, phase: str, terms: Sequence[Term]) -> Interval:
-        """Tokens per second from the terms of a token's seconds."""
+    def speed(self, phase: str, terms: Sequence[Term], machine: Machine) -> Interval:
+        """Tokens per second of `machine` from the terms of a token's seconds."""
         posterior = self.decode if phase == "decode" else self.prefill
-        seconds, deviation = posterior.predict(terms)
+        seconds, deviation = posterior.predict(terms, self.priors.including(machine))
         width = math.exp(_NINE_IN_TEN * math.hypot(deviation, _LEFT_OVER[phase]))
         return Interval(1 / seconds, 1 / (seconds * width), width / seconds)
+
+    def rows_by_type(self, phase: str, machine: Machine, work: Work) -> dict[str, int]:
+        """How many rows of cores of this kind have the types that most weights of `work` are of."""
+        rows = self.types[phase].get(machine.kind, {})
+        return {name: rows.get(name, 0) for name in main_types(_weights(phase, work))}
+
+
+def main_types(weights: Mapping[str, int]) -> list[str]:
+    """Those that more than a hundredth of the weights are of, most first."""
+    least = sum(weights.values()) / 100
+    return sorted(
+        (name for name in weights if weights[name] > least), key=lambda name: -weights[name]
+    )
+
+
+def _weights(phase: str, work: Work) -> Mapping[str, int]:
+    return work.multiplied if phase == "decode" else work.prompt
 
 
 def rests_on_rows(target: Target) -> bool:
@@ -92,7 +123,7 @@ def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
     Rows of boards that are not among them, such as a contributor's own, are left out.
     """
     rows = tuple(row for row in rows if row.target in targets)
-    machines = {target.board: machine_of(target) for target in (*boards(), *targets.values())}
+    priors = Priors({target.board: machine_of(target) for target in (*boards(), *targets.values())})
     found = {
         phase: most_probable(
             [
@@ -104,34 +135,50 @@ def fit_rows(rows: Iterable[Row], targets: Mapping[str, Target]) -> Fitted:
                 for row in rows
                 if getattr(row, phase) is not None
             ],
-            Priors(machines),
+            priors,
         )
         for phase in PHASES
     }
     sources: dict[str, Counter[str]] = {}
     for row in rows:
         sources.setdefault(targets[row.target].board, Counter())[row.source] += 1
-    return Fitted(found["decode"], found["prefill"], sources)
+    types = {phase: _types(phase, rows, targets) for phase in PHASES}
+    return Fitted(found["decode"], found["prefill"], sources, types, priors)
+
+
+def _types(
+    phase: str, rows: Sequence[Row], targets: Mapping[str, Target]
+) -> dict[str, Counter[str]]:
+    """How many rows have a type among their main ones, by kind of cores."""
+    types: dict[str, Counter[str]] = {}
+    for row in rows:
+        if getattr(row, phase) is not None:
+            kind = _machine(row, targets[row.target]).kind
+            types.setdefault(kind, Counter()).update(main_types(_weights(phase, row.work)))
+    return types
+
+
+def predicted(found: Fitted, row: Row, phase: str, target: Target) -> Interval:
+    """Tokens per second that `found` expects where `row` was measured."""
+    return found.speed(phase, terms_of(row, phase, target), _machine(row, target))
+
+
+def _machine(row: Row, target: Target) -> Machine:
+    return machine_of(target, threads=row.threads, cores=row.cores, name=row.machine, blas=row.blas)
 
 
 def terms_of(row: Row, phase: str, target: Target) -> list[Term]:
     """What a row's seconds per token are a sum of."""
-    machine = machine_of(
-        target, threads=row.threads, cores=row.cores, name=row.machine, blas=row.blas
-    )
+    machine = _machine(row, target)
     if phase == "decode":
         return decode_terms(machine, row.work, row.depth)
-    return prefill_terms(machine, row.work, row.prompt_tokens)
+    return prefill_terms(machine, row.work, row.prefill_depth)
 
 
 def targets_of(rows: Iterable[Row]) -> dict[str, Target]:
-    """The boards that rows name, but for those nobody knows here."""
-    targets: dict[str, Target] = {}
-    for row in rows:
-        if row.target not in targets:
-            with suppress(NotFound):
-                targets[row.target] = load_target(row.target)
-    return targets
+    """The shipped boards that rows name; a user's own files have no say in a shared fit."""
+    shipped = shipped_targets()
+    return {row.target: shipped[row.target] for row in rows if row.target in shipped}
 
 
 @lru_cache(maxsize=1)
@@ -165,6 +212,7 @@ def write_fitted(found: Fitted, path: Path, digest: str) -> None:
         "schema": _SCHEMA,
         "rows": digest,
         "sources": found.sources,
+        "types": found.types,
         "decode": to_plain(found.decode),
         "prefill": to_plain(found.prefill),
     }
@@ -173,12 +221,16 @@ def write_fitted(found: Fitted, path: Path, digest: str) -> None:
 
 
 def rows_digest() -> str:
-    """A hash of all files of rows, and of the model that is fitted to them."""
+    """A hash of all files that the fit follows from: rows, boards, and the model's own code."""
     folder = data_directory()
-    paths = [*sorted(folder.glob("rows/*.toml")), *sorted(folder.glob("community/*.json"))]
-    parts = [Path(__file__).with_name(name) for name in ("physics.py", "work.py", "mixes.py")]
+    data = [
+        path
+        for pattern in ("*.toml", "rows/*.toml", "community/*.json")
+        for path in sorted(folder.glob(pattern))
+    ]
+    code = [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
     state = hashlib.sha256()
-    for path in (*paths, *parts):
+    for path in (*data, *code, Path(types.__file__)):
         state.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()
 
@@ -190,6 +242,6 @@ def _read(path: Path, digest: str) -> Fitted | None:
             return None
         priors = Priors({target.board: machine_of(target) for target in boards()})
         decode, prefill = (from_plain(content[phase], priors) for phase in PHASES)
-        return Fitted(decode, prefill, content["sources"])
+        return Fitted(decode, prefill, content["sources"], content["types"], priors)
     except (OSError, ValueError, KeyError, TypeError):
         return None
