@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ from threading import Thread
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from made_bundles import layers_of, make_by_hand, write_pair
-from registries import free_port, program, running
+from made_registries import token_registry
+from registries import PASSWORD, USER, free_port, program, running
 
 from edgeslm.bundle.registry import pull_bundle, push_bundle
 from edgeslm.bundle.signing import read_private_key, read_public_key
@@ -100,6 +103,40 @@ def test_nothing_of_that_name(registry: str, tmp_path: Path, packed: Path) -> No
         push_bundle(packed, f"{registry}/damaged:1", plain_http=True)
     with pytest.raises(NotFound):
         pull_bundle(f"{registry}/damaged:1", tmp_path / "pulled", plain_http=True)
+
+
+def log_in(home: Path, registry: str, password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what a client that logged in leaves."""
+    known = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    (home / ".docker").mkdir(exist_ok=True)
+    config = {"auths": {registry: {"auth": known}}}
+    (home / ".docker" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(home))
+
+
+@needs_registry
+def test_a_registry_with_a_password(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with running(tmp_path / "blobs", with_password=True) as registry:
+        reference = f"{registry}/some/model:1"
+        with pytest.raises(Failure, match="does not allow") as caught:
+            push_bundle(packed, reference, plain_http=True)
+        assert "Log in" in str(caught.value.hint)
+        log_in(tmp_path, registry, "another", monkeypatch)
+        with pytest.raises(Failure, match="does not allow"):
+            push_bundle(packed, reference, plain_http=True)
+        log_in(tmp_path, registry, PASSWORD, monkeypatch)
+        contents = push_bundle(packed, reference, plain_http=True)
+        assert pull_bundle(reference, tmp_path / "pulled", plain_http=True) == contents
+
+
+def test_tokens_are_for_reading_or_for_writing(packed: Path, tmp_path: Path) -> None:
+    with token_registry() as (address, _):
+        reference = f"{address}/some/model:1"
+        contents = push_bundle(packed, reference, plain_http=True)
+        assert pull_bundle(reference, tmp_path / "pulled", plain_http=True) == contents
 
 
 @pytest.mark.parametrize("reference", ["helper:1", "some/helper:1", "localhost/x", "a.b/", "", "/"])
