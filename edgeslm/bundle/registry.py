@@ -46,6 +46,10 @@ _SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _EMPTY = b"{}"
 _PIECE_BYTES = 1 << 20
+_SECONDS = (30, 60)
+"""To wait for a connection, and then for each answer or piece of one."""
+_UPLOAD_SECONDS = (30, 600)
+"""A registry may copy all of a large blob before it answers."""
 _FORM = "Write HOST[:PORT]/NAME:TAG."
 
 
@@ -255,6 +259,7 @@ class _Remote:
                 "PUT",
                 f"{place}{'&' if '?' in place else '?'}digest={blob.digest}",
                 data=_Body(blob.size, pieces),
+                timeout=_UPLOAD_SECONDS,
                 headers={
                     "Content-Type": "application/octet-stream",
                     "Content-Length": str(blob.size),
@@ -382,13 +387,17 @@ class _Oras:
     def client(self, host: str, plain_http: bool) -> Any:
         """A client for a registry that authenticates as that one wants it."""
         prefix = "http" if plain_http else "https"
-        asked = self._requests.get(f"{prefix}://{host}/v2/", timeout=30)
+        asked = self._requests.get(f"{prefix}://{host}/v2/", timeout=_SECONDS)
         scheme = asked.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
-        return self._registry(
+        made: Any = self._registry(
             hostname=host,
             insecure=plain_http,
             auth_backend="basic" if scheme == "basic" else "token",
         )
+        # oras itself, which asks for tokens, would wait for ever
+        request = made.session.request
+        made.session.request = lambda *what, **more: request(*what, **{"timeout": _SECONDS} | more)
+        return made
 
 
 def _oras() -> _Oras:

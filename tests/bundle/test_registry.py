@@ -8,8 +8,9 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -19,6 +20,7 @@ from made_bundles import layers_of, make_by_hand, write_pair
 from made_registries import token_registry
 from registries import PASSWORD, USER, free_port, program, running
 
+from edgeslm.bundle import registry as registries
 from edgeslm.bundle.registry import pull_bundle, push_bundle
 from edgeslm.bundle.signing import read_private_key, read_public_key
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
@@ -148,6 +150,31 @@ def test_references_without_a_registry_are_refused(packed: Path, reference: str)
 def test_nobody_listens(packed: Path) -> None:
     with pytest.raises(Failure, match="cannot be reached"):
         push_bundle(packed, f"127.0.0.1:{free_port()}/x:1", plain_http=True)
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A registry that takes what is asked, and after the first time never answers."""
+
+    def do_GET(self) -> None:
+        if self.path != "/v2/":
+            time.sleep(20)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries, "_SECONDS", (5, 0.3))
+    began = time.monotonic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.block_on_close = False
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(Failure, match="cannot be reached"):
+            pull_bundle(f"127.0.0.1:{server.server_port}/x:1", tmp_path / "x", plain_http=True)
+        server.shutdown()
+    assert time.monotonic() - began < 10
 
 
 class Lying(BaseHTTPRequestHandler):
