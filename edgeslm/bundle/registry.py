@@ -61,11 +61,19 @@ def push_bundle(bundle: Path, reference: str, *, plain_http: bool = False) -> Co
         reference: HOST[:PORT]/NAME:TAG.
         plain_http: Whether to speak HTTP, not HTTPS.
 
+    The tag comes last, so that whoever pulls by it finds all of the bundle, and its signature.
+
     Raises:
+        InvalidOption: the reference is none, or names a digest.
         InvalidBundle: it is damaged; nothing was sent.
         Failure: the registry cannot be reached, or refused something.
     """
     remote = _Remote(reference, plain_http=plain_http)
+    if remote.digest is not None:
+        raise InvalidOption(
+            f"{reference}: a bundle is pushed under a tag; its digest follows from what is in it",
+            hint=_FORM,
+        )
     verified = verify_bundle(bundle)
     if verified.contents.digest is None:
         raise Unsupported(f"{bundle}: packed before bundles", hint="Pack it again.")
@@ -79,11 +87,12 @@ def push_bundle(bundle: Path, reference: str, *, plain_http: bool = False) -> Co
             else:
                 remote.upload(blob, partial(hashed, layout, blob, advance))
     manifest = b"".join(layout.pieces(image.manifest.name))
-    remote.put_manifest(manifest, remote.tag)
+    remote.put_manifest(manifest, image.manifest.digest)
     if names.SIGNATURE_NAME in layout.files:
         _push_signature(remote, image, read_small(layout, names.SIGNATURE_NAME))
     if remote.manifest(image.manifest.digest) != manifest:
         raise Failure(f"{reference}: the registry gives back another manifest", hint="Push again.")
+    remote.put_manifest(manifest, remote.tag)
     return verified.contents
 
 
@@ -306,7 +315,7 @@ class _Remote:
             return data
 
     def put_manifest(self, data: bytes, tag: str) -> None:
-        """Send a manifest under a tag."""
+        """Send a manifest under a tag or its digest."""
         with self._asking():
             headers = {"Content-Type": names.MANIFEST_TYPE}
             answer = self._ask("PUT", self._place.manifest_url(tag), data=data, headers=headers)

@@ -152,6 +152,28 @@ def test_nobody_listens(packed: Path) -> None:
         push_bundle(packed, f"127.0.0.1:{free_port()}/x:1", plain_http=True)
 
 
+def test_a_bundle_is_pushed_under_a_tag(packed: Path) -> None:
+    digest = verify_bundle(packed).contents.digest
+    with token_registry() as (address, registry):
+        for reference in (f"x@sha256:{'0' * 64}", f"x@sha256:{digest}", f"x:1@sha256:{digest}"):
+            with pytest.raises(InvalidOption, match="under a tag"):
+                push_bundle(packed, f"{address}/some/{reference}", plain_http=True)
+        assert not registry.stored
+
+
+def test_the_tag_comes_last(packed: Path, private: Path) -> None:
+    """Whoever pulls by the tag meanwhile finds all of it, the signature too."""
+    sign_bundle(packed, read_private_key(private, str))
+    with token_registry() as (address, registry):
+        digest = push_bundle(packed, f"{address}/some/model:1", plain_http=True).digest
+        put = [path.rpartition("/manifests/")[2] for path in registry.asked if "/man" in path]
+        assert put == [f"sha256:{digest}", f"sha256-{digest}.model.sig", "1"]
+    with token_registry(refused=r"\.sig$") as (address, registry):
+        with pytest.raises(Failure, match="500"):
+            push_bundle(packed, f"{address}/some/model:1", plain_http=True)
+        assert "/v2/some/model/manifests/1" not in registry.stored
+
+
 class Silent(BaseHTTPRequestHandler):
     """A registry that takes what is asked, and after the first time never answers."""
 
