@@ -106,16 +106,48 @@ def wheels(extras: Extras) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def quality_card(model: Path, packed: Path, extras: Extras) -> Mapping[str, Any] | None:
-    """The quality card of the file that is packed, if there is one; `model` as the user named it.
+@dataclass(frozen=True)
+class Records:
+    """What is said of the file that is packed, by the files that say it.
+
+    Attributes:
+        quality: The quality card, if one was named.
+        measured: Measurements, in the order they were named.
+    """
+
+    quality: tuple[Path, Mapping[str, Any]] | None
+    measured: tuple[tuple[Path, Mapping[str, Any]], ...]
+
+    def ensure_about(self, packed: Path) -> None:
+        """Return if all of it is about that file.
+
+        Raises:
+            InvalidOption: something is about another one.
+        """
+        named = (*self.measured, *([self.quality] if self.quality else []))
+        for path, record in named:
+            if _model_of(record) != remembered_sha256(packed):
+                raise InvalidOption(
+                    f"{path}: about another file than the one that is packed",
+                    hint="Pack the very file that was measured, without a type or a budget.",
+                )
+
+
+def read_records(extras: Extras) -> Records:
+    """The records that the user named.
 
     Raises:
-        InvalidOption: the card that was named is none, or another file's.
+        InvalidOption: a file holds none.
     """
-    if extras.quality is not None:
-        card = _record(extras.quality, QUALITY_SCHEMA)
-        _require_same(extras.quality, card, packed)
-        return card
+    card = extras.quality
+    return Records(
+        None if card is None else (card, _record(card, QUALITY_SCHEMA)),
+        tuple((path, _record(path, MEASUREMENT_SCHEMA)) for path in extras.measured),
+    )
+
+
+def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:
+    """The quality card of the file that is packed, if there is one; `model` as the user named it."""
     beside = card_path(model)
     try:
         if not beside.is_file():
@@ -126,20 +158,6 @@ def quality_card(model: Path, packed: Path, extras: Extras) -> Mapping[str, Any]
     return card if _model_of(card) == remembered_sha256(packed) else None
 
 
-def measurements(packed: Path, extras: Extras) -> tuple[Mapping[str, Any], ...]:
-    """What was measured of the file that is packed.
-
-    Raises:
-        InvalidOption: a file holds no measurement, or another model's.
-    """
-    records = []
-    for path in extras.measured:
-        record = _record(path, MEASUREMENT_SCHEMA)
-        _require_same(path, record, packed)
-        records.append(record)
-    return tuple(records)
-
-
 def _of_bundle(model: Path) -> Found:
     layout = DirectoryLayout(model)
     image = read_image(layout)
@@ -148,14 +166,6 @@ def _of_bundle(model: Path) -> Found:
         None if license_ is None else read_blob(layout, license_.blob),
         None if card is None else read_blob(layout, card.blob),
     )
-
-
-def _require_same(path: Path, record: Mapping[str, Any], packed: Path) -> None:
-    if _model_of(record) != remembered_sha256(packed):
-        raise InvalidOption(
-            f"{path}: about another file than the one that is packed",
-            hint="Pack the very file that was measured, without a type or a budget.",
-        )
 
 
 def _model_of(record: Mapping[str, Any]) -> object:

@@ -110,6 +110,43 @@ def test_what_was_measured_goes_along(tmp_path: Path, model: Path) -> None:
         packed(model, measured=(ours, other))
 
 
+def test_records_are_read_before_the_work(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full.gguf"
+    (tmp_path / "none.json").write_text("{}")
+    other = record(tmp_path / "other.json", "edgeslm.measurement/1", None)
+    monkeypatch.setattr(pipeline, "quantize", pytest.fail)
+    monkeypatch.setattr(pipeline, "predict", pytest.fail)
+    for named in ({"measured": (tmp_path / "none.json",)}, {"quality": other}):
+        with pytest.raises(InvalidOption, match="no edgeslm"):
+            packed(full, **named)
+    monkeypatch.undo()
+
+    class Never:
+        check = bake = staticmethod(pytest.fail)
+
+    with pytest.raises(InvalidOption, match="about another file"):
+        pack(
+            model,
+            tmp_path / "packed",
+            target=BOARD,
+            system="Be kind.",
+            baker=Never(),
+            extras=Extras(measured=(other,)),
+        )
+
+
+def test_what_was_measured_of_the_same_quantization_goes_along(tmp_path: Path, model: Path) -> None:
+    """Quantized in the same way it is the same file."""
+    ours = record(tmp_path / "ours.json", "edgeslm.measurement/1", model)
+    given = Extras(measured=(ours,))
+    full, output = tmp_path / "full.gguf", tmp_path / "packed"
+    assert pack(full, output, target=BOARD, file_type="Q8_0", extras=given).contents.measured
+    with pytest.raises(InvalidOption, match="about another file"):
+        pack(full, output, target=BOARD, file_type="Q4_0", extras=given)
+
+
 def test_adapters_go_along(tmp_path: Path, model: Path) -> None:
     adapter = tiny_adapter(tmp_path / "poet.gguf", model)
     bundle = packed(model, adapters={"poet": adapter})
