@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeslm.bundle.documents import parse
 from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
 from edgeslm.bundle.names import MOST_JSON_BYTES, Role
-from edgeslm.errors import InvalidOption, reading
+from edgeslm.errors import InvalidBundle, InvalidOption, reading
 from edgeslm.files import remembered_sha256
 from edgeslm.gguf.adapters import read_adapter
 from edgeslm.gguf.reader import Header
@@ -147,7 +147,7 @@ def read_records(extras: Extras) -> Records:
 
 
 def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:
-    """The quality card of the file that is packed, if there is one; `model` as the user named it."""
+    """The quality card of the file that is packed, where `model` comes from; None for none."""
     beside = card_path(model)
     try:
         if not beside.is_file():
@@ -175,8 +175,8 @@ def _model_of(record: Mapping[str, Any]) -> object:
 
 def _record(path: Path, schema: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(_small(path))
-    except (ValueError, RecursionError):
+        found = parse(_small(path), str(path))
+    except InvalidBundle:
         found = None
     if not isinstance(found, dict) or found.get("schema") != schema:
         raise InvalidOption(f"{path}: no {schema}", hint="Name a file that edgeslm wrote.")

@@ -137,6 +137,16 @@ def test_records_are_read_before_the_work(
         )
 
 
+@pytest.mark.parametrize(
+    "value", ["NaN", "1e999", '"\\ud800"', "1" * 5000, "[" * 500 + "]" * 500, '1, "schema": ""']
+)
+def test_records_that_no_bundle_can_hold(tmp_path: Path, model: Path, value: str) -> None:
+    text = json.dumps({"schema": "edgeslm.measurement/1", "model": {"sha256": sha256(model)}})
+    (tmp_path / "odd.json").write_text(f'{text[:-1]}, "odd": {value}}}')
+    with pytest.raises(InvalidOption, match=r"odd\.json"):
+        packed(model, measured=(tmp_path / "odd.json",))
+
+
 def test_what_was_measured_of_the_same_quantization_goes_along(tmp_path: Path, model: Path) -> None:
     """Quantized in the same way it is the same file."""
     ours = record(tmp_path / "ours.json", "edgeslm.measurement/1", model)
