@@ -148,14 +148,31 @@ def read_records(extras: Extras) -> Records:
 
 def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:
     """The quality card of the file that is packed, where `model` comes from; None for none."""
-    beside = card_path(model)
+    for card in (_card_beside(model), _card_within(model)):
+        if card is not None and _model_of(card) == remembered_sha256(packed):
+            return card
+    return None
+
+
+def _card_beside(model: Path) -> Mapping[str, Any] | None:
     try:
-        if not beside.is_file():
-            return None
-        card = _record(beside, QUALITY_SCHEMA)
+        beside = card_path(model)
+        return _record(beside, QUALITY_SCHEMA) if beside.is_file() else None
     except (InvalidOption, OSError):
         return None
-    return card if _model_of(card) == remembered_sha256(packed) else None
+
+
+def _card_within(model: Path) -> Mapping[str, Any] | None:
+    if not (model.is_dir() and is_layout(model)):
+        return None
+    layout = DirectoryLayout(model)
+    layer = read_image(layout).layer(Role.QUALITY)
+    if layer is None:
+        return None
+    try:
+        return _as_record(read_blob(layout, layer.blob), str(model), QUALITY_SCHEMA)
+    except InvalidOption:
+        return None
 
 
 def _of_bundle(model: Path) -> Found:
@@ -174,12 +191,16 @@ def _model_of(record: Mapping[str, Any]) -> object:
 
 
 def _record(path: Path, schema: str) -> Mapping[str, Any]:
+    return _as_record(_small(path), str(path), schema)
+
+
+def _as_record(data: bytes, where: str, schema: str) -> Mapping[str, Any]:
     try:
-        found = parse(_small(path), str(path))
+        found = parse(data, where)
     except InvalidBundle:
         found = None
     if not isinstance(found, dict) or found.get("schema") != schema:
-        raise InvalidOption(f"{path}: no {schema}", hint="Name a file that edgeslm wrote.")
+        raise InvalidOption(f"{where}: no {schema}", hint="Name a file that edgeslm wrote.")
     return found
 
 
