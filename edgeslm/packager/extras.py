@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeslm.bundle.documents import parse
 from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
-from edgeslm.bundle.names import MOST_JSON_BYTES, Role
+from edgeslm.bundle.names import FILE_NAME, MOST_JSON_BYTES, Role
 from edgeslm.errors import InvalidBundle, InvalidOption, reading
 from edgeslm.files import remembered_sha256
 from edgeslm.gguf.adapters import read_adapter
@@ -20,7 +20,7 @@ from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA
 
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _CARD = "README.md"
-_WHEEL = re.compile(r"[\w.+!-]+\.whl", re.ASCII)
+_WHEEL_ENDING = ".whl"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ def wheels(extras: Extras) -> tuple[Path, ...]:
     with reading(extras.runtime):
         if not extras.runtime.is_dir():
             raise InvalidOption(f"{extras.runtime}: not a folder", hint="Name a folder of wheels.")
-        found = sorted(path for path in extras.runtime.iterdir() if _WHEEL.fullmatch(path.name))
+        found = sorted(
+            path
+            for path in extras.runtime.iterdir()
+            if path.suffix == _WHEEL_ENDING and FILE_NAME.fullmatch(path.name)
+        )
     if not found:
         raise InvalidOption(
             f"{extras.runtime}: no wheels in it",
