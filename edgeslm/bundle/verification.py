@@ -23,7 +23,7 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.names import Role
-from edgeslm.bundle.signing import read_public_key, sign_blobs
+from edgeslm.bundle.signing import read_public_key, sign_image
 from edgeslm.bundle.tensors import read_tensors
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.writing import write_tar_file
@@ -101,8 +101,7 @@ def sign_bundle(path: Path, key: EllipticCurvePrivateKey) -> Contents:
     check_files(layout, image)
     _check_hashes(layout, image)
     contents = read_all(layout, image)
-    hashes = [blob.sha256 for blob in image.blobs.values()]
-    data = sign_blobs(hashes, "sha256", key)
+    data = sign_image(image, key)
     if path.is_dir():
         target = path / names.SIGNATURE_NAME
         with atomic_path(target) as temporary, writing(target):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeslm import progress
 from edgeslm.bundle import names
@@ -22,9 +23,13 @@ from edgeslm.bundle.layout import (
 )
 from edgeslm.bundle.planning import Parts, Plan, Source, plan_bundle
 from edgeslm.bundle.replacing import ensure_replaceable, replaced
+from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
 from edgeslm.files import atomic_path, ensure_writable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 TAR_ENDING = ".tar"
 _PIECE_BYTES = 1 << 20
@@ -42,13 +47,16 @@ def ensure_bundle_writable(output: Path) -> None:
         ensure_replaceable(output)
 
 
-def write_bundle(output: Path, parts: Parts) -> Contents:
+def write_bundle(
+    output: Path, parts: Parts, *, key: EllipticCurvePrivateKey | None = None
+) -> Contents:
     """Write a bundle; one that stood there before is replaced.
 
     Args:
         output: Where it appears once it is complete: one tar if the name ends so, else a
             directory.
         parts: What goes in.
+        key: The private key that signs it.
 
     Raises:
         OutputFailure: it cannot be written, or something else than a bundle is there.
@@ -56,22 +64,25 @@ def write_bundle(output: Path, parts: Parts) -> Contents:
     """
     ensure_bundle_writable(output)
     plan = plan_bundle(parts)
+    small = {names.LAYOUT_NAME: plan.layout, names.INDEX_NAME: plan.index}
+    if key is not None:
+        small[names.SIGNATURE_NAME] = sign_image(plan.image, key)
     if output.suffix == TAR_ENDING:
-        _write_tar(output, plan)
+        _write_tar(output, plan, small)
     else:
-        _write_directory(output, plan)
+        _write_directory(output, plan, small)
     layout = open_layout(output)
     image = read_image(layout)
     check_files(layout, image)
     return read_contents(layout, image, plan.header)
 
 
-def _write_directory(output: Path, plan: Plan) -> None:
+def _write_directory(output: Path, plan: Plan, small: Mapping[str, bytes]) -> None:
     with replaced(output) as folder:
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
-            (folder / names.LAYOUT_NAME).write_bytes(plan.layout)
-            (folder / names.INDEX_NAME).write_bytes(plan.index)
+            for name, data in small.items():
+                (folder / name).write_bytes(data)
             mode = (folder / names.INDEX_NAME).stat().st_mode & 0o777
         with progress.bar("packing", _total(plan), unit="bytes") as advance:
             for source in plan.blobs:
@@ -85,8 +96,7 @@ def _write_directory(output: Path, plan: Plan) -> None:
                     _copy(_pieces(source, advance), target, output)
 
 
-def _write_tar(output: Path, plan: Plan) -> None:
-    small = {names.LAYOUT_NAME: plan.layout, names.INDEX_NAME: plan.index}
+def _write_tar(output: Path, plan: Plan, small: Mapping[str, bytes]) -> None:
     with progress.bar("packing", _total(plan), unit="bytes") as advance:
         files = [
             *((each.blob.name, each.blob.size, _pieces(each, advance)) for each in plan.blobs),

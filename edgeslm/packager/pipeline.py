@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 from edgeslm.bundle.contents import ChatSettings, Contents
 from edgeslm.bundle.model_path import find_model
 from edgeslm.bundle.planning import Parts
-from edgeslm.bundle.verification import sign_bundle
 from edgeslm.bundle.writing import ensure_bundle_writable, write_bundle
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict, usual_kv_type
@@ -146,9 +145,7 @@ def pack(
             adapters=extras.adapters,
             wheels=packages,
         )
-        contents = write_bundle(output, parts)
-    if key is not None:
-        sign_bundle(output, key)
+        contents = write_bundle(output, parts, key=key)
     assert parts.prediction is not None  # noqa: S101  given above
     return PackResult(output, contents, parts.prediction, warnings)
 

@@ -13,7 +13,8 @@ from made_bundles import PREDICTION, blob, full_parts, layers_of, manifest_of
 
 from edgeslm.bundle import planning
 from edgeslm.bundle.planning import Parts
-from edgeslm.bundle.verification import verify_bundle
+from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.bundle.writing import (
     ensure_bundle_writable,
     unpack_bundle,
@@ -204,6 +205,25 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path, model: Path, packed: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files(packed) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith((".edgeslm", "new"))]
+
+
+@pytest.mark.parametrize("name", ["new", "new.tar"])
+def test_signed_at_once_or_not_there(tmp_path: Path, model: Path, private: Path, name: str) -> None:
+    class Lost:
+        """A key that is gone when it is needed."""
+
+        def public_key(self) -> None:
+            raise InvalidOption("gone")
+
+    with pytest.raises(InvalidOption, match="gone"):
+        write_bundle(tmp_path / name, Parts(model), key=Lost())  # type: ignore[arg-type]
+    assert not (tmp_path / name).exists()
+    write_bundle(tmp_path / name, Parts(model), key=read_private_key(private, str))
+    assert verify_bundle(tmp_path / name, private.with_suffix(".pub")).signed
+    before = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
+    sign_bundle(tmp_path / name, read_private_key(private, str))
+    after = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
+    assert len(after) == len(before)
 
 
 def test_places_that_cannot_be_written(tmp_path: Path, model: Path) -> None:

@@ -139,7 +139,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, model: Path, name
     for key in ("org.cncf.model.filepath", "org.opencontainers.image.title"):
         layers = {"layers": [{**LAYER, "annotations": {key: name}}]}
         bundle = make_by_hand(tmp_path / key, model.read_bytes(), change=layers)
-        with pytest.raises(InvalidBundle, match="not a plain relative file name|surrogates"):
+        with pytest.raises(InvalidBundle, match=r"not a plain relative file name|surrogates"):
             verify_bundle(bundle)
 
 
