@@ -22,7 +22,7 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.planning import Parts, Plan, Source, plan_bundle
-from edgeslm.bundle.replacing import ensure_replaceable, replaced
+from edgeslm.bundle.replacing import ensure_replaceable, ensure_replaceable_tar, replaced
 from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
@@ -43,6 +43,7 @@ def ensure_bundle_writable(output: Path) -> None:
     """
     if output.suffix == TAR_ENDING:
         ensure_writable(output)
+        ensure_replaceable_tar(output)
     else:
         ensure_replaceable(output)
 
@@ -93,7 +94,7 @@ def _write_directory(output: Path, plan: Plan, small: Mapping[str, bytes]) -> No
                         target.chmod(mode)  # for whoever may read the rest
                     advance(source.blob.size)
                 else:
-                    _copy(_pieces(source, advance), target, output)
+                    write_pieces(_pieces(source, advance), target, output)
 
 
 def _write_tar(output: Path, plan: Plan, small: Mapping[str, bytes]) -> None:
@@ -132,7 +133,7 @@ def unpack_bundle(tar: Path, output: Path) -> Contents:
             (folder / names.BLOBS).mkdir(parents=True)
         for name in (names.LAYOUT_NAME, names.INDEX_NAME, names.SIGNATURE_NAME):
             if name in layout.files:
-                _copy([read_small(layout, name)], folder / name, output)
+                write_pieces([read_small(layout, name)], folder / name, output)
         _copy_blobs(layout, image, folder, output)
     return contents
 
@@ -162,7 +163,7 @@ def unpack_files(bundle: Path, output: Path) -> Contents:
                 target = folder / (layer.path or names.MODEL_NAME)
                 with writing(output):
                     target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(hashed(layout, layer.blob, advance), target, output)
+                write_pieces(hashed(layout, layer.blob, advance), target, output)
     return contents
 
 
@@ -170,7 +171,7 @@ def _copy_blobs(layout: Layout, image: Image, folder: Path, output: Path) -> Non
     total = sum(blob.size for blob in image.blobs.values())
     with progress.bar("unpacking", total, unit="bytes") as advance:
         for blob in image.blobs.values():
-            _copy(hashed(layout, blob, advance), folder / blob.name, output)
+            write_pieces(hashed(layout, blob, advance), folder / blob.name, output)
 
 
 def _total(plan: Plan) -> int:
@@ -197,8 +198,8 @@ def _pieces(source: Source, advance: progress.Advance) -> Iterator[bytes]:
         )
 
 
-def _copy(pieces: Iterable[bytes], target: Path, output: Path) -> None:
-    """Write pieces to a new file; errors name `output`."""
+def write_pieces(pieces: Iterable[bytes], target: Path, output: Path) -> None:
+    """Write pieces to a new file, safe on the disk; errors name `output`."""
     with writing(output), target.open("xb") as stream:
         for piece in pieces:
             stream.write(piece)

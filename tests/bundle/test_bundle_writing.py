@@ -226,6 +226,27 @@ def test_signed_at_once_or_not_there(tmp_path: Path, model: Path, private: Path,
     assert len(after) == len(before)
 
 
+def test_a_tar_takes_the_place_of_nothing_but_a_bundle(
+    tmp_path: Path, model: Path, tar: Path
+) -> None:
+    place = tmp_path / "place.tar"
+    with tarfile.open(place, "w") as stream:
+        stream.add(model, "model.gguf")
+    before = place.read_bytes()
+    for _ in range(2):
+        with pytest.raises(OutputFailure, match="no bundle"):
+            ensure_bundle_writable(place)
+        with pytest.raises(OutputFailure, match="no bundle"):
+            write_bundle(place, Parts(model))
+        assert place.read_bytes() == before
+        before = b"precious"
+        place.write_bytes(before)
+    for fine in (b"", tar.read_bytes()):
+        place.write_bytes(fine)
+        write_bundle(place, Parts(model))
+        verify_bundle(place)
+
+
 def test_places_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
     (tmp_path / "folder.tar").mkdir()
     for place in (tmp_path / "folder.tar", tmp_path / "no" / "x.tar", model):
