@@ -13,6 +13,7 @@ from edgeslm.bundle import names
 from edgeslm.bundle.contents import Contents, read_contents
 from edgeslm.bundle.image import Image
 from edgeslm.bundle.layout import (
+    DirectoryLayout,
     Layout,
     check_files,
     hashed,
@@ -27,6 +28,7 @@ from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
 from edgeslm.files import atomic_path, ensure_writable
+from edgeslm.gguf.validation import read_model
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -127,7 +129,6 @@ def unpack_bundle(tar: Path, output: Path) -> Contents:
     layout = open_layout(tar)
     image = read_image(layout)
     check_files(layout, image)
-    contents = read_contents(layout, image, read_model_header(layout, image))
     with replaced(output) as folder:
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
@@ -135,7 +136,8 @@ def unpack_bundle(tar: Path, output: Path) -> Contents:
             if name in layout.files:
                 write_pieces([read_small(layout, name)], folder / name, output)
         _copy_blobs(layout, image, folder, output)
-    return contents
+        unpacked = DirectoryLayout(folder, shown=output)
+        return read_contents(unpacked, image, read_model_header(unpacked, image))
 
 
 def unpack_files(bundle: Path, output: Path) -> Contents:
@@ -153,7 +155,6 @@ def unpack_files(bundle: Path, output: Path) -> Contents:
     layout = open_layout(bundle)
     image = read_image(layout)
     check_files(layout, image)
-    contents = read_contents(layout, image, read_model_header(layout, image))
     with replaced(output) as folder:
         total = sum(layer.blob.size for layer in image.layers)
         with progress.bar("unpacking", total, unit="bytes") as advance:
@@ -164,7 +165,8 @@ def unpack_files(bundle: Path, output: Path) -> Contents:
                 with writing(output):
                     target.parent.mkdir(parents=True, exist_ok=True)
                 write_pieces(hashed(layout, layer.blob, advance), target, output)
-    return contents
+        model = read_model(folder / (image.model.path or names.MODEL_NAME))
+        return read_contents(layout, image, model)
 
 
 def _copy_blobs(layout: Layout, image: Image, folder: Path, output: Path) -> None:

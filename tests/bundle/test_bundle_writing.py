@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,14 @@ def test_a_tar_is_unpacked(packed: Path, tar: Path, tmp_path: Path) -> None:
     (tmp_path / "again" / "precious").touch()
     with pytest.raises(OutputFailure, match="precious"):
         unpack_bundle(tar, tmp_path / "again")
+
+
+def test_unpacking_makes_no_copy_elsewhere(
+    tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", pytest.fail)
+    unpack_bundle(tar, tmp_path / "again")
+    unpack_files(tar, tmp_path / "files")
 
 
 def test_a_damaged_tar_is_not_unpacked(tar: Path, tmp_path: Path) -> None:
