@@ -205,8 +205,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """Hex digest of a file's content, read in pieces.
+
+    Args:
+        path: The file.
+        advance: Told how many bytes were read.
 
     Raises:
         EdgeslmError: it cannot be read.
@@ -215,6 +219,8 @@ def sha256(path: Path) -> str:
     with reading(path), path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
+            if advance is not None:
+                advance(len(piece))
     return digest.hexdigest()
 
 
