@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeslm import progress
 from edgeslm.bundle import names
@@ -24,14 +23,10 @@ from edgeslm.bundle.layout import (
 )
 from edgeslm.bundle.planning import Parts, Plan, Source, plan_bundle
 from edgeslm.bundle.replacing import ensure_replaceable, ensure_replaceable_tar, replaced
-from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
 from edgeslm.files import atomic_path, ensure_writable
 from edgeslm.gguf.validation import read_model
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 TAR_ENDING = ".tar"
 _PIECE_BYTES = 1 << 20
@@ -51,7 +46,7 @@ def ensure_bundle_writable(output: Path) -> None:
 
 
 def write_bundle(
-    output: Path, parts: Parts, *, key: EllipticCurvePrivateKey | None = None
+    output: Path, parts: Parts, *, sign: Callable[[Image], bytes] | None = None
 ) -> Contents:
     """Write a bundle; one that stood there before is replaced.
 
@@ -59,7 +54,7 @@ def write_bundle(
         output: Where it appears once it is complete: one tar if the name ends so, else a
             directory.
         parts: What goes in.
-        key: The private key that signs it.
+        sign: Makes the text of its signature.
 
     Raises:
         OutputFailure: it cannot be written, or something else than a bundle is there.
@@ -68,8 +63,8 @@ def write_bundle(
     ensure_bundle_writable(output)
     plan = plan_bundle(parts)
     small = {names.LAYOUT_NAME: plan.layout, names.INDEX_NAME: plan.index}
-    if key is not None:
-        small[names.SIGNATURE_NAME] = sign_image(plan.image, key)
+    if sign is not None:
+        small[names.SIGNATURE_NAME] = sign(plan.image)
     if output.suffix == TAR_ENDING:
         _write_tar(output, plan, small)
     else:

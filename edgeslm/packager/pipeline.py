@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgeslm.bundle.contents import ChatSettings, Contents
 from edgeslm.bundle.model_path import find_model
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.writing import ensure_bundle_writable, write_bundle
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict, usual_kv_type
@@ -145,7 +146,8 @@ def pack(
             adapters=extras.adapters,
             wheels=packages,
         )
-        contents = write_bundle(output, parts, key=key)
+        sign = None if key is None else partial(sign_image, key=key)
+        contents = write_bundle(output, parts, sign=sign)
     assert parts.prediction is not None  # noqa: S101  given above
     return PackResult(output, contents, parts.prediction, warnings)
 

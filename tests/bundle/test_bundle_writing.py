@@ -7,14 +7,16 @@ import json
 import resource
 import tarfile
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 from made_bundles import PREDICTION, blob, full_parts, layers_of, manifest_of
 
 from edgeslm.bundle import planning
+from edgeslm.bundle.image import Image
 from edgeslm.bundle.planning import Parts
-from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.signing import read_private_key, sign_image
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.bundle.writing import (
     ensure_bundle_writable,
@@ -210,19 +212,18 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path, model: Path, packed: Pat
 
 @pytest.mark.parametrize("name", ["new", "new.tar"])
 def test_signed_at_once_or_not_there(tmp_path: Path, model: Path, private: Path, name: str) -> None:
-    class Lost:
-        """A key that is gone when it is needed."""
-
-        def public_key(self) -> None:
-            raise InvalidOption("gone")
+    def lost(_: Image) -> bytes:
+        """With a key that is gone when it is needed."""
+        raise InvalidOption("gone")
 
     with pytest.raises(InvalidOption, match="gone"):
-        write_bundle(tmp_path / name, Parts(model), key=Lost())  # type: ignore[arg-type]
+        write_bundle(tmp_path / name, Parts(model), sign=lost)
     assert not (tmp_path / name).exists()
-    write_bundle(tmp_path / name, Parts(model), key=read_private_key(private, str))
+    key = read_private_key(private, str)
+    write_bundle(tmp_path / name, Parts(model), sign=partial(sign_image, key=key))
     assert verify_bundle(tmp_path / name, private.with_suffix(".pub")).signed
     before = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
-    sign_bundle(tmp_path / name, read_private_key(private, str))
+    sign_bundle(tmp_path / name, key)
     after = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
     assert len(after) == len(before)
 
