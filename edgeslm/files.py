@@ -205,8 +205,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """Hex digest of a file's content, read in pieces.
+
+    Args:
+        path: The file.
+        advance: Told how many bytes were read.
 
     Raises:
         EdgeslmError: it cannot be read.
@@ -215,6 +219,8 @@ def sha256(path: Path) -> str:
     with reading(path), path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
+            if advance is not None:
+                advance(len(piece))
     return digest.hexdigest()
 
 
@@ -238,13 +244,16 @@ def sampled_sha256(path: Path) -> str:
 def identity(path: Path) -> str:
     """A name for a file as it is now: another file, or the same one changed, has another.
 
+    The time of the last change (ctime) is in it, since a copy over the file can bring all the rest
+    along. Whoever brings a disk brings all of it, so there the name proves nothing.
+
     Raises:
         EdgeslmError: it cannot be read.
     """
     with reading(path):
         status = path.stat()
-    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return "-".join(map(str, parts))
+    when = (status.st_mtime_ns, status.st_ctime_ns)
+    return "-".join(map(str, (status.st_dev, status.st_ino, status.st_size, *when)))
 
 
 def remembered_sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 _CONFIG = """\
@@ -19,6 +19,13 @@ storage:
   filesystem: {{rootdirectory: {folder}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+_WITH_PASSWORD = """\
+auth:
+  htpasswd: {{realm: tests, path: {folder}/passwords}}
+"""
+USER, PASSWORD = "tester", "open sesame"
+_PASSWORDS = f"{USER}:$2y$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy\n"
+"""As htpasswd -B writes it."""
 
 
 def program() -> str | None:
@@ -34,13 +41,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
-    """A registry that keeps its blobs in `folder`; its address."""
+def running(folder: Path, *, with_password: bool = False) -> Iterator[str]:
+    """A registry that keeps its blobs in `folder`; its address.
+
+    Args:
+        folder: Created here.
+        with_password: Whether it serves nobody but USER.
+    """
     path, port = program(), free_port()
     assert path is not None
     folder.mkdir()
     config = folder / "config.yml"
-    config.write_text(_CONFIG.format(folder=folder, port=port))
+    text = _CONFIG + (_WITH_PASSWORD if with_password else "")
+    config.write_text(text.format(folder=folder, port=port))
+    (folder / "passwords").write_text(_PASSWORDS)
     with subprocess.Popen(
         [path, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -63,5 +77,7 @@ def _answers(address: str) -> bool:
     try:
         with urlopen(address, timeout=5):
             return True
+    except HTTPError:  # it wants a password, so it is there
+        return True
     except URLError:
         return False

@@ -61,14 +61,14 @@ def verify_directory(directory: Path) -> Contents:
         )
     state = manifest.prompt.state if manifest.prompt else None
     entries: list[ModelEntry | FileEntry] = [manifest.model, *([state] if state else [])]
-    for entry in entries:
-        path = _present(directory, entry)
-        with progress.bar("verifying", entry.file_bytes, unit="bytes") as advance:
-            if sha256(path) != entry.sha256:
+    total = sum(entry.file_bytes for entry in entries)
+    with progress.bar("verifying", total, unit="bytes") as advance:
+        for entry in entries:
+            path = _present(directory, entry)
+            if sha256(path, advance) != entry.sha256:
                 raise InvalidBundle(
                     f"{path}: changed: its hash is not the manifest's", hint=_DAMAGED
                 )
-            advance(entry.file_bytes)
     return manifest
 
 

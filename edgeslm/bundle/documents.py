@@ -1,4 +1,7 @@
-"""JSON as bundles hold it: within limits, without duplicate keys, always written the same way."""
+"""JSON as bundles hold it: within limits, without duplicate keys, always written the same way.
+
+What is read can be written again: no number is infinite, no text has half a character.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any, NoReturn
 
 from edgeslm.bundle.names import DAMAGED, MOST_JSON_BYTES
 from edgeslm.errors import InvalidBundle
+
+_MOST_LEVELS = 64
 
 
 def canonical(value: Any) -> bytes:
@@ -26,20 +31,33 @@ def parse(data: bytes, where: str) -> Any:
         where: What it is, for messages.
 
     Raises:
-        InvalidBundle: too large, no JSON, or an object has a key twice.
+        InvalidBundle: too large or deep, no JSON, or an object has a key twice.
     """
     if len(data) > MOST_JSON_BYTES:
         raise InvalidBundle(f"{where}: larger than {MOST_JSON_BYTES} bytes", hint=DAMAGED)
     try:
-        return json.loads(
+        value = json.loads(
             data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_without_duplicates
         )
+        _refuse_deep(value)
+        canonical(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise InvalidBundle(f"{where}: not JSON: {error}", hint=DAMAGED) from error
 
 
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")
+
+
+def _refuse_deep(value: Any) -> None:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(_MOST_LEVELS):
+        below = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for each in below for item in each if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"more than {_MOST_LEVELS} levels")
 
 
 def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def _layer(fields: Fields) -> Layer:
 def _check_path(fields: Fields, path: str) -> None:
     """Refuse names that lead out of a folder, or that not every system can hold."""
     parts = path.split("/")
-    sound = all(re.fullmatch(r"[\w+=@,() .-]+", part) for part in parts)
+    sound = all(names.FILE_NAME.fullmatch(part) for part in parts)
     if not sound or {".", ".."} & set(parts) or len(path.encode()) > _LONGEST_PATH:
         fields.fail(f"not a plain relative file name: {path[:300]!r}")
 

@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +20,14 @@ from edgeslm.bundle.image import (
     read_manifest,
 )
 from edgeslm.bundle.tar import TarFile, looks_like_tar, read_tar
-from edgeslm.errors import InvalidBundle, NotFound, reading
+from edgeslm.errors import InvalidBundle, NotFound, UserError, reading, writing
 from edgeslm.gguf.reader import MAX_HEADER_BYTES, Header
 from edgeslm.gguf.validation import read_model
 from edgeslm.progress import Advance
 
 _PIECE_BYTES = 1 << 20
+_FIRST_BYTES = 4 << 20
+"""Most headers end before; one of 262,144 tokens takes 12 MiB."""
 _MOST_FILES = 3 * names.MOST_LAYERS
 
 
@@ -231,21 +233,34 @@ def read_model_header(layout: Layout, image: Image) -> Header:
     blob = image.model.blob
     if isinstance(layout, DirectoryLayout):
         return read_model(layout.path / blob.name)
-    with _sparse(layout, blob) as path:
-        return read_model(path)
+    count = _FIRST_BYTES
+    while True:
+        whole = count >= min(blob.size, MAX_HEADER_BYTES)
+        with _sparse(layout, blob, count) as path:
+            try:
+                header = read_model(path)
+            except UserError:
+                if whole:
+                    raise
+            else:  # nothing of it was read from the hole
+                if whole or header.data_offset <= count:
+                    return header
+        count *= 4
 
 
 @contextmanager
-def _sparse(layout: Layout, blob: Blob) -> Iterator[Path]:
-    """A file that begins as a blob does and is as long, but has a hole where the weights are."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / names.MODEL_NAME
-        with path.open("wb") as stream:
-            for piece in layout.pieces(blob.name):
-                stream.write(piece)
-                if stream.tell() >= MAX_HEADER_BYTES:
-                    break
-            stream.truncate(blob.size)
+def _sparse(layout: Layout, blob: Blob, count: int) -> Iterator[Path]:
+    """A file whose first `count` bytes are a blob's; a hole makes it as long."""
+    with ExitStack() as stack:
+        with writing(Path("a temporary file")):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            path = Path(folder) / names.MODEL_NAME
+            with path.open("wb") as stream:
+                for piece in layout.pieces(blob.name):
+                    stream.write(piece[: count - stream.tell()])
+                    if stream.tell() >= count:
+                        break
+                stream.truncate(blob.size)
         yield path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from edgeslm.bundle import names
 from edgeslm.bundle.contents import read_chat
 from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest, state_files
+from edgeslm.bundle.image import Blob, Image
 from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_image
 from edgeslm.bundle.names import Role
 from edgeslm.bundle.tar import looks_like_tar
@@ -109,19 +111,24 @@ def _of_bundle(path: Path, *, to_run: bool) -> Package:
         ensure_trusted(layout)
     image = read_image(layout)
     model = image.model.blob
-    check_size(layout, model)
+    adapters = _adapters(image)
+    for blob in (model, *adapters.values()):
+        check_size(layout, blob)
     chat = read_chat(layout, image)
     return Package(
         model=path / model.name,
         system=chat.system,
         kv_type=chat.kv_type,
         states=tuple(path / layer.blob.name for layer in image.all(Role.STATE)),
-        adapters={
-            Path(layer.path).stem: path / layer.blob.name
-            for layer in image.all(Role.ADAPTER)
-            if layer.path is not None
-        },
+        adapters={name: path / blob.name for name, blob in adapters.items()},
     )
+
+
+def _adapters(image: Image) -> dict[str, Blob]:
+    """Adapters by the names of their files, without the ending; by their paths where two agree."""
+    found = [(layer.path, layer.blob) for layer in image.all(Role.ADAPTER) if layer.path]
+    counts = Counter(Path(path).stem for path, _ in found)
+    return {stem if counts[stem := Path(path).stem] == 1 else path: blob for path, blob in found}
 
 
 def _of_directory(path: Path) -> Package:

@@ -7,6 +7,7 @@ begin with `io.github.edgeslm` are ours, and other programs may ignore them.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 LAYOUT_NAME = "oci-layout"
@@ -33,6 +34,9 @@ CREATED_BY = "io.github.edgeslm.created-by"
 MOST_JSON_BYTES = 4 << 20
 """Of any JSON document in a bundle; a registry takes no larger manifest."""
 MOST_LAYERS = 4096
+
+FILE_NAME = re.compile(r"[\w+=@,()! .-]+")
+"""A name that every system can hold; "!" is in those of wheels with an epoch."""
 
 DAMAGED = "Copy or pull the bundle again, or pack it again."
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from edgeslm import progress
 from edgeslm.bundle import names
@@ -45,6 +46,10 @@ _SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _EMPTY = b"{}"
 _PIECE_BYTES = 1 << 20
+_SECONDS = (30, 60)
+"""To wait for a connection, and then for each answer or piece of one."""
+_UPLOAD_SECONDS = (30, 600)
+"""A registry may copy all of a large blob before it answers."""
 _FORM = "Write HOST[:PORT]/NAME:TAG."
 
 
@@ -56,11 +61,19 @@ def push_bundle(bundle: Path, reference: str, *, plain_http: bool = False) -> Co
         reference: HOST[:PORT]/NAME:TAG.
         plain_http: Whether to speak HTTP, not HTTPS.
 
+    The tag comes last, so that whoever pulls by it finds all of the bundle, and its signature.
+
     Raises:
+        InvalidOption: the reference is none, or names a digest.
         InvalidBundle: it is damaged; nothing was sent.
         Failure: the registry cannot be reached, or refused something.
     """
     remote = _Remote(reference, plain_http=plain_http)
+    if remote.digest is not None:
+        raise InvalidOption(
+            f"{reference}: a bundle is pushed under a tag; its digest follows from what is in it",
+            hint=_FORM,
+        )
     verified = verify_bundle(bundle)
     if verified.contents.digest is None:
         raise Unsupported(f"{bundle}: packed before bundles", hint="Pack it again.")
@@ -72,13 +85,14 @@ def push_bundle(bundle: Path, reference: str, *, plain_http: bool = False) -> Co
             if remote.has(blob):
                 advance(blob.size)
             else:
-                remote.upload(blob, hashed(layout, blob, advance))
+                remote.upload(blob, partial(hashed, layout, blob, advance))
     manifest = b"".join(layout.pieces(image.manifest.name))
-    remote.put_manifest(manifest, remote.tag)
+    remote.put_manifest(manifest, image.manifest.digest)
     if names.SIGNATURE_NAME in layout.files:
         _push_signature(remote, image, read_small(layout, names.SIGNATURE_NAME))
     if remote.manifest(image.manifest.digest) != manifest:
         raise Failure(f"{reference}: the registry gives back another manifest", hint="Push again.")
+    remote.put_manifest(manifest, remote.tag)
     return verified.contents
 
 
@@ -150,7 +164,7 @@ def _push_signature(remote: _Remote, image: Image, signature: bytes) -> None:
     layer, config = _blob(signature), _blob(_EMPTY)
     for blob, data in ((layer, signature), (config, _EMPTY)):
         if not remote.has(blob):
-            remote.upload(blob, iter([data]))
+            remote.upload(blob, partial(iter, [data]))
     manifest = {
         "schemaVersion": 2,
         "mediaType": names.MANIFEST_TYPE,
@@ -199,9 +213,9 @@ def _entry(blob: Blob, media_type: str) -> dict[str, Any]:
 
 
 class _Body:
-    """Bytes of a known number that are sent as they come."""
+    """Bytes of a known number that are sent as they come, from the start again if need be."""
 
-    def __init__(self, size: int, pieces: Iterator[bytes]) -> None:
+    def __init__(self, size: int, pieces: Callable[[], Iterator[bytes]]) -> None:
         self._size = size
         self._pieces = pieces
 
@@ -209,7 +223,7 @@ class _Body:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        return self._pieces()
 
 
 class _Remote:
@@ -235,8 +249,8 @@ class _Remote:
         self.digest: str | None = self._place.digest
         self._prefix = "http" if plain_http else "https"
         with self._asking():
-            self._registry = oras.registry(host, plain_http)
-            self._registry.auth.load_configs(self._place)
+            self._client = oras.client(host, plain_http)
+            self._client.auth.load_configs(self._place)
 
     def has(self, blob: Blob) -> bool:
         """Whether the registry holds a blob."""
@@ -244,16 +258,17 @@ class _Remote:
             answer = self._ask("HEAD", self._place.get_blob_url(blob.digest))
             return bool(answer.status_code == 200)
 
-    def upload(self, blob: Blob, pieces: Iterator[bytes]) -> None:
+    def upload(self, blob: Blob, pieces: Callable[[], Iterator[bytes]]) -> None:
         """Send a blob."""
         with self._asking():
             begun = self._ask("POST", self._place.upload_blob_url())
             self._expect(begun, 202)
             place = urljoin(begun.url, begun.headers.get("Location", ""))
-            answer = self._registry.do_request(
-                f"{place}{'&' if '?' in place else '?'}digest={blob.digest}",
+            answer = self._send(
                 "PUT",
+                f"{place}{'&' if '?' in place else '?'}digest={blob.digest}",
                 data=_Body(blob.size, pieces),
+                timeout=_UPLOAD_SECONDS,
                 headers={
                     "Content-Type": "application/octet-stream",
                     "Content-Length": str(blob.size),
@@ -300,14 +315,44 @@ class _Remote:
             return data
 
     def put_manifest(self, data: bytes, tag: str) -> None:
-        """Send a manifest under a tag."""
+        """Send a manifest under a tag or its digest."""
         with self._asking():
             headers = {"Content-Type": names.MANIFEST_TYPE}
             answer = self._ask("PUT", self._place.manifest_url(tag), data=data, headers=headers)
             self._expect(answer, 201)
 
     def _ask(self, method: str, url: str, **more: Any) -> Any:
-        return self._registry.do_request(f"{self._prefix}://{url}", method, **more)
+        return self._send(method, f"{self._prefix}://{url}", **more)
+
+    def _send(self, method: str, url: str, **more: Any) -> Any:
+        """Ask, and once more if the registry first wants to know who asks.
+
+        What is known of that goes along at once, so that no body is sent in vain; but only to the
+        registry itself, not to another machine that it has blobs sent to.
+        """
+        headers = more.pop("headers", {})
+        ask = partial(self._client.session.request, method, url, **more)
+        ours = urlsplit(url).netloc == self._place.registry
+        answer = ask(headers=headers | (self._credentials() if ours else {}))
+        if answer.status_code in (401, 403) and ours and self._authenticate(answer):
+            answer = ask(headers=headers | self._credentials())
+        return answer
+
+    def _credentials(self) -> Mapping[str, str]:
+        auth = self._client.auth
+        known = getattr(auth, "token", None) or getattr(auth, "_basic_auth", None)
+        return dict(auth.get_auth_header()) if known else {}
+
+    def _authenticate(self, refusal: Any) -> bool:
+        """Whether there is something new to say to a registry that refused."""
+        auth = self._client.auth
+        if not hasattr(auth, "token") or "realm=" not in refusal.headers.get(
+            "WWW-Authenticate", ""
+        ):
+            return False
+        # a token that was good for reading is not for writing
+        _, changed = auth.authenticate_request(refusal, {}, refresh=True)
+        return bool(changed)
 
     def _expect(self, answer: Any, status: int) -> None:
         if answer.status_code in (401, 403):
@@ -348,18 +393,19 @@ class _Oras:
         self._registry = Registry
         self._requests = requests
 
-    def registry(self, host: str, plain_http: bool) -> Any:
+    def client(self, host: str, plain_http: bool) -> Any:
         """A client for a registry that authenticates as that one wants it."""
         prefix = "http" if plain_http else "https"
-        asked = self._requests.get(f"{prefix}://{host}/v2/", timeout=30)
+        asked = self._requests.get(f"{prefix}://{host}/v2/", timeout=_SECONDS)
         scheme = asked.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
         made: Any = self._registry(
             hostname=host,
             insecure=plain_http,
             auth_backend="basic" if scheme == "basic" else "token",
         )
-        # without its retries, which take minutes where nobody listens
-        made.do_request = self._registry.do_request.__wrapped__.__get__(made)
+        # oras itself, which asks for tokens, would wait for ever
+        request = made.session.request
+        made.session.request = lambda *what, **more: request(*what, **{"timeout": _SECONDS} | more)
         return made
 
 

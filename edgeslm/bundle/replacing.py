@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeslm.bundle import directory as earlier
-from edgeslm.bundle.layout import DirectoryLayout, expected_files, is_layout, read_image
+from edgeslm.bundle.layout import (
+    DirectoryLayout,
+    expected_files,
+    is_layout,
+    open_layout,
+    read_image,
+)
 from edgeslm.errors import InvalidBundle, OutputFailure, writing
 from edgeslm.files import scratch_folder
 
@@ -43,6 +49,21 @@ def ensure_replaceable(directory: Path) -> None:
         ) from error
     if extra:
         raise OutputFailure(f"cannot write {directory}: it also holds {min(extra)}", hint=_HINT)
+
+
+def ensure_replaceable_tar(tar: Path) -> None:
+    """Return if nothing would be lost: no, or an empty, file, or a bundle.
+
+    Raises:
+        OutputFailure: something else is there.
+    """
+    with writing(tar):
+        if not tar.exists() or not tar.stat().st_size:
+            return
+    try:
+        read_image(open_layout(tar))
+    except InvalidBundle as error:
+        raise OutputFailure(f"cannot write {tar}: it is there and no bundle", hint=_HINT) from error
 
 
 @contextmanager

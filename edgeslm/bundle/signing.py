@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle.documents import Fields, canonical, parse
+from edgeslm.bundle.image import Image
 from edgeslm.errors import InvalidOption, Unsupported, Untrusted, reading
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ def sign_blobs(hashes: Collection[str], name: str, key: EllipticCurvePrivateKey)
             },
         }
     )
+
+
+def sign_image(image: Image, key: EllipticCurvePrivateKey) -> bytes:
+    """The text of a signature of a bundle's blobs."""
+    return sign_blobs([blob.sha256 for blob in image.blobs.values()], "sha256", key)
 
 
 def check_signature(

@@ -1,8 +1,10 @@
 """A tar of plain files: read strictly, written the same every time.
 
-Read is what `tar`, Python and Go write for files with short names: headers of 512 bytes in the
-form of POSIX.1-1988 or GNU, sizes in octal or base 256. Links, devices, sparse files and headers
-that extend others are refused, as is anything after the end but zeros. Nothing is unpacked here.
+Read is what `tar --format=ustar` or `--format=gnu` writes for files with short names, and Go too:
+headers of 512 bytes in the form of POSIX.1-1988 or GNU, sizes in octal or base 256. Links, devices,
+sparse files and headers that extend others are refused, as is anything after the end but zeros.
+So what Python's tarfile writes is read only in one of those two forms: by default it is PAX, where
+a file's time alone takes such a header. Nothing is unpacked here.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from edgeslm.errors import InvalidBundle, reading
 
 _BLOCK = 512
 _MOST_ENTRIES = 8192
+_EXTENDING = (b"x", b"g", b"X", b"L", b"K")
+_PLAIN = "Make the tar with --format=ustar, or with edgeslm pack -o NAME.tar."
 _FILES, _FOLDER = (b"0", b"\0"), b"5"
 _NAME = re.compile(r"(?:\./)?((?:[\w.-]+/)*[\w.-]+)/?", re.ASCII)
 _FOLDERS = (".", "blobs", BLOBS)
@@ -144,7 +148,10 @@ def _name(path: Path, header: bytes) -> tuple[str, bool]:
     if header[257:263] == b"ustar\0" and any(header[345:500]):
         text = f"{_text(header[345:500])}/{text}"
     if kind not in (*_FILES, _FOLDER):
-        _fail(path, f"{text[:100]!r} is neither a file nor a folder (type {kind!r})")
+        what = "neither a file nor a folder"
+        if kind in _EXTENDING:
+            _fail(path, f"{text[:100]!r} is {what}, but extends others (type {kind!r})", _PLAIN)
+        _fail(path, f"{text[:100]!r} is {what} (type {kind!r})")
     if kind == _FOLDER and text in ("./", "."):
         return ".", False
     found = _NAME.fullmatch(text)
@@ -159,5 +166,5 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "replace")
 
 
-def _fail(path: Path, problem: str) -> NoReturn:
-    raise InvalidBundle(f"{path}: {problem}", hint=DAMAGED)
+def _fail(path: Path, problem: str, hint: str = DAMAGED) -> NoReturn:
+    raise InvalidBundle(f"{path}: {problem}", hint=hint)

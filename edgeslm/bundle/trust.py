@@ -2,8 +2,9 @@
 
 Where `EDGESLM_TRUSTED_KEYS` names public keys, or the configuration folder has a `trusted_keys`
 folder, models are run only from bundles that one of those keys signed. Hashes are computed once
-for each file and remembered until the file is touched: this guards against what was brought to
-the machine, not against somebody who may already write there.
+for each file and remembered until the file is touched, but only on the disk that the notes are on:
+on one that can be carried away, a file can be changed and look untouched. This guards against what
+was brought to the machine, not against somebody who may already write there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgeslm.bundle.image import Image
 from edgeslm.bundle.layout import Layout, check_files, read_image, read_small
 from edgeslm.bundle.signing import PublicKey, check_signature, read_public_key
 from edgeslm.errors import InvalidBundle, InvalidOption, Untrusted, reading
-from edgeslm.files import config_folder, remembered_sha256
+from edgeslm.files import cache_folder, config_folder, remembered_sha256, sha256
 
 VARIABLE = "EDGESLM_TRUSTED_KEYS"
 _FOLDER = "trusted_keys"
@@ -82,10 +83,23 @@ def ensure_trusted(layout: Layout) -> None:
     check_files(layout, image)
     check_signed(layout, image, keys)
     for blob in image.blobs.values():
-        if remembered_sha256(layout.path / blob.name) != blob.sha256:
+        path = layout.path / blob.name
+        digest = remembered_sha256(path) if _is_on_our_disk(path) else sha256(path)
+        if digest != blob.sha256:
             raise InvalidBundle(
                 f"{layout.shown}/{blob.name}: changed: its hash is another", hint=names.DAMAGED
             )
+
+
+def _is_on_our_disk(path: Path) -> bool:
+    """Whether a file is on the disk that holds our notes, or is going to hold them."""
+    ours = cache_folder("hashes")
+    if ours is None:
+        return False
+    with reading(path):
+        while not ours.exists():
+            ours = ours.parent
+        return path.stat().st_dev == ours.stat().st_dev
 
 
 def check_signed(layout: Layout, image: Image, keys: Sequence[PublicKey]) -> PublicKey:

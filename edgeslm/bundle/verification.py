@@ -23,12 +23,12 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.names import Role
-from edgeslm.bundle.signing import read_public_key, sign_blobs
+from edgeslm.bundle.signing import read_public_key, sign_image
 from edgeslm.bundle.tensors import read_tensors
 from edgeslm.bundle.trust import check_signed
-from edgeslm.bundle.writing import write_tar_file
+from edgeslm.bundle.writing import write_pieces, write_tar_file
 from edgeslm.errors import Unsupported, reading, writing
-from edgeslm.files import atomic_path
+from edgeslm.files import scratch_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -101,12 +101,14 @@ def sign_bundle(path: Path, key: EllipticCurvePrivateKey) -> Contents:
     check_files(layout, image)
     _check_hashes(layout, image)
     contents = read_all(layout, image)
-    hashes = [blob.sha256 for blob in image.blobs.values()]
-    data = sign_blobs(hashes, "sha256", key)
+    data = sign_image(image, key)
     if path.is_dir():
         target = path / names.SIGNATURE_NAME
-        with atomic_path(target) as temporary, writing(target):
-            temporary.write_bytes(data)
+        # beside it: what a killed process left in it would make it no bundle
+        with scratch_folder(path) as folder:
+            write_pieces([data], folder / names.SIGNATURE_NAME, target)
+            with writing(target):
+                (folder / names.SIGNATURE_NAME).replace(target)
     else:
         _sign_tar(layout, data)
     return contents

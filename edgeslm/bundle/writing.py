@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edgeslm import progress
@@ -12,6 +12,7 @@ from edgeslm.bundle import names
 from edgeslm.bundle.contents import Contents, read_contents
 from edgeslm.bundle.image import Image
 from edgeslm.bundle.layout import (
+    DirectoryLayout,
     Layout,
     check_files,
     hashed,
@@ -21,10 +22,11 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.planning import Parts, Plan, Source, plan_bundle
-from edgeslm.bundle.replacing import ensure_replaceable, replaced
+from edgeslm.bundle.replacing import ensure_replaceable, ensure_replaceable_tar, replaced
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
 from edgeslm.files import atomic_path, ensure_writable
+from edgeslm.gguf.validation import read_model
 
 TAR_ENDING = ".tar"
 _PIECE_BYTES = 1 << 20
@@ -38,17 +40,21 @@ def ensure_bundle_writable(output: Path) -> None:
     """
     if output.suffix == TAR_ENDING:
         ensure_writable(output)
+        ensure_replaceable_tar(output)
     else:
         ensure_replaceable(output)
 
 
-def write_bundle(output: Path, parts: Parts) -> Contents:
+def write_bundle(
+    output: Path, parts: Parts, *, sign: Callable[[Image], bytes] | None = None
+) -> Contents:
     """Write a bundle; one that stood there before is replaced.
 
     Args:
         output: Where it appears once it is complete: one tar if the name ends so, else a
             directory.
         parts: What goes in.
+        sign: Makes the text of its signature.
 
     Raises:
         OutputFailure: it cannot be written, or something else than a bundle is there.
@@ -56,22 +62,25 @@ def write_bundle(output: Path, parts: Parts) -> Contents:
     """
     ensure_bundle_writable(output)
     plan = plan_bundle(parts)
+    small = {names.LAYOUT_NAME: plan.layout, names.INDEX_NAME: plan.index}
+    if sign is not None:
+        small[names.SIGNATURE_NAME] = sign(plan.image)
     if output.suffix == TAR_ENDING:
-        _write_tar(output, plan)
+        _write_tar(output, plan, small)
     else:
-        _write_directory(output, plan)
+        _write_directory(output, plan, small)
     layout = open_layout(output)
     image = read_image(layout)
     check_files(layout, image)
     return read_contents(layout, image, plan.header)
 
 
-def _write_directory(output: Path, plan: Plan) -> None:
+def _write_directory(output: Path, plan: Plan, small: Mapping[str, bytes]) -> None:
     with replaced(output) as folder:
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
-            (folder / names.LAYOUT_NAME).write_bytes(plan.layout)
-            (folder / names.INDEX_NAME).write_bytes(plan.index)
+            for name, data in small.items():
+                (folder / name).write_bytes(data)
             mode = (folder / names.INDEX_NAME).stat().st_mode & 0o777
         with progress.bar("packing", _total(plan), unit="bytes") as advance:
             for source in plan.blobs:
@@ -82,11 +91,10 @@ def _write_directory(output: Path, plan: Plan) -> None:
                         target.chmod(mode)  # for whoever may read the rest
                     advance(source.blob.size)
                 else:
-                    _copy(_pieces(source, advance), target, output)
+                    write_pieces(_pieces(source, advance), target, output)
 
 
-def _write_tar(output: Path, plan: Plan) -> None:
-    small = {names.LAYOUT_NAME: plan.layout, names.INDEX_NAME: plan.index}
+def _write_tar(output: Path, plan: Plan, small: Mapping[str, bytes]) -> None:
     with progress.bar("packing", _total(plan), unit="bytes") as advance:
         files = [
             *((each.blob.name, each.blob.size, _pieces(each, advance)) for each in plan.blobs),
@@ -116,15 +124,15 @@ def unpack_bundle(tar: Path, output: Path) -> Contents:
     layout = open_layout(tar)
     image = read_image(layout)
     check_files(layout, image)
-    contents = read_contents(layout, image, read_model_header(layout, image))
     with replaced(output) as folder:
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
         for name in (names.LAYOUT_NAME, names.INDEX_NAME, names.SIGNATURE_NAME):
             if name in layout.files:
-                _copy([read_small(layout, name)], folder / name, output)
+                write_pieces([read_small(layout, name)], folder / name, output)
         _copy_blobs(layout, image, folder, output)
-    return contents
+        unpacked = DirectoryLayout(folder, shown=output)
+        return read_contents(unpacked, image, read_model_header(unpacked, image))
 
 
 def unpack_files(bundle: Path, output: Path) -> Contents:
@@ -142,7 +150,6 @@ def unpack_files(bundle: Path, output: Path) -> Contents:
     layout = open_layout(bundle)
     image = read_image(layout)
     check_files(layout, image)
-    contents = read_contents(layout, image, read_model_header(layout, image))
     with replaced(output) as folder:
         total = sum(layer.blob.size for layer in image.layers)
         with progress.bar("unpacking", total, unit="bytes") as advance:
@@ -152,15 +159,16 @@ def unpack_files(bundle: Path, output: Path) -> Contents:
                 target = folder / (layer.path or names.MODEL_NAME)
                 with writing(output):
                     target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(hashed(layout, layer.blob, advance), target, output)
-    return contents
+                write_pieces(hashed(layout, layer.blob, advance), target, output)
+        model = read_model(folder / (image.model.path or names.MODEL_NAME))
+        return read_contents(layout, image, model)
 
 
 def _copy_blobs(layout: Layout, image: Image, folder: Path, output: Path) -> None:
     total = sum(blob.size for blob in image.blobs.values())
     with progress.bar("unpacking", total, unit="bytes") as advance:
         for blob in image.blobs.values():
-            _copy(hashed(layout, blob, advance), folder / blob.name, output)
+            write_pieces(hashed(layout, blob, advance), folder / blob.name, output)
 
 
 def _total(plan: Plan) -> int:
@@ -187,8 +195,8 @@ def _pieces(source: Source, advance: progress.Advance) -> Iterator[bytes]:
         )
 
 
-def _copy(pieces: Iterable[bytes], target: Path, output: Path) -> None:
-    """Write pieces to a new file; errors name `output`."""
+def write_pieces(pieces: Iterable[bytes], target: Path, output: Path) -> None:
+    """Write pieces to a new file, safe on the disk; errors name `output`."""
     with writing(output), target.open("xb") as stream:
         for piece in pieces:
             stream.write(piece)

@@ -154,10 +154,9 @@ def serve(
         speculate=options.speculate(draft, guess),
         draft=None if draft is None else find_model(draft, to_run=True),
     )
-    specialists = [
-        *(read_adapter(wish, names) for wish in adapter or ()),
-        *packed_adapters(dict(zip(names, models, strict=True))),
-    ]
+    specialists = [read_adapter(wish, names) for wish in adapter or ()]
+    taken = [*names, *(each.name for each in specialists)]
+    specialists += packed_adapters(dict(zip(names, models, strict=True)), taken)
     refuse_equal([*names, *(each.name for each in specialists)])
     host_options = fitted_host(
         models,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -60,14 +61,22 @@ def read_adapter(text: str, models: Sequence[str]) -> Wish:
     return Wish(name.strip(), Path(file), base)
 
 
-def packed_adapters(models: Mapping[str, Path]) -> list[Wish]:
-    """What comes with the models: each adapter in a bundle under its name."""
+def packed_adapters(models: Mapping[str, Path], taken: Sequence[str]) -> list[Wish]:
+    """What comes with the models: each adapter in a bundle under its name.
+
+    One whose name is taken, or that two bundles have, is called MODEL/NAME.
+    """
     from edgeslm.bundle.model_path import find_package
 
-    return [
+    found = [
         Wish(name, file, base)
         for base, path in models.items()
         for name, file in find_package(path).adapters.items()
+    ]
+    counts = Counter([*taken, *(wish.name for wish in found)])
+    return [
+        wish if counts[wish.name] == 1 else replace(wish, name=f"{wish.base}/{wish.name}")
+        for wish in found
     ]
 
 

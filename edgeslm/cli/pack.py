@@ -84,7 +84,7 @@ def pack(
         typer.Option(
             "--quality",
             metavar="FILE",
-            help="A quality card of the very file; default: the one beside it.",
+            help="A quality card of the very file; default: the one beside or in it.",
         ),
     ] = None,
     measured: Annotated[

@@ -78,37 +78,39 @@ def bytes_read_per_token(header: Header) -> Counter[str]:
     Of a mixture's experts those count that a token goes through; an embedding that is not the head
     too is looked up, and not read.
     """
-    share = _experts_used(header)
+    shares = shares_read(header)
     counts: Counter[str] = Counter()
-    for tensor in _read(header):
-        counts[tensor.type.name] += round(tensor.bytes * (share if _is_expert(tensor) else 1))
+    for tensor in header.tensors:
+        if share := shares[tensor.name]:
+            counts[tensor.type.name] += round(tensor.bytes * share)
     return counts
 
 
-def unread_tensor(header: Header) -> str | None:
-    """The one matrix that generating does not read: an embedding that is not the head too."""
-    untied = any(tensor.name == _HEAD for tensor in header.tensors)
-    return _EMBEDDING if untied else None
+def shares_read(header: Header) -> dict[str, float]:
+    """For each tensor the part of it that generating one token reads, whatever its type.
 
-
-def _read(header: Header) -> list[TensorInfo]:
-    """The tensors that generating a token goes through."""
-    unread = unread_tensor(header)
-    return [
-        tensor
+    None of what is looked up (0), of a mixture's experts those that a token goes through, all of
+    the rest (1).
+    """
+    looked_up = set(_LOOKED_UP)
+    if any(tensor.name == _HEAD for tensor in header.tensors):
+        looked_up.add(_EMBEDDING)
+    used = _experts_used(header)
+    return {
+        tensor.name: 0.0 if tensor.name in looked_up else used if _is_expert(tensor) else 1.0
         for tensor in header.tensors
-        if tensor.name != unread and tensor.name not in _LOOKED_UP
-    ]
+    }
 
 
 def _weights(header: Header) -> tuple[Counter[str], Counter[str]]:
     """Weights that a generated token, and each token of a prompt, is multiplied with."""
-    share = _experts_used(header)
+    shares = shares_read(header)
     generated: Counter[str] = Counter()
     prompt: Counter[str] = Counter()
-    for tensor in _read(header):
-        if len(tensor.shape) > 1:
-            count = round(tensor.elements * (share if _is_expert(tensor) else 1))
+    for tensor in header.tensors:
+        share = shares[tensor.name]
+        if share and len(tensor.shape) > 1:
+            count = round(tensor.elements * share)
             generated[tensor.type.name] += count
             if tensor.name not in (_EMBEDDING, _HEAD):
                 prompt[tensor.type.name] += count

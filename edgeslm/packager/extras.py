@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeslm.bundle.documents import parse
 from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
-from edgeslm.bundle.names import MOST_JSON_BYTES, Role
-from edgeslm.errors import InvalidOption, reading
+from edgeslm.bundle.names import FILE_NAME, MOST_JSON_BYTES, Role
+from edgeslm.errors import InvalidBundle, InvalidOption, reading
 from edgeslm.files import remembered_sha256
 from edgeslm.gguf.adapters import read_adapter
 from edgeslm.gguf.reader import Header
@@ -20,7 +20,7 @@ from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA
 
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _CARD = "README.md"
-_WHEEL = re.compile(r"[\w.+!-]+\.whl", re.ASCII)
+_WHEEL_ENDING = ".whl"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ def wheels(extras: Extras) -> tuple[Path, ...]:
     with reading(extras.runtime):
         if not extras.runtime.is_dir():
             raise InvalidOption(f"{extras.runtime}: not a folder", hint="Name a folder of wheels.")
-        found = sorted(path for path in extras.runtime.iterdir() if _WHEEL.fullmatch(path.name))
+        found = sorted(
+            path
+            for path in extras.runtime.iterdir()
+            if path.suffix == _WHEEL_ENDING and FILE_NAME.fullmatch(path.name)
+        )
     if not found:
         raise InvalidOption(
             f"{extras.runtime}: no wheels in it",
@@ -106,38 +110,73 @@ def wheels(extras: Extras) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def quality_card(model: Path, packed: Path, extras: Extras) -> Mapping[str, Any] | None:
-    """The quality card of the file that is packed, if there is one; `model` as the user named it.
+@dataclass(frozen=True)
+class Records:
+    """What is said of the file that is packed, by the files that say it.
+
+    Attributes:
+        quality: The quality card, if one was named.
+        measured: Measurements, in the order they were named.
+    """
+
+    quality: tuple[Path, Mapping[str, Any]] | None
+    measured: tuple[tuple[Path, Mapping[str, Any]], ...]
+
+    def ensure_about(self, packed: Path) -> None:
+        """Return if all of it is about that file.
+
+        Raises:
+            InvalidOption: something is about another one.
+        """
+        named = (*self.measured, *([self.quality] if self.quality else []))
+        for path, record in named:
+            if _model_of(record) != remembered_sha256(packed):
+                raise InvalidOption(
+                    f"{path}: about another file than the one that is packed",
+                    hint="Pack the very file that was measured, without a type or a budget.",
+                )
+
+
+def read_records(extras: Extras) -> Records:
+    """The records that the user named.
 
     Raises:
-        InvalidOption: the card that was named is none, or another file's.
+        InvalidOption: a file holds none.
     """
-    if extras.quality is not None:
-        card = _record(extras.quality, QUALITY_SCHEMA)
-        _require_same(extras.quality, card, packed)
-        return card
-    beside = card_path(model)
+    card = extras.quality
+    return Records(
+        None if card is None else (card, _record(card, QUALITY_SCHEMA)),
+        tuple((path, _record(path, MEASUREMENT_SCHEMA)) for path in extras.measured),
+    )
+
+
+def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:
+    """The quality card of the file that is packed, where `model` comes from; None for none."""
+    for card in (_card_beside(model), _card_within(model)):
+        if card is not None and _model_of(card) == remembered_sha256(packed):
+            return card
+    return None
+
+
+def _card_beside(model: Path) -> Mapping[str, Any] | None:
     try:
-        if not beside.is_file():
-            return None
-        card = _record(beside, QUALITY_SCHEMA)
+        beside = card_path(model)
+        return _record(beside, QUALITY_SCHEMA) if beside.is_file() else None
     except (InvalidOption, OSError):
         return None
-    return card if _model_of(card) == remembered_sha256(packed) else None
 
 
-def measurements(packed: Path, extras: Extras) -> tuple[Mapping[str, Any], ...]:
-    """What was measured of the file that is packed.
-
-    Raises:
-        InvalidOption: a file holds no measurement, or another model's.
-    """
-    records = []
-    for path in extras.measured:
-        record = _record(path, MEASUREMENT_SCHEMA)
-        _require_same(path, record, packed)
-        records.append(record)
-    return tuple(records)
+def _card_within(model: Path) -> Mapping[str, Any] | None:
+    if not (model.is_dir() and is_layout(model)):
+        return None
+    layout = DirectoryLayout(model)
+    layer = read_image(layout).layer(Role.QUALITY)
+    if layer is None:
+        return None
+    try:
+        return _as_record(read_blob(layout, layer.blob), str(model), QUALITY_SCHEMA)
+    except InvalidOption:
+        return None
 
 
 def _of_bundle(model: Path) -> Found:
@@ -150,26 +189,22 @@ def _of_bundle(model: Path) -> Found:
     )
 
 
-def _require_same(path: Path, record: Mapping[str, Any], packed: Path) -> None:
-    if _model_of(record) != remembered_sha256(packed):
-        raise InvalidOption(
-            f"{path}: about another file than the one that is packed",
-            hint="Pack the very file that was measured, without a type or a budget.",
-        )
-
-
 def _model_of(record: Mapping[str, Any]) -> object:
     model = record.get("model")
     return model.get("sha256") if isinstance(model, dict) else None
 
 
 def _record(path: Path, schema: str) -> Mapping[str, Any]:
+    return _as_record(_small(path), str(path), schema)
+
+
+def _as_record(data: bytes, where: str, schema: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(_small(path))
-    except (ValueError, RecursionError):
+        found = parse(data, where)
+    except InvalidBundle:
         found = None
     if not isinstance(found, dict) or found.get("schema") != schema:
-        raise InvalidOption(f"{path}: no {schema}", hint="Name a file that edgeslm wrote.")
+        raise InvalidOption(f"{where}: no {schema}", hint="Name a file that edgeslm wrote.")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgeslm.bundle.contents import ChatSettings, Contents
 from edgeslm.bundle.model_path import find_model
 from edgeslm.bundle.planning import Parts
-from edgeslm.bundle.verification import sign_bundle
+from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.writing import ensure_bundle_writable, write_bundle
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.estimate.prediction import predict, usual_kv_type
@@ -22,8 +22,8 @@ from edgeslm.packager.extras import (
     Extras,
     check_adapters,
     look_beside,
-    measurements,
     quality_card,
+    read_records,
     wheels,
 )
 from edgeslm.packager.quantize import Effort, Wishes, quantize
@@ -110,7 +110,7 @@ def pack(
         )
     ensure_bundle_writable(output)
     extras = extras or Extras()
-    texts, packages = look_beside(model, extras), wheels(extras)
+    texts, packages, records = look_beside(model, extras), wheels(extras), read_records(extras)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
         # what cannot be predicted, or told to the model, is known before the work
@@ -119,11 +119,16 @@ def pack(
         expected = partial(predict, target=target, context_length=context_length, kv_type=kv_type)
         length = expected(header).context_length
         check_adapters(extras, header)
+        way = way.settled(header)
+        if way == _AS_IT_IS:
+            records.ensure_about(source)
         if system is not None:
             _require_template(model, header)
             if baker is not None:
                 baker.check(source, system, length)
         packed, warnings = _quantized(source, folder / "quantized.gguf", way, target, effort)
+        records.ensure_about(packed)
+        card = records.quality[1] if records.quality else quality_card(model, packed)
         state = None
         if system is not None and baker is not None:
             state = baker.bake(packed, system, folder / "baked", length, kv_type)
@@ -134,16 +139,15 @@ def pack(
             chat=None if system is None else ChatSettings(system, kv_type),
             state=state,
             target=target_toml(target),
-            measured=measurements(packed, extras),
+            measured=tuple(record for _, record in records.measured),
             license=texts.license,
             card=texts.card,
-            quality=quality_card(model, packed, extras),
+            quality=card,
             adapters=extras.adapters,
             wheels=packages,
         )
-        contents = write_bundle(output, parts)
-    if key is not None:
-        sign_bundle(output, key)
+        sign = None if key is None else partial(sign_image, key=key)
+        contents = write_bundle(output, parts, sign=sign)
     assert parts.prediction is not None  # noqa: S101  given above
     return PackResult(output, contents, parts.prediction, warnings)
 
@@ -171,8 +175,14 @@ class _Way:
                 hint="Give a --type, or a --recipe, or limits such as --bits, --size and --ram.",
             )
 
+    def settled(self, header: Header) -> _Way:
+        """The same; where nothing was said and weights are floats, the usual type."""
+        if self == _AS_IT_IS and not is_quantized(header):
+            return _Way(DEFAULT_TYPE, None, None)
+        return self
 
-_NOT_SAID = _Way(None, None, None)
+
+_AS_IT_IS = _Way(None, None, None)
 
 
 def as_gguf(model: Path, converted: Path) -> Path:
@@ -189,10 +199,8 @@ def _quantized(
     source: Path, output: Path, way: _Way, target: Target, effort: Effort
 ) -> tuple[Path, tuple[str, ...]]:
     """The file to pack, `source` itself where nothing is to be done, and warnings."""
-    if way == _NOT_SAID:
-        if is_quantized(read_model(source)):
-            return source, ()
-        way = _Way(DEFAULT_TYPE, None, None)
+    if way == _AS_IT_IS:
+        return source, ()
     result = quantize(
         source,
         output,

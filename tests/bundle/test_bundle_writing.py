@@ -6,14 +6,18 @@ import hashlib
 import json
 import resource
 import tarfile
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 from made_bundles import PREDICTION, blob, full_parts, layers_of, manifest_of
 
 from edgeslm.bundle import planning
+from edgeslm.bundle.image import Image
 from edgeslm.bundle.planning import Parts
-from edgeslm.bundle.verification import verify_bundle
+from edgeslm.bundle.signing import read_private_key, sign_image
+from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.bundle.writing import (
     ensure_bundle_writable,
     unpack_bundle,
@@ -206,6 +210,45 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path, model: Path, packed: Pat
     assert not [path for path in tmp_path.iterdir() if path.name.startswith((".edgeslm", "new"))]
 
 
+@pytest.mark.parametrize("name", ["new", "new.tar"])
+def test_signed_at_once_or_not_there(tmp_path: Path, model: Path, private: Path, name: str) -> None:
+    def lost(_: Image) -> bytes:
+        """With a key that is gone when it is needed."""
+        raise InvalidOption("gone")
+
+    with pytest.raises(InvalidOption, match="gone"):
+        write_bundle(tmp_path / name, Parts(model), sign=lost)
+    assert not (tmp_path / name).exists()
+    key = read_private_key(private, str)
+    write_bundle(tmp_path / name, Parts(model), sign=partial(sign_image, key=key))
+    assert verify_bundle(tmp_path / name, private.with_suffix(".pub")).signed
+    before = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
+    sign_bundle(tmp_path / name, key)
+    after = (tmp_path / name).read_bytes() if name.endswith(".tar") else files(tmp_path / name)
+    assert len(after) == len(before)
+
+
+def test_a_tar_takes_the_place_of_nothing_but_a_bundle(
+    tmp_path: Path, model: Path, tar: Path
+) -> None:
+    place = tmp_path / "place.tar"
+    with tarfile.open(place, "w") as stream:
+        stream.add(model, "model.gguf")
+    before = place.read_bytes()
+    for _ in range(2):
+        with pytest.raises(OutputFailure, match="no bundle"):
+            ensure_bundle_writable(place)
+        with pytest.raises(OutputFailure, match="no bundle"):
+            write_bundle(place, Parts(model))
+        assert place.read_bytes() == before
+        before = b"precious"
+        place.write_bytes(before)
+    for fine in (b"", tar.read_bytes()):
+        place.write_bytes(fine)
+        write_bundle(place, Parts(model))
+        verify_bundle(place)
+
+
 def test_places_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
     (tmp_path / "folder.tar").mkdir()
     for place in (tmp_path / "folder.tar", tmp_path / "no" / "x.tar", model):
@@ -225,6 +268,14 @@ def test_a_tar_is_unpacked(packed: Path, tar: Path, tmp_path: Path) -> None:
     (tmp_path / "again" / "precious").touch()
     with pytest.raises(OutputFailure, match="precious"):
         unpack_bundle(tar, tmp_path / "again")
+
+
+def test_unpacking_makes_no_copy_elsewhere(
+    tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", pytest.fail)
+    unpack_bundle(tar, tmp_path / "again")
+    unpack_files(tar, tmp_path / "files")
 
 
 def test_a_damaged_tar_is_not_unpacked(tar: Path, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeslm import files, progress
 from edgeslm.bundle.directory import read_manifest, verify_directory
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, Unsupported
+from edgeslm.progress import Advance
 
 STATE = {"file": "prompt.state", "sha256": "0" * 64, "file_bytes": 3}
 
@@ -64,6 +67,24 @@ def test_it_is_read_and_verified(earlier: Path) -> None:
 def test_it_was_never_signed(earlier: Path, private: Path) -> None:
     with pytest.raises(Unsupported, match="never signed"):
         verify_bundle(earlier, private.with_suffix(".pub"))
+
+
+def test_the_bar_moves_while_it_is_read(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    totals: list[int] = []
+
+    @contextmanager
+    def watched(_: str, total: int, *, unit: str) -> Iterator[Advance]:
+        totals.append(total)
+        yield moved.append
+
+    monkeypatch.setattr(progress, "bar", watched)
+    model = earlier / "model.gguf"
+    monkeypatch.setattr(files, "_PIECE_BYTES", 3)
+    verify_directory(earlier)
+    assert totals == [sum(moved)]
+    assert max(moved) == 3
+    assert sum(moved) >= model.stat().st_size
 
 
 def test_a_changed_byte_is_found(earlier: Path) -> None:

@@ -9,6 +9,8 @@ from made_bundles import layers_of, make_by_hand
 from test_directory import make_earlier
 
 from edgeslm.bundle.model_path import bundle_around, find_model, find_package, name_of
+from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.writing import write_bundle
 from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
 
 
@@ -46,6 +48,27 @@ def test_a_damaged_bundle_is_refused(packed: Path) -> None:
     (packed / "oci-layout").unlink()
     with pytest.raises(InvalidBundle, match="oci-layout"):
         find_model(packed)
+
+
+def test_an_adapter_that_was_cut_is_refused(packed: Path) -> None:
+    path = layers_of(packed)["adapters/poet.gguf"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InvalidBundle, match="the manifest says"):
+        find_package(packed)
+
+
+def test_adapters_of_one_name_in_two_folders_are_two(tmp_path: Path, model: Path) -> None:
+    names = ("a/x", "b/x", "y")
+    for name in names:
+        (tmp_path / name.replace("/", "-")).write_text(name)
+    files = {name: tmp_path / name.replace("/", "-") for name in names}
+    write_bundle(tmp_path / "packed", Parts(model, adapters=files))
+    found = find_package(tmp_path / "packed").adapters
+    assert {name: file.read_text() for name, file in found.items()} == {
+        "adapters/a/x.gguf": "a/x",
+        "adapters/b/x.gguf": "b/x",
+        "y": "y",
+    }
 
 
 def test_chat_settings_that_were_changed_are_refused(packed: Path) -> None:

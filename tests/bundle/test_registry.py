@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from made_bundles import layers_of, make_by_hand, write_pair
-from registries import free_port, program, running
+from made_registries import token_registry
+from registries import PASSWORD, USER, free_port, program, running
 
+from edgeslm.bundle import registry as registries
 from edgeslm.bundle.registry import pull_bundle, push_bundle
 from edgeslm.bundle.signing import read_private_key, read_public_key
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
@@ -102,6 +107,40 @@ def test_nothing_of_that_name(registry: str, tmp_path: Path, packed: Path) -> No
         pull_bundle(f"{registry}/damaged:1", tmp_path / "pulled", plain_http=True)
 
 
+def log_in(home: Path, registry: str, password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what a client that logged in leaves."""
+    known = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    (home / ".docker").mkdir(exist_ok=True)
+    config = {"auths": {registry: {"auth": known}}}
+    (home / ".docker" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(home))
+
+
+@needs_registry
+def test_a_registry_with_a_password(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with running(tmp_path / "blobs", with_password=True) as registry:
+        reference = f"{registry}/some/model:1"
+        with pytest.raises(Failure, match="does not allow") as caught:
+            push_bundle(packed, reference, plain_http=True)
+        assert "Log in" in str(caught.value.hint)
+        log_in(tmp_path, registry, "another", monkeypatch)
+        with pytest.raises(Failure, match="does not allow"):
+            push_bundle(packed, reference, plain_http=True)
+        log_in(tmp_path, registry, PASSWORD, monkeypatch)
+        contents = push_bundle(packed, reference, plain_http=True)
+        assert pull_bundle(reference, tmp_path / "pulled", plain_http=True) == contents
+
+
+def test_tokens_are_for_reading_or_for_writing(packed: Path, tmp_path: Path) -> None:
+    with token_registry() as (address, _):
+        reference = f"{address}/some/model:1"
+        contents = push_bundle(packed, reference, plain_http=True)
+        assert pull_bundle(reference, tmp_path / "pulled", plain_http=True) == contents
+
+
 @pytest.mark.parametrize("reference", ["helper:1", "some/helper:1", "localhost/x", "a.b/", "", "/"])
 def test_references_without_a_registry_are_refused(packed: Path, reference: str) -> None:
     with pytest.raises(InvalidOption):
@@ -111,6 +150,53 @@ def test_references_without_a_registry_are_refused(packed: Path, reference: str)
 def test_nobody_listens(packed: Path) -> None:
     with pytest.raises(Failure, match="cannot be reached"):
         push_bundle(packed, f"127.0.0.1:{free_port()}/x:1", plain_http=True)
+
+
+def test_a_bundle_is_pushed_under_a_tag(packed: Path) -> None:
+    digest = verify_bundle(packed).contents.digest
+    with token_registry() as (address, registry):
+        for reference in (f"x@sha256:{'0' * 64}", f"x@sha256:{digest}", f"x:1@sha256:{digest}"):
+            with pytest.raises(InvalidOption, match="under a tag"):
+                push_bundle(packed, f"{address}/some/{reference}", plain_http=True)
+        assert not registry.stored
+
+
+def test_the_tag_comes_last(packed: Path, private: Path) -> None:
+    """Whoever pulls by the tag meanwhile finds all of it, the signature too."""
+    sign_bundle(packed, read_private_key(private, str))
+    with token_registry() as (address, registry):
+        digest = push_bundle(packed, f"{address}/some/model:1", plain_http=True).digest
+        put = [path.rpartition("/manifests/")[2] for path in registry.asked if "/man" in path]
+        assert put == [f"sha256:{digest}", f"sha256-{digest}.model.sig", "1"]
+    with token_registry(refused=r"\.sig$") as (address, registry):
+        with pytest.raises(Failure, match="500"):
+            push_bundle(packed, f"{address}/some/model:1", plain_http=True)
+        assert "/v2/some/model/manifests/1" not in registry.stored
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A registry that takes what is asked, and after the first time never answers."""
+
+    def do_GET(self) -> None:
+        if self.path != "/v2/":
+            time.sleep(20)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries, "_SECONDS", (5, 0.3))
+    began = time.monotonic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.block_on_close = False
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(Failure, match="cannot be reached"):
+            pull_bundle(f"127.0.0.1:{server.server_port}/x:1", tmp_path / "x", plain_http=True)
+        server.shutdown()
+    assert time.monotonic() - began < 10
 
 
 class Lying(BaseHTTPRequestHandler):

@@ -57,6 +57,23 @@ def test_what_model_signing_signed_we_accept(curve: str) -> None:
         check_signature(data, HASHES[:2], [key], "model.sig")
 
 
+def test_nothing_else_ever_lies_in_a_bundle_that_is_signed(
+    packed: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed leaves a bundle that is still one."""
+    seen = []
+    replace = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        seen.append({each.name for each in packed.iterdir()})
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    sign_bundle(packed, read_private_key(private, str))
+    assert seen == [{"blobs", "index.json", "oci-layout"}]
+    assert verify_bundle(packed, private.with_suffix(".pub")).signed
+
+
 def test_one_of_several_keys_will_do(private: Path, tmp_path: Path) -> None:
     other = write_pair(tmp_path / "other.pem", CURVES["P-384"])
     keys = [read_public_key(path.with_suffix(".pub")) for path in (other, private)]

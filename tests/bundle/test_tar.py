@@ -110,6 +110,17 @@ def test_a_name_in_two_parts(path: Path) -> None:
     assert list(read_tar(path)) == ["etc/passwd"]
 
 
+def test_extended_headers_are_refused_with_a_way_out(path: Path) -> None:
+    """Which Python's tarfile writes unless it is told otherwise, for times alone."""
+    with tarfile.open(path, "w") as stream:
+        member = tarfile.TarInfo("index.json")
+        member.mtime = 1.5  # as of any file that is added
+        stream.addfile(member)
+    with pytest.raises(InvalidBundle, match="extends") as caught:
+        read_tar(path)
+    assert "--format=ustar" in str(caught.value.hint)
+
+
 def test_the_same_name_twice(path: Path) -> None:
     refused(path, entry() + entry() + TAR_END, "occurs twice")
     refused(path, entry() + entry("./file") + TAR_END, "occurs twice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,6 +16,7 @@ from edgeslm.bundle.signing import read_private_key
 from edgeslm.bundle.trust import refuse_unsigned, trusted_keys
 from edgeslm.bundle.verification import sign_bundle
 from edgeslm.errors import InvalidBundle, InvalidOption, NotFound, Untrusted
+from edgeslm.files import identity, sha256
 
 
 @pytest.fixture
@@ -59,6 +61,52 @@ def test_what_was_changed_after_signing_is_refused(packed: Path, trusting: Path,
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(InvalidBundle, match="changed"):
         find_package(packed, to_run=True)
+
+
+def _exchange(path: Path, *, by_copy: bool) -> None:
+    """Change a file, its size and time of modification as they were."""
+    status = path.stat()
+    data = path.read_bytes()
+    source = path.parent.parent.parent / "evil" if by_copy else path
+    source.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if by_copy:
+        shutil.copy2(source, path)
+        source.unlink()
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert path.stat().st_ino == status.st_ino
+
+
+def test_what_is_copied_over_a_known_file_is_hashed(packed: Path, trusting: Path) -> None:
+    sign_bundle(packed, read_private_key(trusting, str))
+    find_package(packed, to_run=True)
+    _exchange(layers_of(packed)["model.gguf"], by_copy=True)
+    with pytest.raises(InvalidBundle, match="changed"):
+        find_package(packed, to_run=True)
+
+
+def test_notes_say_nothing_of_another_disk(
+    packed: Path, trusting: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever brings a disk can have any file on it look as an earlier one did."""
+    sign_bundle(packed, read_private_key(trusting, str))
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "cache"))
+    find_package(packed, to_run=True)
+    model = layers_of(packed)["model.gguf"]
+    note = tmp_path / "cache" / "hashes" / identity(model)
+    assert note.exists()
+    elsewhere = Path("/dev/shm")  # a disk of its own on most Linux systems
+    if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    with TemporaryDirectory(dir=elsewhere) as folder:
+        stick = Path(shutil.copytree(packed, Path(folder) / "stick"))
+        find_package(stick, to_run=True)
+        model = layers_of(stick)["model.gguf"]
+        right = sha256(model)
+        _exchange(model, by_copy=False)
+        (note.parent / identity(model)).write_text(right)
+        with pytest.raises(InvalidBundle, match="changed"):
+            find_package(stick, to_run=True)
 
 
 def test_a_packed_directory_of_earlier_is_refused(trusting: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from edgeslm.targets.loading import load_target
 from edgeslm.targets.writing import target_toml
 from edgeslm.testing import tiny_adapter, tiny_gguf
 
+EPOCH = "c-1!2.0+cpu-py3-none-any.whl"
 BOARD = load_target("rpi5-4gb")
 
 
@@ -101,6 +102,18 @@ def test_a_card_beside_the_model_goes_along_if_it_is_its_own(tmp_path: Path, mod
     assert inside(packed(model), Role.QUALITY) is None
 
 
+def test_the_card_of_a_bundle_goes_along_if_it_is_about_the_same_file(
+    tmp_path: Path, model: Path
+) -> None:
+    named = record(tmp_path / "named.json", "edgeslm.quality/1", model)
+    bundle = packed(model, quality=named)
+    again = tmp_path / "again"
+    pack(bundle, again, target=BOARD)
+    assert json.loads(inside(again, Role.QUALITY) or b"") == json.loads(named.read_text())
+    pack(bundle, again, target=BOARD, file_type="Q4_0")
+    assert inside(again, Role.QUALITY) is None
+
+
 def test_what_was_measured_goes_along(tmp_path: Path, model: Path) -> None:
     ours = record(tmp_path / "ours.json", "edgeslm.measurement/1", model)
     contents = verify_bundle(packed(model, measured=(ours, ours))).contents
@@ -108,6 +121,53 @@ def test_what_was_measured_goes_along(tmp_path: Path, model: Path) -> None:
     other = record(tmp_path / "other.json", "edgeslm.measurement/1", None)
     with pytest.raises(InvalidOption, match="about another file"):
         packed(model, measured=(ours, other))
+
+
+def test_records_are_read_before_the_work(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full.gguf"
+    (tmp_path / "none.json").write_text("{}")
+    other = record(tmp_path / "other.json", "edgeslm.measurement/1", None)
+    monkeypatch.setattr(pipeline, "quantize", pytest.fail)
+    monkeypatch.setattr(pipeline, "predict", pytest.fail)
+    for named in ({"measured": (tmp_path / "none.json",)}, {"quality": other}):
+        with pytest.raises(InvalidOption, match="no edgeslm"):
+            packed(full, **named)
+    monkeypatch.undo()
+
+    class Never:
+        check = bake = staticmethod(pytest.fail)
+
+    with pytest.raises(InvalidOption, match="about another file"):
+        pack(
+            model,
+            tmp_path / "packed",
+            target=BOARD,
+            system="Be kind.",
+            baker=Never(),
+            extras=Extras(measured=(other,)),
+        )
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "1e999", '"\\ud800"', "1" * 5000, "[" * 500 + "]" * 500, '1, "schema": ""']
+)
+def test_records_that_no_bundle_can_hold(tmp_path: Path, model: Path, value: str) -> None:
+    text = json.dumps({"schema": "edgeslm.measurement/1", "model": {"sha256": sha256(model)}})
+    (tmp_path / "odd.json").write_text(f'{text[:-1]}, "odd": {value}}}')
+    with pytest.raises(InvalidOption, match=r"odd\.json"):
+        packed(model, measured=(tmp_path / "odd.json",))
+
+
+def test_what_was_measured_of_the_same_quantization_goes_along(tmp_path: Path, model: Path) -> None:
+    """Quantized in the same way it is the same file."""
+    ours = record(tmp_path / "ours.json", "edgeslm.measurement/1", model)
+    given = Extras(measured=(ours,))
+    full, output = tmp_path / "full.gguf", tmp_path / "packed"
+    assert pack(full, output, target=BOARD, file_type="Q8_0", extras=given).contents.measured
+    with pytest.raises(InvalidOption, match="about another file"):
+        pack(full, output, target=BOARD, file_type="Q4_0", extras=given)
 
 
 def test_adapters_go_along(tmp_path: Path, model: Path) -> None:
@@ -127,10 +187,14 @@ def test_wheels_go_along(tmp_path: Path, model: Path) -> None:
     (folder / "notes.txt").write_text("not a wheel")
     with pytest.raises(InvalidOption, match="no wheels"):
         packed(model, runtime=folder)
-    for name in ("b-2-py3-none-any.whl", "a-1-py3-none-any.whl"):
+    for name in ("b-2-py3-none-any.whl", "a-1-py3-none-any.whl", EPOCH):
         (folder / name).write_text(name)
     files = {each.file for each in verify_bundle(packed(model, runtime=folder)).contents.files}
-    assert {"runtime/a-1-py3-none-any.whl", "runtime/b-2-py3-none-any.whl"} <= files
+    assert {
+        f"runtime/{EPOCH}",
+        "runtime/a-1-py3-none-any.whl",
+        "runtime/b-2-py3-none-any.whl",
+    } <= files
     assert "runtime/notes.txt" not in files
     for wrong in (model, tmp_path / "none"):
         with pytest.raises(UserError):

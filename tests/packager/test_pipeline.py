@@ -86,6 +86,16 @@ def test_a_failure_leaves_nothing(tmp_path, model, target):
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_bundle_appears_signed_or_not_at_all(tmp_path, model, target):
+    class Lost:
+        def public_key(self):
+            raise InvalidOption("gone")
+
+    with pytest.raises(InvalidOption, match="gone"):
+        pack(model, tmp_path / "packed", target=target, key=Lost())
+    assert not (tmp_path / "packed").exists()
+
+
 def test_names_too_long_for_the_disk(tmp_path, model, target):
     long = tmp_path / ("x" * 300)
     for source, output in ((long, tmp_path / "packed"), (model, long)):

@@ -21,7 +21,7 @@ from edgeslm.estimate.energy import seconds_per_token
 from edgeslm.estimate.memory import weights_budget
 from edgeslm.estimate.prediction import usual_kv_type
 from edgeslm.estimate.speed import standing_seconds, weight_seconds
-from edgeslm.estimate.work import unread_tensor
+from edgeslm.estimate.work import shares_read
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.gguf.types import DEFAULT_ALIGNMENT, kv_tensor_type, padded
 from edgeslm.packager.quantize.allocation import Allocation, Infeasible, allocate
@@ -88,8 +88,8 @@ class Demands:
         Raises:
             InvalidOption: the target's file does not say how fast any type of a tensor is read.
         """
-        unread = unread_tensor(self.header)
-        return [self._priced(item, read=item.tensor != unread) for item in options]
+        shares = shares_read(self.header)
+        return [self._priced(item, shares[item.tensor]) for item in options]
 
     def limits(self, options: Sequence[Options]) -> Limits:
         """What is left for the tensors of `options` once all others are counted."""
@@ -141,16 +141,18 @@ class Demands:
     def _counted(self, count: int) -> int:
         return padded(count, DEFAULT_ALIGNMENT) if self.whole_file else count
 
-    def _priced(self, item: Options, *, read: bool) -> Options:
+    def _priced(self, item: Options, share: float) -> Options:
+        """One tensor's options, of which each token reads a share."""
         entries, lacking = [], ""
         for entry in item.candidates:
             seconds: float | None = 0.0
-            if self.by_seconds is not None and self.target is not None and read:
-                cost = weight_seconds(self.target, entry.type.name, entry.bytes)
+            if self.by_seconds is not None and self.target is not None and share:
+                count = round(entry.bytes * share)
+                cost = weight_seconds(self.target, entry.type.name, count)
                 seconds, lacking = cost.seconds, cost.source
             if seconds is not None:
-                count = self._counted(entry.bytes)
-                entries.append(dataclasses.replace(entry, bytes=count, seconds=seconds))
+                taken = self._counted(entry.bytes)
+                entries.append(dataclasses.replace(entry, bytes=taken, seconds=seconds))
         if not entries:
             raise _unknown_speed(lacking)
         return Options(item.tensor, tuple(entries))
@@ -165,11 +167,11 @@ class Demands:
     def _fixed_seconds(self, fixed: Sequence[TensorInfo]) -> float:
         if self.target is None or self.by_seconds is None:
             return 0.0
-        unread = unread_tensor(self.header)
+        shares = shares_read(self.header)
         costs = [
-            weight_seconds(self.target, tensor.type.name, tensor.bytes)
+            weight_seconds(self.target, tensor.type.name, round(tensor.bytes * share))
             for tensor in fixed
-            if tensor.name != unread
+            if (share := shares[tensor.name])
         ]
         costs.append(
             standing_seconds(
@@ -196,7 +198,11 @@ class Demands:
         if small or slow:
             room = None if limits.bytes is None else max(limits.bytes, smallest.bytes)
             quickest = fastest if room is None else allocate(by_speed, Limits(bytes=room))
-            return self._out_of_reach(count + smallest.bytes, seconds, quickest)
+            return self._out_of_reach(
+                count + smallest.bytes,
+                seconds + quickest.seconds,
+                self._bytes_read(options, quickest),
+            )
         assert self.by_bytes is not None  # noqa: S101  one limit alone was met above
         assert self.by_seconds is not None  # noqa: S101
         by_size = [_scored(item, lambda entry: float(entry.bytes)) for item in options]
@@ -209,15 +215,22 @@ class Demands:
             hint=f"Ask for {self.by_seconds.ask(least)}, or for {self.by_bytes.ask(fewest)}.",
         )
 
+    def _bytes_read(self, options: Sequence[Options], mix: Allocation) -> int:
+        """What a token reads of the tensors that are up for choice."""
+        shares = shares_read(self.header)
+        chosen = zip(options, mix.chosen, strict=True)
+        return sum(round(entry.bytes * shares[item.tensor]) for item, entry in chosen)
+
     def _out_of_reach(
-        self, least_bytes: int, fixed_seconds: float, quickest: Allocation
+        self, least_bytes: int, least_seconds: float, read_bytes: int
     ) -> InvalidOption:
         """Every demand that no mix meets, and the nearest that one mix meets together.
 
         Args:
             least_bytes: Of all tensors, in the smallest mix.
-            fixed_seconds: Of a token, whatever the mix.
-            quickest: The fastest mix of those that come nearest to the demands on bytes.
+            least_seconds: Of a token, in the fastest mix of those that come nearest to the demands
+                on bytes.
+            read_bytes: What a token reads in that mix.
         """
         causes, asks = [], []
         for demand in self.bytes_demands:
@@ -228,17 +241,15 @@ class Demands:
                     f"tensors' types and widths allow no less than {ask.removesuffix(' or more')}"
                 )
                 asks.append(ask)
-        seconds = fixed_seconds + quickest.seconds
         for demand in self.seconds_demands:
-            if demand.most < seconds:
-                read_bytes = sum(entry.bytes for entry in quickest.chosen if entry.seconds > 0)
+            if demand.most < least_seconds:
                 causes.append(
                     f"{demand.words}{demand.detail} leaves {format_seconds(demand.most)} per "
                     f"token; the fastest mix of {self.header.path} reads "
-                    f"{format_bytes(read_bytes)} in {format_seconds(seconds)}: "
-                    f"{significant(1 / seconds)} tokens/s"
+                    f"{format_bytes(read_bytes)} in {format_seconds(least_seconds)}: "
+                    f"{significant(1 / least_seconds)} tokens/s"
                 )
-                asks.append(demand.ask(seconds))
+                asks.append(demand.ask(least_seconds))
         shorter = ", a shorter --context" if any("token;" in cause for cause in causes) else ""
         hint = f"Ask for {' and '.join(asks)}{shorter}, or take a smaller model."
         return InvalidOption("; ".join(causes), hint=hint)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import InvalidOption, Unsupported
-from edgeslm.estimate.work import unread_tensor
+from edgeslm.estimate.work import shares_read
 from edgeslm.files import cache_folder, exclusive, sha256
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorType
@@ -232,9 +232,9 @@ def _calibrated(header: Header, names: Collection[str]) -> Collection[str]:
     try:
         shape_of(Weights(header))
     except Unsupported:
-        unread = unread_tensor(header)  # looked up and not multiplied with, so nobody sees it
+        shares = shares_read(header)  # what is looked up is multiplied with nothing to be seen
         flat = (tensor.name for tensor in header.tensors if len(tensor.shape) == 2)
-        return [name for name in flat if name in names and name != unread]
+        return [name for name in flat if name in names and shares[name]]
     return names
 
 

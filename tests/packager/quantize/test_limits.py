@@ -68,6 +68,17 @@ TIED = smollm2()
 UNTIED = smollm2(tensor("output.weight", 576, 49152))
 
 
+MIXTURE = smollm2(
+    *(tensor(f"blk.{index}.ffn_up_exps.weight", 576, 256, 8) for index in range(30)),
+    tensor("per_layer_token_embd.weight", 256, 49152),
+    tensor("output.weight", 576, 49152),
+)
+MIXTURE = dataclasses.replace(
+    MIXTURE,
+    metadata={**MIXTURE.metadata, "llama.expert_count": 8, "llama.expert_used_count": 2},
+)
+
+
 def options_of(header: Header, types: Sequence[TensorType] = TYPES) -> list[Options]:
     """Every matrix at every type, the later layers mattering more."""
     return [
@@ -137,7 +148,7 @@ def test_what_is_made_for_a_speed_is_predicted_at_that_speed(
 
 
 def test_a_speed_is_not_met_by_far_more_than_asked() -> None:
-    for header in (TIED, UNTIED):
+    for header in (TIED, UNTIED, MIXTURE):
         demands = demands_for(header, Wishes(min_tokens_per_second=25), PI4)
         predicted = predict(written(header, demands, options_of(header)), PI4)
         assert predicted.decode_tokens_per_second.value == pytest.approx(25, rel=1e-2)
@@ -221,6 +232,35 @@ def test_an_embedding_that_is_not_read_costs_no_time() -> None:
     assert seconds["output.weight"] > 0
     tied = demands_for(TIED, Wishes(min_tokens_per_second=20), PI4)
     assert tied.priced(options_of(TIED))[0].candidates[0].seconds > 0
+
+
+def test_what_a_token_reads_is_what_costs_time() -> None:
+    """Two experts of eight, and no table that is looked up: whether its type is chosen or not."""
+    demands = demands_for(MIXTURE, Wishes(min_tokens_per_second=20), PI4)
+    options = options_of(MIXTURE)
+    priced = {item.tensor: item.candidates[0] for item in demands.priced(options)}
+    experts, layer = priced["blk.0.ffn_up_exps.weight"], priced["blk.0.weight"]
+    assert priced["per_layer_token_embd.weight"].seconds == 0
+    assert experts.seconds / experts.bytes == pytest.approx(layer.seconds / layer.bytes / 4)
+    at_f16 = [
+        Options(item.tensor, tuple(kind for kind in item.candidates if kind.type.name == "F16"))
+        for item in options
+    ]
+    chosen = sum(item.candidates[0].seconds for item in demands.priced(at_f16))
+    left = demands.limits(at_f16).seconds, demands.limits([]).seconds
+    assert (left[0] or 0) - chosen == pytest.approx(left[1])
+
+
+def test_the_message_about_a_mixture_s_speed_says_what_a_token_reads() -> None:
+    read = sum(
+        round(item.candidates[0].bytes * (0.25 if "_exps" in item.tensor else 1))
+        for item in options_of(MIXTURE, [tensor_type("Q4_0")])
+        if item.tensor not in ("token_embd.weight", "per_layer_token_embd.weight")
+    )
+    with pytest.raises(InvalidOption, match=f"reads {read / 1e6:.1f} MB"):
+        demands_for(MIXTURE, Wishes(min_tokens_per_second=500), PI4).allocate(
+            options_of(MIXTURE, [tensor_type("Q4_0")])
+        )
 
 
 def test_the_context_s_cache_costs_time_and_memory() -> None:
