@@ -40,9 +40,8 @@ class ContextOptions:
         threads: Threads for decode (one token at a time).
         prefill_threads: Threads for prefill; None means the same as `threads`.
         kv_type: Type of cached keys and values, one that `kv_tensor_type` takes.
-        sequences: Sequences that may live in the cache at once.
-        unified: Whether they share one cache, in which a beginning that several have in common is
-            kept once; otherwise each has its part of `length`.
+        sequences: Sequences that may live in the cache at once. Each has its part of `length`, and
+            a stream of its own: what the others hold costs its tokens nothing.
         outputs: Most rows of logits one decode call may give. With one instead of a row per
             token of a batch, SmolLM2's compute buffer shrinks from 98 to 16 MiB.
         flash_attention: None lets llama.cpp decide.
@@ -58,7 +57,6 @@ class ContextOptions:
     prefill_threads: int | None = None
     kv_type: str = "F16"
     sequences: int = 1
-    unified: bool = False
     outputs: int = 1
     flash_attention: bool | None = None
     pooled: bool = False
@@ -336,23 +334,6 @@ class Context(Closing):
         return True
 
     @property
-    def can_share(self) -> bool:
-        """Whether `share` can do anything.
-
-        Not with recurrent states. Nor with a cache that is as small as its windows: what sequences
-        share there is kept when the windows have moved past it, until it is full.
-        """
-        window = self.model.sliding_window
-        return self.options.unified and not self.model.recurrent and (not window or self.can_shift)
-
-    def share(self, source: int, target: int, count: int) -> None:
-        """Have the empty sequence `target` begin with the first `count` tokens of `source`.
-
-        Nothing is copied: both refer to the same keys and values. Only where `can_share`.
-        """
-        native.library().llama_memory_seq_cp(self._memory, source, target, 0, count)
-
-    @property
     def handle(self) -> Any:
         """The native context, for the other modules of this room."""
         return self._handle
@@ -382,7 +363,7 @@ def _create(
     params.n_batch = options.batch
     params.n_ubatch = min(options.ubatch, options.batch)
     params.n_seq_max = options.sequences
-    params.kv_unified = options.unified
+    params.kv_unified = False
     params.n_outputs_max = options.outputs
     params.n_threads = options.threads
     params.n_threads_batch = options.prefill_threads or options.threads

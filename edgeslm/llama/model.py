@@ -139,6 +139,11 @@ class Model(Closing):
         return int(native.library().llama_model_n_embd_out(self.handle))
 
     @cached_property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return int(native.library().llama_model_n_params(self.handle))
+
+    @cached_property
     def trained_context_length(self) -> int:
         """The longest context the model was trained for, in tokens."""
         return int(native.library().llama_model_n_ctx_train(self.handle))

@@ -1,12 +1,13 @@
 """What a context holds of one sequence, as bytes, and back.
 
 The bytes are llama.cpp's own: cells, positions, keys and values. They fit a context of the same
-model, build of llama.cpp and cache type; the number of slots and cells may differ.
+model, build of llama.cpp and cache type, whatever its numbers of sequences and cells.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from edgeslm.errors import NativeFailure
 from edgeslm.llama import native
 from edgeslm.llama.context import Context
+from edgeslm.llama.state_layout import Layout, layout_of, streams_of
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
@@ -39,12 +41,62 @@ def copy_state(context: Context, sequence: int, target: memoryview) -> None:
 
 
 def restore_state(context: Context, sequence: int, data: memoryview) -> bool:
-    """Have the empty sequence hold what `copy_state` wrote.
+    """Have the empty sequence hold what `copy_state` wrote, in this context or another.
+
+    Where that one has another number of sequences, a copy of the bytes is made for a moment.
 
     Returns:
         False where it is the state of another model or cache, or there is no room for it; the
         sequence is empty then.
     """
+    streams = context.options.sequences
+    if _has_streams(context) and streams_of(data) != streams:
+        layout = _layout(context, data)
+        if layout is None:
+            return False
+        target = memoryview(mmap.mmap(-1, layout.bytes_for(streams)))
+        layout.write(data, target, streams)
+        data = target
+    return _restore(context, sequence, data)
+
+
+def can_copy_beginning(context: Context, held: int, count: int) -> bool:
+    """Whether the first `count` of `held` tokens can be taken from a sequence.
+
+    Not out of recurrent states, which know only the last token; nor from before a window that has
+    moved on.
+    """
+    window = context.model.sliding_window
+    return not context.model.recurrent and (not window or held - window <= max(0, count - window))
+
+
+def copy_beginning(context: Context, source: int, target: int, count: int) -> bool:
+    """Have the empty sequence `target` hold the first `count` tokens of `source`.
+
+    As much memory as the state of `source` takes is needed meanwhile; of the cache, only what the
+    tokens take.
+
+    Returns:
+        False where not all of the tokens are there, or more than keys and values belongs to them;
+        `target` is empty then.
+
+    Raises:
+        NativeFailure: llama.cpp could not write the state.
+    """
+    if context.model.recurrent:
+        return False
+    streams = context.options.sequences
+    # Pages of its own, which go back at once; `Context.decode` never sees it.
+    data = memoryview(mmap.mmap(-1, state_bytes(context, source)))
+    copy_state(context, source, data)
+    layout = _layout(context, data)
+    if layout is None or not layout.holds(count, context.model.sliding_window):
+        return False
+    end = layout.write(data, data, streams, count)
+    return _restore(context, target, data[:end])
+
+
+def _restore(context: Context, sequence: int, data: memoryview) -> bool:
     with native.captured_log():
         read = native.library().llama_state_seq_set_data(
             context.handle, _pointer(data), len(data), sequence
@@ -53,6 +105,17 @@ def restore_state(context: Context, sequence: int, data: memoryview) -> bool:
         return True
     context.forget(sequence=sequence)
     return False
+
+
+def _has_streams(context: Context) -> bool:
+    """Whether there are keys and values at all, beside states."""
+    return not native.library().llama_model_is_recurrent(context.model.handle)
+
+
+def _layout(context: Context, data: memoryview) -> Layout | None:
+    model = context.model
+    compressed = model.hyper("attention.key_length_mla") is not None
+    return layout_of(data, values=not compressed, several=not model.recurrent)
 
 
 def _pointer(view: memoryview) -> Any:

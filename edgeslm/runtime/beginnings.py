@@ -78,6 +78,7 @@ class Beginnings:
         finally:
             found.close()
         slot.cached += found.head.tokens
+        slot.most = max(slot.most, len(slot.cached))
         self._states.restored += 1
         return True
 
@@ -117,6 +118,5 @@ def origin_of(context: Context, model_hash: str, adapter: str = "") -> Origin:
     parts = [native.build_info().binding, f"flash attention {options.flash_attention}"]
     trained = context.model.hyper("rope.scaling.original_context_length")
     if trained:  # some models turn positions otherwise where the context is longer
-        length = context.length if options.unified else context.length // options.sequences
-        parts.append("long" if length > trained else "short")
+        parts.append("long" if context.length // options.sequences > trained else "short")
     return Origin(model_hash, ", ".join(parts), options.kv_type, adapter)

@@ -3,7 +3,7 @@
 Prompts and answers share the batches ("continuous batching"): the weights are read once for all.
 Only jobs with the same adapter can: those with different ones take turns.
 A slot keeps what it computed when its answer ends; a prompt that begins like what it, or another
-slot, holds is not computed again. Nothing here is a thread: `step` is called until there is nothing
+slot, holds is not computed again where a copy is less work. Nothing here is a thread: `step` is called until there is nothing
 to do.
 """
 
@@ -23,7 +23,8 @@ from edgeslm.runtime.drafting import Drafts
 from edgeslm.runtime.governor import Governor
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.prompt_states import PromptStates
-from edgeslm.runtime.slots import Share, Slot, common, next_shares
+from edgeslm.runtime.sharing import Sharing
+from edgeslm.runtime.slots import Share, Slot, next_shares
 from edgeslm.runtime.turns import Turns
 
 _SINKS = 4
@@ -59,6 +60,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._batch = Batch(context.most_tokens)
         self._drafts = Drafts(context, draft)
+        self._sharing = Sharing(context, self.slots)
         self.governor: Governor | None = None
         """Adapts the threads between steps."""
 
@@ -181,12 +183,12 @@ class Scheduler:
             self.slots, key=lambda other: (other.overlap(prompt, slot.adapter), other is slot)
         )
         shared = best.overlap(prompt, slot.adapter)
-        if best is not slot and shared and self.context.can_share:
+        own = slot.overlap(prompt, slot.adapter)
+        if self._sharing.pays(best, shared, shared - own):
             self._cut(slot, 0)
-            self.context.share(best.sequence, slot.sequence, shared)
-            slot.cached = list(prompt[:shared])
+            self._sharing.copy(best, slot, shared)
         else:
-            self._cut(slot, slot.overlap(prompt, slot.adapter))
+            self._cut(slot, own)
         if self._beginnings is not None:
             job.boundary = self._beginnings.boundary(len(prompt), job.options.keep)
             self._beginnings.restore(slot, prompt)
@@ -194,7 +196,7 @@ class Scheduler:
 
     def _shift(self, slot: Slot, job: Job) -> None:
         """Make room in a slot that is full, or end its answer there."""
-        kept = self._alone_from(slot, max(_SINKS, min(job.options.keep, self.length // 2)))
+        kept = max(_SINKS, min(job.options.keep, self.length // 2))
         dropped = (len(slot.cached) - kept) // 2
         if (
             len(slot.cached) == self.length
@@ -207,22 +209,6 @@ class Scheduler:
         else:
             job.end_at_limit()
             slot.job = None
-
-    def _alone_from(self, slot: Slot, start: int) -> int:
-        """From where on, not before `start`, no other slot has the same cells.
-
-        Those that wait give them up; those that answer keep what they have.
-        """
-        others = [
-            (other, common(other.cached, slot.cached))
-            for other in self.slots
-            if other is not slot and other.adapter is slot.adapter
-        ]
-        start = max([start, *(shared for other, shared in others if other.job is not None)])
-        for other, shared in others:
-            if shared > start:
-                self._cut(other, start)
-        return start
 
     def _cut(self, slot: Slot, count: int, *, clean: bool = True) -> None:
         """Keep the first `count` tokens of a slot, or none where that is not possible.
@@ -271,6 +257,7 @@ class Scheduler:
         for share in shares:
             slot = share.slot
             slot.cached += share.tokens
+            slot.most = max(slot.most, len(slot.cached))
             job = slot.job
             at_boundary = job is not None and len(slot.cached) == job.boundary
             if self._beginnings and job and at_boundary and not job.answering:

@@ -20,6 +20,7 @@ class Slot:
         adapter: What changed the model while it computed them.
         exact: How many of them were computed with nothing but those before them; None for all.
         dropped: How many tokens of the job were dropped after those, to make room.
+        most: How many tokens the cache has held of it at once, so far.
     """
 
     sequence: int
@@ -28,6 +29,7 @@ class Slot:
     adapter: Adapter | None = None
     exact: int | None = None
     dropped: int = 0
+    most: int = 0
 
     @property
     def held(self) -> int:

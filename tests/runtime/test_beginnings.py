@@ -120,7 +120,7 @@ def test_a_state_in_right_form_that_llama_cpp_refuses_is_computed_again(
 
 def test_an_engine_has_it_from_the_start_in_every_slot(model: Model, tmp_path: Path) -> None:
     cold, _ = _answer(model, tmp_path, "Who are you?")
-    options = ContextOptions(length=1024, threads=1, sequences=2, unified=True, outputs=2)
+    options = ContextOptions(length=1024, threads=1, sequences=2, outputs=2)
     turn = threading.Lock()
     with (
         PromptStates(tmp_path) as states,
@@ -129,8 +129,7 @@ def test_an_engine_has_it_from_the_start_in_every_slot(model: Model, tmp_path: P
         with turn:  # neither is answered before both are there
             tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
         answers = [ticket.result(60) for ticket in tickets]
-        # with windows, each slot takes it from the disk
-        assert states.restored == (1 if engine.context.can_share else 2)
+        assert states.restored == 1  # the second has it from the first
     for answer in answers:
         assert answer.tokens[:2] == cold.tokens[:2]
         assert answer.reused_tokens > 0
@@ -173,8 +172,8 @@ def test_positions_that_are_turned_otherwise_are_another_origin(tiny_model: Path
 
     from edgeslm.runtime.beginnings import origin_of
 
-    def origin(length: int, sequences: int = 1, *, unified: bool = False) -> Any:
-        options = ContextOptions(length=length, sequences=sequences, unified=unified)
+    def origin(length: int, sequences: int = 1) -> Any:
+        options = ContextOptions(length=length, sequences=sequences)
         known = {"rope.scaling.original_context_length": 4096}
         context: Any = SimpleNamespace(
             length=length, options=options, model=SimpleNamespace(hyper=known.get)
@@ -183,4 +182,4 @@ def test_positions_that_are_turned_otherwise_are_another_origin(tiny_model: Path
 
     assert origin(2048) == origin(4096) == origin(8192, 4)
     assert origin(2048) != origin(8192)
-    assert origin(8192) == origin(8192, 4, unified=True)
+    assert origin(8192) == origin(8192, 4)

@@ -111,7 +111,7 @@ def _greedy(context: Context, text: list[int], count: int) -> tuple[int, ...]:
 
 
 def test_several_at_once(model: Model, smaller: Model) -> None:
-    shape = replace(SHAPE, length=3 * 256, sequences=3, unified=True)
+    shape = replace(SHAPE, length=3 * 256, sequences=3)
     words = ("hello", "the and in the", "no way", "why and how", "once")
     with Engine(model, shape, draft=smaller) as engine:
         tickets = [engine.submit(model.tokenize(word), GREEDY) for word in words * 2]

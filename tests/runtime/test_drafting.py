@@ -140,7 +140,7 @@ def test_scores_are_those_of_each_token(model: Model) -> None:
 
 def test_several_at_once(model: Model) -> None:
     names = ("greedy", "seeded", "penalties", "grammar", "bias")
-    shape = replace(SHAPE, length=3 * 256, sequences=3, unified=True)
+    shape = replace(SHAPE, length=3 * 256, sequences=3)
     options = [GenerationOptions(60, (), SAMPLINGS[name], speculate="always") for name in names]
     with Engine(model, shape) as engine:
         tickets = [

@@ -25,7 +25,7 @@ WORDS = ("hello", "the and ", "there was once a", "in the " * 20, "no", "why and
 
 def _shape(slots: int, length: int = 256, batch: int = 32) -> ContextOptions:
     return ContextOptions(
-        length=slots * length, batch=batch, sequences=slots, outputs=slots, unified=slots > 1
+        length=slots * length, batch=batch, sequences=slots, outputs=slots
     )
 
 
@@ -189,7 +189,7 @@ def test_full_slots_at_once(model: Model) -> None:
 def test_batches_larger_than_the_context(model: Model) -> None:
     """Three prompts at once of more tokens than llama.cpp takes in one call."""
     prompts = [model.tokenize(f"{number} and the " * 18) for number in range(3)]
-    options = ContextOptions(length=512, batch=2048, sequences=4, outputs=4, unified=True)
+    options = ContextOptions(length=512, batch=2048, sequences=4, outputs=4)
     with Engine(model, options) as engine:
         tickets = [engine.submit(prompt[:120], GREEDY) for prompt in prompts * 2]
         answers = [ticket.result(60).tokens for ticket in tickets]

@@ -76,7 +76,7 @@ def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
     """Cells that two slots share cannot move under one of them; those after them can."""
     common = model.tokenize("you are a helper who answers in rhymes " * 3)
     prompts = [common + model.tokenize(text) for text in ("one", "two")]
-    context = ContextOptions(length=512, threads=1, sequences=2, unified=True, outputs=2)
+    context = ContextOptions(length=512, threads=1, sequences=2, outputs=2)
     hot = replace(ENDLESS, temperature=3, seed=7, top_k=0, min_p=0)
     short_options = GenerationOptions(100, sampling=hot)
     with Engine(model, context) as engine:
@@ -98,7 +98,7 @@ def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
 def test_windows_do_not_fill_up_with_a_beginning_that_several_share(tmp_path: Path) -> None:
     path = tiny_gguf(tmp_path / "window.gguf", architecture="gemma3", context_length=1024)
     context = ContextOptions(
-        length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, unified=True, outputs=4
+        length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, outputs=4
     )
     with Model(path) as model, Engine(model, context) as engine:
         common = model.tokenize("you are a helper who answers in rhymes " * 6)

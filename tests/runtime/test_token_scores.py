@@ -43,7 +43,7 @@ def _all_logprobs(model: Model, tokens: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", [2, 3, 64])
 def test_prompt_and_answer(model: Model, rows: int) -> None:
-    options = replace(EXACT, length=1024, batch=32, sequences=2, outputs=rows, unified=True)
+    options = replace(EXACT, length=1024, batch=32, sequences=2, outputs=rows)
     sampling = SamplingOptions(temperature=2, top_k=3, repeat_penalty=1.5, seed=1)
     asked = GenerationOptions(8, (), sampling, scores=3, score_prompt=True)
     prompts = [model.tokenize(TEXT), model.tokenize(TEXT + TEXT)]

@@ -230,7 +230,6 @@ class Hosted(Closing):
         context = ContextOptions(
             length=options.context * options.slots,
             sequences=options.slots,
-            unified=options.slots > 1,
             outputs=max(options.slots, rows_of_logits(self.model)),
             as_it_fills=True,
             threads=1 if options.threads is None else options.threads,

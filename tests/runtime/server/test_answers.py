@@ -25,7 +25,7 @@ _SLOTS = 4
 @pytest.fixture
 def engine(tiny_model: Path) -> Iterator[Engine]:
     options = ContextOptions(
-        length=_SLOTS * 256, batch=32, sequences=_SLOTS, outputs=_SLOTS, unified=True
+        length=_SLOTS * 256, batch=32, sequences=_SLOTS, outputs=_SLOTS
     )
     with Model(tiny_model) as model, Engine(model, options) as opened:
         yield opened
