@@ -132,22 +132,29 @@ def kv_bytes(
         context_length: Tokens of all sequences together.
         kv_type: Type of keys and values.
         ubatch: Tokens computed at once.
-        sequences: How many share the cache.
+        sequences: How many there are, each with a part of its own.
     """
     kind = kv_tensor_type(kv_type)
-    cells = padded(context_length, CELLS)
     total = 0
     for layer in layers(header):
-        kept = cells
-        if layer.window is not None:
-            # llama.cpp never computes more at once than the whole context
-            least = layer.window * sequences + min(ubatch, cells)
-            kept = padded(min(cells, least), CELLS)
+        cells = sequences * cells_for(
+            layer.window, context_length=context_length, ubatch=ubatch, sequences=sequences
+        )
         for length in (layer.key_length, layer.value_length):
             if width := layer.kv_heads * length:
-                total += kind.bytes_for((padded(width, kind.block_elements), kept))
+                total += kind.bytes_for((padded(width, kind.block_elements), cells))
         total += 4 * layer.state * sequences
     return total
+
+
+def cells_for(window: int | None, *, context_length: int, ubatch: int, sequences: int) -> int:
+    """Cells of one sequence in a layer with such a window, or without; arguments as above."""
+    whole_context = padded(context_length, CELLS)
+    cells = padded(whole_context // sequences, CELLS)
+    if window is None:
+        return cells
+    # llama.cpp never computes more at once than the whole context
+    return padded(min(cells, window + min(ubatch, sequences * cells)), CELLS)
 
 
 def can_hold(header: Header, kv_type: str) -> bool:

@@ -45,7 +45,7 @@ class Settings:
         context: Tokens of one prompt and its answer.
         kv_type: Type of cached keys and values.
         ubatch: Tokens computed at once.
-        slots: Answers computed at a time, each with a context of its own in one shared cache.
+        slots: Answers computed at a time, each with a context of its own.
         rows: Rows of logits that one decode may give: more than one to guess ahead with.
     """
 

@@ -22,10 +22,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from edgeslm.estimate.cache import CELLS, Layer, count_of, kv_bytes, layers, per_layer, whole
+from edgeslm.estimate.cache import (
+    Layer,
+    cells_for,
+    count_of,
+    kv_bytes,
+    layers,
+    per_layer,
+    whole,
+)
 from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, TensorInfo
-from edgeslm.gguf.types import padded
 from edgeslm.records import MemoryPlan
 
 PROCESS_BYTES = 48_200_000
@@ -84,7 +91,7 @@ def plan_memory(
         context_length: Tokens the KV cache holds, of all sequences together.
         kv_type: Tensor type of the cached keys and values.
         ubatch: Tokens computed at once during prefill.
-        sequences: Answers at a time, which share the cache.
+        sequences: Answers at a time, each with its part of the cache.
         rows: Rows of logits that one decode may give, as guessing ahead needs several.
         features: The processor's, as Linux names them; without, no tensors count as copied.
 
@@ -92,8 +99,13 @@ def plan_memory(
         InvalidGGUF: the header lacks a hyperparameter the plan needs.
         InvalidOption: `kv_type` is no tensor type.
     """
-    cells = padded(context_length, CELLS)
     kept = layers(header)
+
+    def cells(window: int | None = None) -> int:
+        return cells_for(window, context_length=context_length, ubatch=ubatch, sequences=sequences)
+
+    most = sequences * cells()
+    seen = sum(map(cells, {layer.window for layer in kept if layer.kv_heads}))
     return MemoryPlan(
         weights_bytes=sum(tensor.bytes for tensor in header.tensors),
         kv_bytes=kv_bytes(
@@ -103,9 +115,9 @@ def plan_memory(
             ubatch=ubatch,
             sequences=sequences,
         ),
-        compute_bytes=_compute_bytes(header, kept, cells, min(ubatch, cells), sequences)
+        compute_bytes=_compute_bytes(header, kept, seen, min(ubatch, most), sequences)
         + 4 * max(0, rows - sequences) * _vocabulary(header),
-        overhead_bytes=_overhead_bytes(header) + _CELL_BYTES * cells,
+        overhead_bytes=_overhead_bytes(header) + _CELL_BYTES * most,
         copied_bytes=copied_bytes(header, features),
     )
 
@@ -155,15 +167,15 @@ def _is_copied(tensor: TensorInfo, features: Collection[str]) -> bool:
 
 
 def _compute_bytes(
-    header: Header, kept: Sequence[Layer], cells: int, ubatch: int, sequences: int
+    header: Header, kept: Sequence[Layer], seen: int, ubatch: int, sequences: int
 ) -> int:
     """Activations and masks of one micro-batch in the graph allocator's arrangement, and logits.
 
     The most is alive in the feed-forward part: per token three hidden states and three inner
     states in F32, beside the place that the queries, or a recurrent layer, left, where it is too
     small for an inner state. Or, where that is narrow, in the attention, or in a recurrent layer.
-    A mask in F16 for each kind of attention; activations once more in 8 bits, as quantized
-    weights are multiplied with them.
+    A mask in F16 for each kind of attention, together as wide as the cells `seen`; activations once
+    more in 8 bits, as quantized weights are multiplied with them.
     """
     width = count_of(header, "embedding_length")
     heads = max(per_layer(header, "attention.head_count", len(kept), least=0), default=0)
@@ -176,11 +188,6 @@ def _compute_bytes(
         3 * width + 3 * inner + (left if inner > width + left else 0),
         3 * width + 2 * queries + keys,
         _recurrent_numbers(header, width) if recurrent else 0,
-    )
-    windows = {layer.window for layer in kept if layer.kv_heads}
-    seen = sum(
-        cells if window is None else padded(min(cells, window * sequences + ubatch), CELLS)
-        for window in windows
     )
     per_token = 4 * numbers + 2 * seen + _QUANTIZED_ACTIVATION * max(inner, width)
     choosing = (_LOGIT_BYTES * sequences + _CANDIDATE_BYTES) * _vocabulary(header)

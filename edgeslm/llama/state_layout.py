@@ -131,7 +131,7 @@ def layout_of(data: memoryview, *, values: bool = True, several: bool = True) ->
         several: Whether all of it is sections; otherwise something else follows the first.
     """
     reader = _Reader(data, _START)
-    sections = []
+    sections: list[Section] = []
     try:
         while reader.at < len(data) and (several or not sections):
             sections.append(_section(reader, values=values))
@@ -189,6 +189,8 @@ def _cells(reader: _Reader, cells: int, *, values: bool) -> Section:
     parts = [Part(start, 1, _CELL_WORDS * _WORD)]
     start = reader.at
     transposed, layers = reader.word(1), reader.word(_MOST)
+    parts.append(Part(start, 0, reader.at - start))
+    start = reader.at
     for of_keys in (True, False) if values else (True,):
         for _ in range(layers):
             reader.word(_MOST)

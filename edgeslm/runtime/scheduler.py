@@ -3,8 +3,8 @@
 Prompts and answers share the batches ("continuous batching"): the weights are read once for all.
 Only jobs with the same adapter can: those with different ones take turns.
 A slot keeps what it computed when its answer ends; a prompt that begins like what it, or another
-slot, holds is not computed again where a copy is less work. Nothing here is a thread: `step` is called until there is nothing
-to do.
+slot, holds is not computed again, but copied where that is less work. Nothing here is a thread:
+`step` is called until there is nothing to do.
 """
 
 from __future__ import annotations

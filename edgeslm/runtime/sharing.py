@@ -46,9 +46,8 @@ class Sharing:
         if gained <= 0 or not can_copy_beginning(self._context, held, count):
             return False
         size = state_bytes(self._context, source.sequence)
-        return (
-            size <= _BYTES_PER_WEIGHT * self._context.model.parameters * gained
-            and (size <= _SMALL or held + count <= self._untouched())
+        return size <= _BYTES_PER_WEIGHT * self._context.model.parameters * gained and (
+            size <= _SMALL or held + count <= self._untouched()
         )
 
     def copy(self, source: Slot, target: Slot, count: int) -> bool:

@@ -80,7 +80,8 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
     """What to compute next.
 
     Answers go on first, by a token each. What is left goes to prompts: equal parts for all, and
-    what a short one does not need to the others.
+    what a short one does not need to the others. llama.cpp computes together what neighbours have
+    equally many tokens of, so they come in the order of their sequences.
 
     Args:
         slots: All of them.
@@ -102,7 +103,7 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
         if scored:
             rows -= len(part) - 1
         shares.append(Share(slot, part, ends, rows=len(part) if scored else int(ends)))
-    return shares
+    return sorted(shares, key=lambda share: share.slot.sequence)
 
 
 def _goes_on(slot: Slot, rest: Sequence[int]) -> bool:

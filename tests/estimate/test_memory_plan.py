@@ -221,9 +221,7 @@ def test_a_shared_cache_equals_llama_cpps_allocation(tmp_path: Path, architectur
         kv_heads=2,
         context_length=4096,
     )
-    options = ContextOptions(
-        length=4096, batch=256, ubatch=128, threads=1, sequences=4, outputs=4
-    )
+    options = ContextOptions(length=4096, batch=256, ubatch=128, threads=1, sequences=4, outputs=4)
     with Model(path) as loaded, Context(loaded, options) as context:
         allocated = context.buffer_bytes["kv"]
 

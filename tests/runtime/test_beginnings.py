@@ -129,7 +129,8 @@ def test_an_engine_has_it_from_the_start_in_every_slot(model: Model, tmp_path: P
         with turn:  # neither is answered before both are there
             tickets = [engine.submit(*_asked(model, "Who are you?")) for _ in range(2)]
         answers = [ticket.result(60) for ticket in tickets]
-        assert states.restored == 1  # the second has it from the first
+        # the second has it from the first, unless a window has moved on by then
+        assert states.restored == 1 or (model.sliding_window and states.restored == 2)
     for answer in answers:
         assert answer.tokens[:2] == cold.tokens[:2]
         assert answer.reused_tokens > 0
@@ -181,5 +182,4 @@ def test_positions_that_are_turned_otherwise_are_another_origin(tiny_model: Path
         return origin_of(context, "hash")
 
     assert origin(2048) == origin(4096) == origin(8192, 4)
-    assert origin(2048) != origin(8192)
-    assert origin(8192) == origin(8192, 4)
+    assert origin(2048) != origin(8192) == origin(32768, 4)

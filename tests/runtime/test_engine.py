@@ -24,9 +24,7 @@ WORDS = ("hello", "the and ", "there was once a", "in the " * 20, "no", "why and
 
 
 def _shape(slots: int, length: int = 256, batch: int = 32) -> ContextOptions:
-    return ContextOptions(
-        length=slots * length, batch=batch, sequences=slots, outputs=slots
-    )
+    return ContextOptions(length=slots * length, batch=batch, sequences=slots, outputs=slots)
 
 
 @pytest.fixture

@@ -97,9 +97,7 @@ def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
 
 def test_windows_do_not_fill_up_with_a_beginning_that_several_share(tmp_path: Path) -> None:
     path = tiny_gguf(tmp_path / "window.gguf", architecture="gemma3", context_length=1024)
-    context = ContextOptions(
-        length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, outputs=4
-    )
+    context = ContextOptions(length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, outputs=4)
     with Model(path) as model, Engine(model, context) as engine:
         common = model.tokenize("you are a helper who answers in rhymes " * 6)
         assert len(common) > 150

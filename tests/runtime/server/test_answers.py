@@ -24,9 +24,7 @@ _SLOTS = 4
 
 @pytest.fixture
 def engine(tiny_model: Path) -> Iterator[Engine]:
-    options = ContextOptions(
-        length=_SLOTS * 256, batch=32, sequences=_SLOTS, outputs=_SLOTS
-    )
+    options = ContextOptions(length=_SLOTS * 256, batch=32, sequences=_SLOTS, outputs=_SLOTS)
     with Model(tiny_model) as model, Engine(model, options) as opened:
         yield opened
 
