@@ -208,7 +208,7 @@ def test_layers_for_further_tokens_keep_nothing() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "lfm2", "granitehybrid", "deci"])
-def test_a_shared_cache_equals_llama_cpps_allocation(tmp_path: Path, architecture: str) -> None:
+def test_the_parts_of_several_slots_equal_llama_cpps_allocation(tmp_path: Path, architecture: str) -> None:
     from edgeslm.llama.context import Context, ContextOptions
     from edgeslm.llama.model import Model
 
