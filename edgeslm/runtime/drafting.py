@@ -24,6 +24,7 @@ from edgeslm.runtime.speculation import (
     match_rank,
     match_rates,
     parts,
+    passes,
     plan,
 )
 
@@ -71,7 +72,7 @@ class Drafts:
             Prospect() if track is None else self._prospect(share, track)
             for share, track in zip(shares, tracks, strict=True)
         ]
-        counts = self._counts(prospects, tracks)
+        counts = self._counts(prospects, tracks, [share.slot.sequence for share in shares])
         return [
             share if track is None or not count else self._drafted(share, track, count)
             for share, track, count in zip(shares, tracks, counts, strict=True)
@@ -87,10 +88,11 @@ class Drafts:
             self._ledger.prefilled(seconds)
             return
         drafted = sum(len(share.draft) for share in shares)
-        self._costs.add(len(shares) + drafted, seconds)
+        lengths = {share.slot.sequence: len(share.tokens) for share in shares}
+        self._costs.learn(passes(lengths), seconds)
         self._since_plain = self._since_plain + 1 if drafted else 0
-        plain = self._costs.seconds(len(shares))
-        spent = self._costs.seconds(len(shares) + drafted) - plain if drafted else 0.0
+        plain = self._costs.step(dict.fromkeys(lengths, 1))
+        spent = self._costs.step(lengths) - plain if drafted else 0.0
         self._model_rate.fade()
         for share, right in zip(shares, kept, strict=True):
             track = self._tracks.get(share.slot.sequence)
@@ -136,7 +138,10 @@ class Drafts:
         )
 
     def _counts(
-        self, prospects: Sequence[Prospect], tracks: Sequence[_Track | None]
+        self,
+        prospects: Sequence[Prospect],
+        tracks: Sequence[_Track | None],
+        sequences: Sequence[int],
     ) -> tuple[int, ...]:
         always = [track is not None and track.job.always_drafts for track in tracks]
         if any(always):
@@ -147,7 +152,8 @@ class Drafts:
             return parts(forced, self._most)
         if self._since_plain >= _STEPS_BETWEEN_PLAIN:
             return (0,) * len(prospects)
-        return plan(prospects, self._costs, credit=self._ledger.credit, most=self._most)
+        credit = self._ledger.credit
+        return plan(prospects, self._costs, credit=credit, most=self._most, sequences=sequences)
 
     def _drafted(self, share: Share, track: _Track, count: int) -> Share:
         """The share with a draft of up to `count` tokens."""

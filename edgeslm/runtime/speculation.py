@@ -1,15 +1,17 @@
 """Whether to guess tokens ahead, and how many: as far as steps so far show that it saves time.
 
 A step that computes some tokens more costs more: where arithmetic is the limit almost as much as a
-step for each, where memory is the limit hardly anything. It saves a step for each token that was
-guessed right. `plan` weighs the two, and `Ledger` keeps what can be lost within bounds.
+step for each, where memory is the limit hardly anything. Where several answers go on, a pass over
+the weights computes equally many tokens of each, so a draft for one of them is a pass more
+(`passes`). It saves a step for each token that was guessed right. `plan` weighs the two, and
+`Ledger` keeps what can be lost within bounds.
 Pure: times and tokens come in, numbers go out.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -36,15 +38,46 @@ _MOST_SAVED = 32.0
 """Steps' worth of gains that may be lost again."""
 
 
+def passes(lengths: Mapping[int, int]) -> list[int]:
+    """How many tokens each pass over the weights computes, as llama.cpp cuts a step up.
+
+    Equally many of each sequence, as long as their numbers follow each other
+    (`llama_batch_allocr::split_equal`, llama-batch.cpp).
+
+    Args:
+        lengths: Tokens of each sequence, by its number.
+    """
+    left = {sequence: lengths[sequence] for sequence in sorted(lengths) if lengths[sequence]}
+    sizes = []
+    while left:
+        first = next(iter(left))
+        run = [sequence for number, sequence in enumerate(left) if sequence == first + number]
+        part = min(left[sequence] for sequence in run)
+        sizes.append(part * len(run))
+        left = {
+            sequence: rest
+            for sequence, length in left.items()
+            if (rest := length - part * (sequence in run))
+        }
+    return sizes
+
+
 class StepCosts:
-    """How long a step takes by the number of tokens it computes, from those that were measured."""
+    """How long a pass takes by the number of tokens it computes, from those that were measured."""
 
     def __init__(self) -> None:
         self._samples: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
 
+    def learn(self, sizes: Sequence[int], seconds: float) -> None:
+        """A step of passes of such sizes took so long."""
+        cost = self.seconds if self.known else _prior_cost
+        expected = [cost(size) for size in sizes]
+        for size, part in zip(sizes, expected, strict=True):
+            self.add(size, seconds * (part / sum(expected)))
+
     def add(self, tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
+        """A pass of so many tokens took so long."""
         samples = self._samples.setdefault(tokens, deque(maxlen=_SAMPLES))
         samples.append(seconds)
         self._medians[tokens] = median(samples)
@@ -54,8 +87,12 @@ class StepCosts:
         """Whether anything was measured."""
         return bool(self._medians)
 
+    def step(self, lengths: Mapping[int, int]) -> float:
+        """How long a step takes, by the number of tokens of each sequence."""
+        return sum(map(self.seconds, passes(lengths)))
+
     def seconds(self, tokens: int) -> float:
-        """How long a step of so many tokens takes; between and beyond what is known, by guess."""
+        """How long a pass of so many tokens takes; between and beyond what is known, by guess."""
         known = self._medians
         if tokens in known:
             return known[tokens]
@@ -167,7 +204,12 @@ class Prospect:
 
 
 def plan(
-    prospects: Sequence[Prospect], costs: StepCosts, *, credit: float, most: int
+    prospects: Sequence[Prospect],
+    costs: StepCosts,
+    *,
+    credit: float,
+    most: int,
+    sequences: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """How many tokens to draft for each answer of a step.
 
@@ -179,16 +221,19 @@ def plan(
         costs: How long steps take.
         credit: Seconds that the step may at most be longer.
         most: Tokens, and rows of logits, that the step may have.
+        sequences: Where the answers grow; None for one beside the other.
     """
     answers = len(prospects)
-    plain = costs.seconds(answers)
+    numbers = range(answers) if sequences is None else sequences
+    plain = costs.step(dict.fromkeys(numbers, 1))
     best = (0,) * answers
     best_speed = _WORTH * answers / plain if plain else 0.0
     for size in SIZES if plain else ():
         counts = parts(prospects, size)
         if size > most or not any(counts):
             continue
-        seconds = costs.seconds(answers + sum(counts)) + _SWITCH * plain
+        lengths = {number: 1 + count for number, count in zip(numbers, counts, strict=True)}
+        seconds = costs.step(lengths) + _SWITCH * plain
         seconds += sum(map(Prospect.drafting, prospects, counts))
         expected = list(map(Prospect.expected, prospects, counts))
         fair = min(expected) * plain >= _SLOWEST * seconds

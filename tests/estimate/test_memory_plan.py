@@ -207,8 +207,11 @@ def test_layers_for_further_tokens_keep_nothing() -> None:
     assert len(layers(model("glm4moe", {**SMOLLM2, "nextn_predict_layers": 1}))) == 29
 
 
+@pytest.mark.parametrize(("length", "slots"), [(4096, 4), (1000, 3)])
 @pytest.mark.parametrize("architecture", ["gemma3", "lfm2", "granitehybrid", "deci"])
-def test_the_parts_of_several_slots_equal_llama_cpps_allocation(tmp_path: Path, architecture: str) -> None:
+def test_the_parts_of_several_slots_equal_llama_cpps_allocation(
+    tmp_path: Path, architecture: str, length: int, slots: int
+) -> None:
     from edgeslm.llama.context import Context, ContextOptions
     from edgeslm.llama.model import Model
 
@@ -221,12 +224,14 @@ def test_the_parts_of_several_slots_equal_llama_cpps_allocation(tmp_path: Path, 
         kv_heads=2,
         context_length=4096,
     )
-    options = ContextOptions(length=4096, batch=256, ubatch=128, threads=1, sequences=4, outputs=4)
+    options = ContextOptions(
+        length=length, batch=256, ubatch=128, threads=1, sequences=slots, outputs=slots
+    )
     with Model(path) as loaded, Context(loaded, options) as context:
         allocated = context.buffer_bytes["kv"]
 
     planned = kv_bytes(
-        read_header(path), context_length=4096, kv_type="F16", ubatch=128, sequences=4
+        read_header(path), context_length=length, kv_type="F16", ubatch=128, sequences=slots
     )
 
     assert planned == pytest.approx(allocated, abs=0.02 * 2**20)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.llama.activations import _Tensor
+from edgeslm.llama.context import Batch, Context, ContextOptions
+from edgeslm.llama.model import Model
 from edgeslm.runtime.speculation import (
     SIZES,
     Ledger,
@@ -17,6 +23,7 @@ from edgeslm.runtime.speculation import (
     chances,
     match_rates,
     parts,
+    passes,
     plan,
 )
 
@@ -105,7 +112,8 @@ def test_a_plan_keeps_what_it_promises(
     assert len(counts) == len(offers)
     if any(counts):
         assert len(offers) + sum(counts) <= most
-        plain, seconds = costs.seconds(len(offers)), costs.seconds(len(offers) + sum(counts))
+        plain = costs.seconds(len(offers))
+        seconds = costs.step({number: 1 + count for number, count in enumerate(counts)})
         assert seconds - plain <= credit
         expected = [
             prospect.expected(count) for prospect, count in zip(prospects, counts, strict=True)
@@ -113,6 +121,54 @@ def test_a_plan_keeps_what_it_promises(
         assert sum(expected) / seconds > len(offers) / plain
         for alone in expected:
             assert alone / seconds >= 0.8 / plain
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.dictionaries(st.integers(0, 3), st.integers(1, 5), min_size=1))
+def test_llama_cpp_computes_a_step_in_these_passes(
+    tiny_model: Path, lengths: dict[int, int]
+) -> None:
+    seen = []
+
+    def see(pointer: Any, ask: bool, _data: object) -> bool:
+        tensor = pointer.contents
+        if ask and tensor.name == b"l_out-0":
+            seen.append(tensor.ne[1])
+        return False
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(_Tensor), ctypes.c_bool, ctypes.c_void_p)
+    callback = kind(see)
+    options = ContextOptions(length=1024, batch=64, threads=1, sequences=4, outputs=4)
+    with (
+        Model(tiny_model) as model,
+        Context(model, options, evaluation_callback=callback) as context,
+    ):
+        batch = Batch(64)
+        for sequence in sorted(lengths):
+            for position in range(lengths[sequence]):
+                batch.add(7, position, sequence=sequence)
+        context.decode(batch)
+        batch.close()
+    assert seen == passes(lengths)
+
+
+def test_what_a_step_of_several_passes_took_is_theirs_in_parts() -> None:
+    costs = _costs(0.5, second=0.1)
+    costs.learn([4, 2], 0.8)
+    assert costs.seconds(4) == pytest.approx((0.25 + 0.5) / 2)  # the median of two
+    assert costs.seconds(2) == pytest.approx((0.15 + 0.3) / 2)
+    unknown = StepCosts()
+    unknown.learn([3, 3], 0.8)
+    assert unknown.seconds(3) == pytest.approx(0.4)
+
+
+def test_a_draft_for_one_of_several_is_a_pass_more() -> None:
+    offers = [Prospect([0.9] * 7), Prospect(), Prospect()]
+    costs = _costs(0.01)
+    assert plan(offers, costs, credit=1e9, most=16) == (0, 0, 0)
+    assert plan([Prospect([0.9] * 7)] * 3, costs, credit=1e9, most=16) == (4, 4, 4)
+    # with a gap between them, each is computed for itself anyway
+    assert any(plan(offers, costs, credit=1e9, most=16, sequences=[0, 2, 4]))
 
 
 def test_nothing_is_drafted_before_anything_was_measured() -> None:
