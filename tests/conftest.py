@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from shown_commands import StandIns, make_stand_ins
+from warm import Warm
 
 from edgeslm.testing import tiny_gguf
 
@@ -45,6 +46,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def warm(_own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """What starts commands without starting Python anew."""
+    warm = Warm(str(tmp_path_factory.mktemp("warm") / "socket"))
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(scope="session")
