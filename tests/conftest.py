@@ -57,6 +57,6 @@ def warm(_own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def stand_ins(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+def stand_ins(tiny_model: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
     """What the pages' commands read; never write to it."""
-    return make_stand_ins(tiny_model, tmp_path_factory.mktemp("stand-ins"))
+    return make_stand_ins(tiny_model, tmp_path_factory.mktemp("stand-ins"), warm)

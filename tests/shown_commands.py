@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import registries
+from warm import Warm
 
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
@@ -54,9 +55,11 @@ class StandIns:
     packed: Path
     tar: Path
     key: Path
+    warm: Warm
+    """What starts the commands."""
 
 
-def make_stand_ins(model: Path, folder: Path) -> StandIns:
+def make_stand_ins(model: Path, folder: Path, warm: Warm) -> StandIns:
     """A checkpoint that transformers saved, bundles, and a pair of keys."""
     sys.path += [str(ROOT / "tests" / "packager" / "convert"), str(ROOT / "tests" / "bundle")]
     import checkpoints
@@ -75,7 +78,7 @@ def make_stand_ins(model: Path, folder: Path) -> StandIns:
     for place in (packed, tar):
         pack(model, place, target=load_target("rpi4-4gb"))
     key = made_bundles.write_pair(folder / "key.pem", made_bundles.ec.SECP256R1())
-    return StandIns(model, checkpoint, packed, tar, key)
+    return StandIns(model, checkpoint, packed, tar, key, warm)
 
 
 def shown_commands(page: Path) -> list[str]:
@@ -103,7 +106,7 @@ def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:
         AssertionError: one failed; the message has what it printed.
     """
     commands = [command for command in shown_commands(page) if is_run(command)]
-    environment = _environment(folder)
+    environment = _environment(folder, stand_ins.warm)
     folder = folder / "work"
     folder.mkdir()
     with ExitStack() as stack:
@@ -205,12 +208,12 @@ def _writes(command: str) -> bool:
     return not {"-o", "--output", ">", "bench", "sign", "push"}.isdisjoint(command.split())
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, warm: Warm) -> dict[str, str]:
     """Ours, with an `edgeslm` on PATH that is the one under test."""
     programs = folder / "bin"
     programs.mkdir()
     program = programs / "edgeslm"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m edgeslm "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {warm.shell_command()} "$@"\n')
     program.chmod(0o755)
     return os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -221,10 +224,11 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _measure(model: Path, target: Path) -> None:
+def _measure(stand_ins: StandIns, target: Path) -> None:
     """What `profile` says of the model, on one line."""
-    command = ["-m", "edgeslm", "profile", str(model), "-p", "16", "-n", "8", "-r", "1", "--json"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, check=True, text=True)
+    command = ["profile", str(stand_ins.model), "-p", "16", "-n", "8", "-r", "1", "--json"]
+    done = stand_ins.warm.run(command)
+    assert done.returncode == 0, done.stderr
     target.write_text(json.dumps(json.loads(done.stdout)) + "\n")
 
 
@@ -246,7 +250,7 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         elif word.endswith("/"):
             _put_folder(target, word, stand_ins)
         elif "report" in words and word.endswith((".json", ".jsonl")):
-            _measure(stand_ins.model, target)
+            _measure(stand_ins, target)
         else:
             _put_file(target, word, stand_ins)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from shown_commands import ROOT, StandIns, run_page, run_python
+from warm import Warm
 
 from edgeslm.bundle.contents import ChatSettings
 from edgeslm.bundle.layout import open_layout, read_blob, read_image
@@ -77,18 +78,22 @@ def test_commands_page_names_every_spelling_of_an_option() -> None:
     assert found <= named, found - named
 
 
-def test_measure_page_names_every_key_of_a_measurement(tiny_model: Path) -> None:
+def test_measure_page_names_every_key_of_a_measurement(tiny_model: Path, warm: Warm) -> None:
     output = _edgeslm(
+        warm,
         *("profile", tiny_model, "--prompt-tokens", "8", "--tokens", "4"),
         *("--repeats", "1", "--threads", "1", "--json"),
     )
     assert _named_keys(DOCS / "measure.md") == set(_keys(json.loads(output)))
 
 
-def test_evaluate_page_names_every_key_of_a_card(tiny_model: Path, tmp_path: Path) -> None:
+def test_evaluate_page_names_every_key_of_a_card(
+    tiny_model: Path, warm: Warm, tmp_path: Path
+) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A good day to you all. " * 10)
     output = _edgeslm(
+        warm,
         *("evaluate", tiny_model, "--reference", tiny_model, "--text", text, "--context", "32"),
         *("--tasks", DOCS / "examples" / "questions.jsonl", "--card", "none", "--json"),
     )
@@ -115,11 +120,13 @@ def test_bundle_page_names_every_file_of_a_bundle() -> None:
         assert f"| {name} | {word} |" in page, name
 
 
-def test_report_page_names_every_key_of_a_report(tiny_model: Path, tmp_path: Path) -> None:
+def test_report_page_names_every_key_of_a_report(
+    tiny_model: Path, warm: Warm, tmp_path: Path
+) -> None:
     short = ("--prompt-tokens", "8", "--tokens", "4", "--repeats", "1", "--threads", "1")
     result = tmp_path / "result.json"
-    result.write_text(_edgeslm("profile", tiny_model, *short, "--idle", "0", "--json"))
-    report = json.loads(_edgeslm("report", result, "--json"))
+    result.write_text(_edgeslm(warm, "profile", tiny_model, *short, "--idle", "0", "--json"))
+    report = json.loads(_edgeslm(warm, "report", result, "--json"))
     page = (DOCS / "report.md").read_text()
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (.*) \|$", page, re.MULTILINE)
     named = {name for row, _ in rows for name in re.findall(r"`(\w+)`", row)}
@@ -154,13 +161,10 @@ def test_the_changelog_has_an_entry_for_this_version() -> None:
     assert f"## {__version__} - " in (ROOT / "CHANGELOG.md").read_text()
 
 
-def _edgeslm(*arguments: object) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "edgeslm", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def _edgeslm(warm: Warm, *arguments: object) -> str:
+    done = warm.run([str(argument) for argument in arguments])
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
 
 
 def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -10,13 +10,16 @@ folder, environment, standard streams and exit code, and ends as Python ends.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import signal
 import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 STREAMS = 3
@@ -45,10 +48,10 @@ class Warm:
         self,
         arguments: Sequence[str],
         *,
-        stdin: str,
-        cwd: os.PathLike[str],
-        env: Mapping[str, str],
-        timeout: float,
+        stdin: str = "",
+        cwd: str | os.PathLike[str] = ".",
+        env: Mapping[str, str] = os.environ,
+        timeout: float = 120,
     ) -> Any:
         """What `subprocess.run` gives for `python -m edgeslm` with these arguments."""
         import subprocess
@@ -59,7 +62,7 @@ class Warm:
         with TemporaryFile() as out, TemporaryFile() as err:
             os.write(writing, stdin.encode())
             os.close(writing)
-            command = Command(self.address, arguments, os.fspath(cwd), env)
+            command = Command(self.address, arguments, str(Path(cwd).resolve()), env)
             try:
                 command.start((reading, out.fileno(), err.fileno()))
             finally:
@@ -74,6 +77,10 @@ class Warm:
                 file.seek(0)
                 texts.append(file.read().decode().replace("\r\n", "\n"))
         return subprocess.CompletedProcess(["edgeslm", *arguments], code, *texts)
+
+    def shell_command(self) -> str:
+        """What starts `edgeslm` from a shell; arguments may follow."""
+        return shlex.join([sys.executable, "-IS", __file__, "call", self.address])
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -125,7 +132,7 @@ def _receive(connection: socket.socket, count: int) -> bytes:
 
 def call(address: str, arguments: Sequence[str]) -> int:
     """Run a command with our folder, environment and streams; signals to end are passed on."""
-    command = Command(address, arguments, os.getcwd(), os.environ)
+    command = Command(address, arguments, str(Path.cwd()), os.environ)
     command.start(range(STREAMS))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: command.send_signal(number))
@@ -176,6 +183,21 @@ def _become_command(connection: socket.socket) -> None:
     os.environ.update({"GGML_NO_BACKTRACE": "1"} | environment)
     os.chdir(folder)
     sys.argv[1:] = arguments
+    _open_streams()
+
+
+def _open_streams() -> None:
+    """Ours know about the files that they were opened on; new ones, as Python opens them."""
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    sys.stdin = os.fdopen(0, closefd=False)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = io.TextIOWrapper(
+            os.fdopen(number, "wb", 0 if unbuffered else -1, closefd=False),
+            errors="strict" if number == 1 else "backslashreplace",
+            line_buffering=number == 2 or os.isatty(number),
+            write_through=unbuffered,
+        )
+        setattr(sys, name, stream)
 
 
 def _import_everything() -> None:

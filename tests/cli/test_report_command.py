@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 from edgeslm.records import REPORT_SCHEMA
 
@@ -17,19 +18,16 @@ Edgeslm = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(tiny_model: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two measurements of the tiny model, and its quality card."""
     folder = tmp_path_factory.mktemp("measured")
     model = folder / "tiny.gguf"
     model.write_bytes(tiny_model.read_bytes())
     short = ("-p", "8", "-n", "4", "-r", "3", "--threads", "1", "--idle", "0", "--json")
     for name, depths in (("one", "0,16"), ("two", "0")):
-        done = subprocess.run(
-            [sys.executable, "-m", "edgeslm", "profile", model, *short, "--depth", depths],
-            check=True,
-            capture_output=True,
-        )
-        (folder / f"{name}.json").write_bytes(done.stdout)
+        done = warm.run(["profile", str(model), *short, "--depth", depths])
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.json").write_text(done.stdout)
     return folder
 
 
