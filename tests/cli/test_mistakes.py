@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -209,16 +209,23 @@ def test_a_full_disk_leaves_nothing_behind(
     assert _names(small_disk) == []
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model that takes seconds to quantize."""
+    path = tmp_path_factory.mktemp("large") / "model.gguf"
+    yield tiny_gguf(path, layers=40, width=512, heads=8, feed_forward=2048)
+    path.unlink()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_quantization_leaves_nothing_behind(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, large: Path, number: signal.Signals
 ) -> None:
-    model = tiny_gguf(tmp_path / "model.gguf", layers=40, width=512, heads=8, feed_forward=2048)
     out = tmp_path / "out"
     out.mkdir()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edgeslm", "quantize", model, "-o", out / "o.gguf"),
+            *(sys.executable, "-m", "edgeslm", "quantize", large, "-o", out / "o.gguf"),
             *("--type", "Q4_K_M", "--threads", "1"),
         ],
         stderr=subprocess.PIPE,

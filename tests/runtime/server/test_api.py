@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -453,21 +451,14 @@ def test_a_model_is_found_by_a_name_with_slashes(tiny_model: Path) -> None:
     assert 'path="/v1/models/{name}",status="200"} 2' in figures
 
 
-def _refused(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "edgeslm", "serve", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hint: " in done.stderr
-    return done.stderr
-
-
 def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, stand_ins: StandIns) -> None:
+    def _refused(*arguments: str) -> str:
+        done = stand_ins.warm.run(["serve", *arguments])
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hint: " in done.stderr
+        return str(done.stderr)
+
     model = str(tiny_model)
     packed = shutil.copytree(stand_ins.packed, tmp_path / "packed")
     with find_model(packed).open("ab") as file:
