@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ from shown_commands import StandIns, make_stand_ins
 from warm import Warm
 
 from edgeslm.testing import tiny_gguf
+
+
+def pytest_configure() -> None:
+    """Before anything loads OpenMP: processes with two threads each slow each other tenfold."""
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -385,7 +385,7 @@ def test_grammars_only_where_they_are_allowed(tiny_model: Path) -> None:
 def test_vectors_wait_like_answers(slow_model: Path) -> None:
     options = ("--slots", "1", "--queue", "1", "--context", "512")
     with served(slow_model, options=options) as running, running.client() as client:
-        many = {"input": ["hello there " * 8] * 200}
+        many = {"input": ["hello there " * 8] * 60}
         assert client.post("/v1/embeddings", json=many).status_code == 200  # nobody else waits
         with ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(client.post, "/v1/embeddings", json=many) for _ in range(4)]
