@@ -10,18 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shown_commands import StandIns
 
 from edgeslm.bundle.model_path import find_model
 from edgeslm.testing import tiny_adapter
+
+sys.path.append(str(Path(__file__).parents[1] / "bundle"))
+from made_bundles import ec, write_pair
 
 Edgeslm = Callable[..., "subprocess.CompletedProcess[str]"]
 RUN = ("-p", "hello", "-n", 2, "--temperature", 0, "--threads", 1)
 
 
-@pytest.fixture
-def keys(stand_ins: StandIns) -> tuple[Path, Path]:
-    return stand_ins.key, stand_ins.key.with_suffix(".pub")
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    key = write_pair(tmp_path_factory.mktemp("keys") / "key.pem", ec.SECP256R1())
+    return key, key.with_suffix(".pub")
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

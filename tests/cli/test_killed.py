@@ -98,7 +98,8 @@ def _text(path: Path, count: int) -> Path:
 def test_killed_twenty_times(tmp_path: Path) -> None:
     model = tiny_gguf(tmp_path / "model.gguf", layers=4, width=64, feed_forward=128)
     text = _text(tmp_path / "text.txt", 2000)
-    options = ("--bits", "4.6", "--calibration", str(text), "--calibration-tokens", "1024")
+    calibration = ("--calibration", str(text), "--calibration-tokens", "1024")
+    options = ("--bits", "4.6", *calibration, "--threads", "1")
     job = Job(model, tmp_path / "work", options)
     _check(job, 20, seed=1)
 

@@ -181,7 +181,7 @@ def test_an_architecture_that_is_not_supported(edgeslm: Edgeslm, tmp_path: Path)
 
 WRITERS = [
     ("quantize", "MODEL", "-o", "OUT", "--type", "Q8_0"),
-    ("quantize", "MODEL", "-o", "OUT", "--bits", "9"),
+    ("quantize", "MODEL", "-o", "OUT", "--bits", "9", "--calibration-tokens", "512"),
     ("pack", "MODEL", "-o", "OUT", "--target", "rpi4", "--type", "Q8_0"),
 ]
 

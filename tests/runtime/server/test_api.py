@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import signal
 import socket
 import time
@@ -17,9 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from processes import OPTIONS, Served, served
-from shown_commands import StandIns
+from warm import Warm
 
 from edgeslm.bundle.model_path import find_model
+from edgeslm.packager.pipeline import pack
+from edgeslm.targets.loading import load_target
 from edgeslm.testing import tiny_gguf
 
 CHAT = "/v1/chat/completions"
@@ -451,16 +452,17 @@ def test_a_model_is_found_by_a_name_with_slashes(tiny_model: Path) -> None:
     assert 'path="/v1/models/{name}",status="200"} 2' in figures
 
 
-def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, stand_ins: StandIns) -> None:
+def test_what_cannot_be_served(tiny_model: Path, tmp_path: Path, warm: Warm) -> None:
     def _refused(*arguments: str) -> str:
-        done = stand_ins.warm.run(["serve", *arguments])
+        done = warm.run(["serve", *arguments])
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr
         assert "hint: " in done.stderr
         return str(done.stderr)
 
     model = str(tiny_model)
-    packed = shutil.copytree(stand_ins.packed, tmp_path / "packed")
+    packed = tmp_path / "packed"
+    pack(tiny_model, packed, target=load_target("rpi4-4gb"))
     with find_model(packed).open("ab") as file:
         file.write(b"more")
     assert "the manifest says" in _refused(str(packed))
