@@ -137,7 +137,12 @@ def store_tree(bundle: Path, digest: str) -> Tree:
         bundle: Its folder.
         digest: 64 hex digits.
     """
-    state = {"schema": STORE_SCHEMA, "current": digest[:32], "previous": None, "refused": []}
+    state: dict[str, object] = {
+        "schema": STORE_SCHEMA,
+        "current": digest[:32],
+        "previous": None,
+        "refused": [],
+    }
     text = json.dumps(state, indent=2) + "\n"
     return Tree.of(
         [

@@ -31,8 +31,7 @@ def find(program: str) -> str:
     Raises:
         NotFound: it is not installed; the hint names the package.
     """
-    places = os.pathsep.join([os.environ.get("PATH", ""), *_PLACES])
-    found = shutil.which(program, path=places)
+    found = _which(program)
     if found is None:
         package = PACKAGES[program]
         raise NotFound(
@@ -42,18 +41,18 @@ def find(program: str) -> str:
     return found
 
 
+def _which(program: str) -> str | None:
+    places = os.pathsep.join([os.environ.get("PATH", ""), *_PLACES])
+    return shutil.which(program, path=places)
+
+
 def ensure_installed(programs: Iterable[str]) -> None:
     """Return if all are there: to be asked before long work.
 
     Raises:
         NotFound: one is not installed; the hint names the packages of all that are missing.
     """
-    missing = []
-    for program in programs:
-        try:
-            find(program)
-        except NotFound:
-            missing.append(program)
+    missing = [program for program in programs if _which(program) is None]
     if missing:
         packages = " ".join(sorted({PACKAGES[program] for program in missing}))
         raise NotFound(

@@ -129,7 +129,7 @@ def _scan(folder: Path, place: str) -> Iterator[Entry]:
         path, here = f"{place}/{item.name}".lstrip("/"), Path(item.path)
         mode = here.lstat().st_mode
         if stat.S_ISLNK(mode):
-            yield Entry(path, Link(os.readlink(here)), 0o777)
+            yield Entry(path, Link(str(here.readlink())), 0o777)
         elif stat.S_ISDIR(mode):
             if item.name != "__pycache__":
                 yield Entry(path, None, 0o755)

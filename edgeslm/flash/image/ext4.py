@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from edgeslm.errors import Failure, InvalidImage
 from edgeslm.flash import programs
@@ -78,9 +78,9 @@ def parse_superblock(data: bytes) -> Superblock | None:
 
 
 class Ext4:
-    """The file system at `offset` bytes into an image."""
+    """The file system at `offset` bytes into an image; without one, the file is nothing else."""
 
-    def __init__(self, image: Path, offset: int) -> None:
+    def __init__(self, image: Path, offset: int = 0) -> None:
         self._image, self._offset = image, offset
         self._name = f"{image.name}?offset={offset}"
 
@@ -125,8 +125,14 @@ class Ext4:
             ) from error
 
     def resize(self, size: int) -> None:
-        """Grow it to `size` bytes; it was checked just before."""
-        self._run(["resize2fs", self._name, f"{size // 1024}K"])
+        """Grow it to `size` bytes; it was checked just before.
+
+        Only where the file is nothing else: resize2fs cuts a file off where the file system would
+        end if it began at the file's beginning.
+        """
+        if self._offset:
+            raise ValueError("resize2fs would cut the image off")
+        self._run(["resize2fs", self._image.name, f"{size // 1024}K"])
 
     def find(self, paths: Sequence[str]) -> dict[str, Found]:
         """What stands at paths; those where nothing is are missing in the answer."""
@@ -138,8 +144,9 @@ class Ext4:
             said = text.partition("debugfs: stat ")[0]
             match, link = _STAT.search(said), _LINK.search(said)
             if match is not None:
-                numbers = (int(match[2], 8), *map(int, match.group(3, 4, 5)))
-                found[path] = Found(match[1], *numbers, link[1] if link else None)
+                uid, gid, size = map(int, match.group(3, 4, 5))
+                target = link[1] if link else None
+                found[path] = Found(match[1], int(match[2], 8), uid, gid, size, target)
         return found
 
     def read(self, path: str) -> bytes | None:
@@ -295,7 +302,7 @@ def _compare(entry: Entry, there: Found | None) -> None:
         raise Failure(f"/{entry.path} reads back differently", hint=_DISK)
 
 
-def _take(stream: BinaryIO, path: str, size: int, take: Callable[[str, bytes], None]) -> None:
+def _take(stream: IO[bytes], path: str, size: int, take: Callable[[str, bytes], None]) -> None:
     if stream.readline() != f'debugfs: cat "/{path}"\n'.encode():
         raise Failure(f"/{path} cannot be read back", hint=_DISK)
     while size:

@@ -47,6 +47,7 @@ class Fat:
         """
         with tempfile.TemporaryDirectory(dir=self._image.parent) as folder:
             region = Path(folder) / "boot"
+            region.touch()
             copy_region(self._image, self._offset, self._size, region)
             try:
                 programs.run(["fsck.vfat", "-n", str(region)])

@@ -28,7 +28,8 @@ def os_list(
     """The list with this one image.
 
     Args:
-        name, description: For people.
+        name: For people.
+        description: For people, a sentence.
         url: Where the image will be fetched, as it is: not compressed.
         size: Of the image, in bytes.
         sha256: Of the image.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import Failure, InvalidImage, OutputFailure, writing
-from edgeslm.files import atomic_path
+from edgeslm.files import atomic_path, scratch_folder
 from edgeslm.flash import programs
 from edgeslm.flash.carried import Carried
 from edgeslm.flash.image import ext4, fat
@@ -20,7 +20,7 @@ from edgeslm.flash.image.fat import Fat, is_fat
 from edgeslm.flash.image.first_boot import first_boot_files
 from edgeslm.flash.image.partitions import SECTOR, Table, grown, read_table
 from edgeslm.flash.image.settings import Settings
-from edgeslm.flash.image.sparse import COMPRESSED, unpack, unpacked_bytes
+from edgeslm.flash.image.sparse import COMPRESSED, copy_region, unpack, unpacked_bytes
 from edgeslm.flash.image.system import CMDLINE, FirstBoot, System, look
 from edgeslm.flash.plan import Plan, Report, Step, at_rate
 from edgeslm.flash.tree import Tree
@@ -204,7 +204,6 @@ class _Work:
 
     def fill(self, tree: Tree, files: Mapping[str, bytes]) -> None:
         """Grow the image, and put everything into it."""
-        self.root.repair()
         self._grow(_needed_bytes(tree, self.root.superblock().block_bytes))
         if self.root.superblock().free_inodes < len(tree.entries):
             raise InvalidImage(
@@ -230,17 +229,26 @@ class _Work:
             return self.root.verify(tree, advance) + sum(map(len, files.values()))
 
     def _grow(self, more: int) -> None:
+        """A larger partition, and in it the file system, which is resized in a file of its own."""
         new_size = -(-(self.size + more) // _ALIGN) * _ALIGN
-        with writing(self._image):
-            os.truncate(self._image, new_size)
-            self.table, patches = grown(self._read, self.size, new_size)
-            with self._image.open("r+b") as file:
-                for patch in patches:
-                    file.seek(patch.offset)
-                    file.write(patch.data)
-        self.size = new_size
+        old = self.table.last
+        self.table, patches = grown(self._read, self.size, new_size)
         block = self.root.superblock().block_bytes
-        self.root.resize(self.table.last.size // block * block)
+        with scratch_folder(self._image) as folder, writing(self._image):
+            alone = folder / "root"
+            alone.touch()
+            copy_region(self._image, old.start, old.size, alone)
+            os.truncate(self._image, old.start)
+            file_system = Ext4(alone)
+            file_system.repair()
+            file_system.resize(self.table.last.size // block * block)
+            copy_region(alone, 0, alone.stat().st_size, self._image, old.start)
+        with writing(self._image), self._image.open("r+b") as file:
+            file.truncate(new_size)
+            for patch in patches:
+                file.seek(patch.offset)
+                file.write(patch.data)
+        self.size = new_size
 
     def _boot(self, table: Table) -> Fat | None:
         for part in table.partitions[:-1]:

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from edgeslm.errors import InvalidImage, reading, writing
 from edgeslm.progress import Advance
@@ -17,8 +17,7 @@ from edgeslm.progress import Advance
 _PIECE_BYTES = 1 << 20
 _HOLE_BYTES = 64 << 10
 _ZEROS = bytes(_HOLE_BYTES)
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open}
-COMPRESSED = frozenset(_OPENERS)
+COMPRESSED = frozenset({".xz", ".gz"})
 
 
 def unpack(source: Path, target: Path, advance: Advance) -> int:
@@ -36,9 +35,8 @@ def unpack(source: Path, target: Path, advance: Advance) -> int:
         InvalidImage: what is compressed is damaged or cut off.
         EdgeslmError: one cannot be read, the other not written.
     """
-    opener = _OPENERS.get(source.suffix)
     with reading(source), source.open("rb") as raw:
-        stream: IO[bytes] = raw if opener is None else opener(raw, "rb")
+        stream = _stream(raw, source.suffix)
         with target.open("r+b") as file:
             size = told = 0
             for piece in _pieces(stream, source):
@@ -52,7 +50,13 @@ def unpack(source: Path, target: Path, advance: Advance) -> int:
     return size
 
 
-def _pieces(stream: IO[bytes], source: Path) -> Iterator[bytes]:
+def _stream(raw: BinaryIO, suffix: str) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+    if suffix == ".xz":
+        return lzma.open(raw, "rb")
+    return gzip.open(raw, "rb") if suffix == ".gz" else raw
+
+
+def _pieces(stream: BinaryIO | gzip.GzipFile | lzma.LZMAFile, source: Path) -> Iterator[bytes]:
     while True:
         try:
             piece = stream.read(_PIECE_BYTES)
@@ -73,9 +77,13 @@ def _write_sparsely(file: BinaryIO, offset: int, piece: bytes) -> None:
             file.write(part)
 
 
-def copy_region(source: Path, offset: int, size: int, target: Path) -> None:
-    """Copy a part of a file into a new one; holes stay holes."""
-    with source.open("rb") as old, target.open("wb") as new:
+def copy_region(source: Path, offset: int, size: int, target: Path, place: int = 0) -> None:
+    """Copy a part of a file to the end of another, which is `place` bytes long; holes stay holes.
+
+    Raises:
+        EdgeslmError: one cannot be read, the other not written.
+    """
+    with reading(source), source.open("rb") as old, writing(target), target.open("r+b") as new:
         at, end = offset, offset + size
         while at < end:
             start, stop = _data(old.fileno(), at, end)
@@ -83,10 +91,10 @@ def copy_region(source: Path, offset: int, size: int, target: Path) -> None:
             while start < stop and (
                 piece := os.read(old.fileno(), min(stop - start, _PIECE_BYTES))
             ):
-                _write_sparsely(new, start - offset, piece)
+                _write_sparsely(new, place + start - offset, piece)
                 start += len(piece)
             at = max(stop, at + 1)
-        new.truncate(size)
+        new.truncate(place + size)
 
 
 def _data(descriptor: int, at: int, end: int) -> tuple[int, int]:
