@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeslm.bundle.contents import Contents
@@ -95,7 +95,7 @@ def device_tree(
         [
             *runtime_tree(runtime).entries,
             *store_tree(carried.folder, carried.contents.digest or "").entries,
-            *_service_entries(served),
+            *_service_entries(replace(served, trusts=bool(keys))),
             *(
                 Entry(f"{places.TRUSTED_KEYS}/{key.name}", _public_bytes(key), 0o644)
                 for key in keys
