@@ -120,12 +120,9 @@ def plan_directory(carried: Carried, place: Place, tree: Tree) -> Plan:
     missing = [entry for entry in tree.files if place.there.get(entry.path) != entry.size]
     count = sum(entry.size for entry in missing)
     _ensure_fits(place, missing, count)
+    how_many = f"write {len(missing)} of {len(tree.files)} files"
     steps = (
-        Step(
-            f"write {len(missing)} of {len(tree.files)} files",
-            count,
-            at_rate(count, _RATE, _SOURCE),
-        ),
+        Step(how_many, count, at_rate(count, _RATE, _SOURCE)),
         Step("read all of them back and compare", 0, at_rate(tree.bytes, _RATE, _SOURCE)),
     )
     note = f"Everything goes into {place.path / FOLDER}; what else lies on the disk is not touched."
@@ -141,9 +138,7 @@ def _ensure_fits(place: Place, missing: list[Entry], count: int) -> None:
                     f"{entry.path} has {format_bytes(entry.size)}",
                     hint="Format it with exFAT or ext4, or pack a smaller model (--size 3.9G).",
                 )
-    replaced = sum(place.there.get(entry.path, 0) for entry in missing)
-    largest = max((entry.size for entry in missing), default=0)
-    if count - replaced > place.free_bytes or largest > place.free_bytes:
+    if count > place.free_bytes:
         raise OutputFailure(
             f"{place.path} has no room: {format_bytes(place.free_bytes)} free, "
             f"{format_bytes(count)} needed",
@@ -188,10 +183,10 @@ def _put(root: Path, entry: Entry, advance: Advance) -> int:
         with writing(target):
             target.mkdir(exist_ok=True)
         return 0
-    if target.is_file() and target.stat().st_size == entry.size:
-        if sha256(target) == entry.sha256():
-            advance(entry.size)
-            return 0
+    same_size = target.is_file() and target.stat().st_size == entry.size
+    if same_size and sha256(target) == entry.sha256():
+        advance(entry.size)
+        return 0
     with atomic_path(target) as temporary, writing(target), temporary.open("wb") as file:
         for piece in _pieces(entry):
             file.write(piece)
