@@ -141,6 +141,7 @@ def _to_device(wanted: Wanted, to: str) -> None:
     named = _bundle(wanted)
     with ExitStack() as stack:
         if _is_image(named) and wanted.base is None:
+            _refuse(wanted, "an image that is written as it is", runtime=True)
             size = _image_bytes(named)
             plan = block_device.plan_device(to, device.describe(), str(named), "", size)
             make: Callable[[Path], Made] | None = None
@@ -166,7 +167,7 @@ def _to_directory(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import directory
     from edgeslm.flash.carried import opened
 
-    _refuse_settings(wanted)
+    _refuse(wanted, "a folder")
     with opened(_bundle(wanted), _scratch(), wanted.trust) as carried:
         tree = directory.tree_for(carried, wanted.runtime)
         place = directory.look(Path(to))
@@ -261,12 +262,21 @@ def _runtime(wanted: Wanted) -> Path:
     return wanted.runtime
 
 
-def _refuse_settings(wanted: Wanted) -> None:
-    if wanted.told != Told() or wanted.base is not None:
-        raise InvalidOption(
-            "only an image can be told settings for its first start",
-            hint="Leave --base, --hostname, --user, --wifi and the like out.",
-        )
+def _refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
+    """Return if nothing was typed that would be left undone."""
+    given = {
+        "--base": wanted.base is not None,
+        "--hostname, --user, --wifi and the like": wanted.told != Told(),
+        "--imager-json": wanted.imager_json is not None,
+        "--runtime": runtime and wanted.runtime is not None,
+        "--trust": runtime and bool(wanted.trust),
+    }
+    for option, typed in given.items():
+        if typed:
+            raise InvalidOption(
+                f"{option} cannot be used with {what}",
+                hint="Leave it out, or make an image first: --to board.img --base IMAGE.",
+            )
 
 
 def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:

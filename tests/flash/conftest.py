@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from made_images import make_runtime
 
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
+
+sys.path.append(str(Path(__file__).parent.parent / "bundle"))
 
 
 @pytest.fixture(scope="session")

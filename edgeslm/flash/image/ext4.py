@@ -125,7 +125,7 @@ class Ext4:
             ) from error
 
     def resize(self, size: int) -> None:
-        """Grow it to `size` bytes; it was checked just before.
+        """Grow it to `size` bytes; it was checked and not changed since.
 
         Only where the file is nothing else: resize2fs cuts a file off where the file system would
         end if it began at the file's beginning.

@@ -131,6 +131,7 @@ def make_image(plan: Plan, base: Path, output: Path, tree: Tree, settings: Setti
         with progress.bar(f"copying {base.name}", base.stat().st_size, unit="bytes") as advance:
             unpack(base, image, advance)
         work = _Work(image)
+        work.root.repair()
         system = look(work.root, work.boot)
         _ensure_usable(system)
         files = first_boot_files(settings, system, work.cmdline())
@@ -239,9 +240,7 @@ class _Work:
             alone.touch()
             copy_region(self._image, old.start, old.size, alone)
             os.truncate(self._image, old.start)
-            file_system = Ext4(alone)
-            file_system.repair()
-            file_system.resize(self.table.last.size // block * block)
+            Ext4(alone).resize(self.table.last.size // block * block)
             copy_region(alone, 0, alone.stat().st_size, self._image, old.start)
         with writing(self._image), self._image.open("r+b") as file:
             file.truncate(new_size)
