@@ -22,7 +22,7 @@ SWAPS = """Filename\t\t\t\tType\t\tSize\tUsed\tPriority
 
 
 def make_laptop(root: Path) -> Path:
-    """An encrypted system on NVMe; sticks, cards, disks that are mounted, swapped to, in an array."""
+    """An encrypted system on NVMe; sticks and cards; disks that are mounted or otherwise used."""
     _disk(root, "nvme0n1", "259:0", 512, place=_NVME, model="WD_BLACK SN770")
     _part(root, "nvme0n1", "nvme0n1p1", "259:1", _NVME)
     _part(root, "nvme0n1", "nvme0n1p2", "259:2", _NVME, holders=["dm-0"])
@@ -56,9 +56,10 @@ def make_laptop(root: Path) -> Path:
 
 def _disk(
     root: Path,
-    name: str,
+    disk: str,
     number: str,
     gigabytes: int,
+    /,
     *,
     place: str,
     removable: int = 0,
@@ -68,7 +69,7 @@ def _disk(
     kind: str | None = None,
     **device: str,
 ) -> None:
-    folder = root / "sys" / "devices" / place / name
+    folder = root / "sys" / "devices" / place / disk
     _write(folder, number, holders)
     (folder / "size").write_text(f"{gigabytes * _GB // 512}\n")
     (folder / "removable").write_text(f"{removable}\n")
@@ -81,7 +82,7 @@ def _disk(
         (folder / "device" / key).write_text(f"{value}\n")
     blocks = root / "sys" / "block"
     blocks.mkdir(parents=True, exist_ok=True)
-    (blocks / name).symlink_to(folder)
+    (blocks / disk).symlink_to(folder)
 
 
 def _part(

@@ -181,7 +181,7 @@ def test_one_that_fails_in_the_middle(tmp_path: Path) -> None:
         try:
             image = tmp_path / "board.img"
             image.write_bytes(os.urandom(40 << 20))
-            with pytest.raises(OutputFailure, match="gone or broken|smaller than it says"):
+            with pytest.raises(OutputFailure, match=r"gone or broken|smaller than it says"):
                 write_device(PLAN, image, device)
         finally:
             subprocess.run(["/usr/sbin/losetup", "--detach", device], check=True)

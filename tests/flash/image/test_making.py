@@ -89,9 +89,8 @@ def test_bookworm_in_its_exact_layout(packed: Path, runtime: Path, tmp_path: Pat
     told = on_root(output, EXACT, f"stat {launcher}")
     assert "Mode:  0755" in told
     assert "User:     0   Group:     0" in told
-    link = on_root(
-        output, EXACT, "stat /etc/systemd/system/multi-user.target.wants/edgeslm.service"
-    )
+    wants = "/etc/systemd/system/multi-user.target.wants"
+    link = on_root(output, EXACT, f"stat {wants}/edgeslm.service")
     assert 'Fast link dest: "/etc/systemd/system/edgeslm.service"' in link
     cron = on_root(output, EXACT, f"stat {wants}/cron.service")
     assert "Type: regular" in cron
