@@ -86,11 +86,13 @@ def _write(image: Path, device: Path, advance: Advance, exclusive: bool) -> list
         _put(device, target, bytes(len(first)), 0)
         digests, syncing, offset = [_digest(first)], list[Future[None]](), len(first)
         hashing: list[Future[bytes]] = []
-        while piece := source.read(PIECE_BYTES):
+        buffers = [memoryview(bytearray(PIECE_BYTES)) for _ in range(_SYNC_PIECES)]
+        while got := source.readinto(buffers[len(hashing)]):
+            piece = buffers[len(hashing)][:got]
             hashing.append(pool.submit(_digest, piece))
             _put(device, target, piece, offset)
-            offset += len(piece)
-            advance(len(piece))
+            offset += got
+            advance(got)
             if len(hashing) == _SYNC_PIECES:
                 digests += [each.result() for each in hashing]
                 hashing.clear()
@@ -104,11 +106,11 @@ def _write(image: Path, device: Path, advance: Advance, exclusive: bool) -> list
     return digests
 
 
-def _digest(piece: bytes) -> bytes:
+def _digest(piece: bytes | memoryview) -> bytes:
     return hashlib.sha256(piece).digest()
 
 
-def _put(device: Path, descriptor: int, data: bytes, offset: int) -> None:
+def _put(device: Path, descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     try:
         while view:
