@@ -8,6 +8,8 @@
     │   ├── InvalidCheckpoint        a directory that is no Hugging Face checkpoint
     │   ├── InvalidBundle            a bundle that is incomplete or was changed
     │   ├── Untrusted                a bundle that nobody whom we trust has signed
+    │   ├── InvalidImage             a disk image whose partitions or file systems are not usable
+    │   ├── RefusedDevice            a disk that must not be written over
     │   ├── InvalidTarget            a target file that breaks the schema
     │   ├── InvalidRecipe            a recipe that breaks the form, or does not fit the model
     │   ├── PromptTooLong            it does not fit into the context
@@ -77,6 +79,14 @@ class InvalidBundle(UserError):
 
 class Untrusted(UserError):
     """A model that nobody whom we trust has signed, where only signed ones are accepted."""
+
+
+class InvalidImage(UserError):
+    """A disk image whose partitions or file systems are damaged, or not what is needed."""
+
+
+class RefusedDevice(UserError):
+    """A disk that must not be written over: it is in use, or nobody meant it."""
 
 
 class InvalidTarget(UserError):

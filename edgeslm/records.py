@@ -37,6 +37,7 @@ DOCTOR_SCHEMA = "edgeslm.doctor/1"
 REPORT_SCHEMA = "edgeslm.report/1"
 FAILURE_SCHEMA = "edgeslm.failure/1"
 BENCH_SCHEMA = "edgeslm.bench/1"
+FLASH_SCHEMA = "edgeslm.flash/1"
 
 
 _Record = TypeVar("_Record")

@@ -6,7 +6,9 @@ Model files, checkpoints and texts that no earlier command of the page makes are
 
 from __future__ import annotations
 
+import importlib
 import json
+import lzma
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import registries
 from warm import Warm
@@ -95,6 +98,8 @@ def is_run(command: str) -> bool:
         assert os.access(script, os.X_OK), f"{first} is shown but is no script"
         return False
     if REGISTRY in command and registries.program() is None:
+        return False
+    if "--to /dev/" in command:
         return False
     return first not in NOT_RUN + RUN_ELSEWHERE
 
@@ -205,7 +210,7 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
 
 
 def _writes(command: str) -> bool:
-    return not {"-o", "--output", ">", "bench", "sign", "push"}.isdisjoint(command.split())
+    return not {"-o", "--output", ">", "bench", "sign", "push", "flash"}.isdisjoint(command.split())
 
 
 def _environment(folder: Path, warm: Warm) -> dict[str, str]:
@@ -242,6 +247,10 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
         if before == "--adapter" and word.endswith(".gguf"):
             base = next(name for name in words if name.endswith(".gguf"))
             tiny_adapter(folder / word.rpartition("=")[2], folder / base)
+        elif word.endswith(".img.xz"):
+            _put_system(target)
+        elif before == "--runtime" and "flash" in words:
+            _made_images().make_runtime(target)
         elif before == "--runtime":
             target.mkdir()
             (target / "edgeslm-0-py3-none-any.whl").write_bytes(b"a wheel")
@@ -253,6 +262,19 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             _measure(stand_ins, target)
         else:
             _put_file(target, word, stand_ins)
+
+
+def _put_system(target: Path) -> None:
+    """The image of a system, packed."""
+    image = _made_images().make_image(target.parent.parent, "trixie")
+    target.write_bytes(lzma.compress(image.read_bytes(), preset=0))
+
+
+def _made_images() -> ModuleType:
+    folder = str(ROOT / "tests" / "flash")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("made_images")
 
 
 def _put_model(target: Path, words: Sequence[str], stand_ins: StandIns) -> None:

@@ -21,6 +21,7 @@ from edgeslm.cli import (
     bundles,
     doctor,
     fit,
+    flash,
     host,
     judge,
     look,
@@ -74,7 +75,7 @@ def _help(command: Callable[..., None]) -> str:
 
 for group in (
     *(make, pack, bundles, judge, look, talk, host, fit, measure),
-    *(bench, report, tune, doctor),
+    *(bench, report, tune, doctor, flash),
 ):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)

@@ -34,6 +34,12 @@ def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None =
         print("  ".join(cells).rstrip())
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Each on a line of its own; files may have any names."""
+    for line in lines:
+        print(_UNPRINTABLE.sub("\ufffd", line))
+
+
 def warn(message: str) -> None:
     """One line about something the user should know."""
     print(f"warning: {one_line(message)}", file=sys.stderr)

@@ -32,7 +32,7 @@ class Plan:
     Attributes:
         destination: As the user named it.
         bundle: What is carried; its path as the user named it.
-        digest: The bundle's, "sha256:" and 64 hex digits.
+        digest: The bundle's, "sha256:" and 64 hex digits; empty where an image is written as it is.
         steps: What is done, in order.
         notes: What the user should know beforehand, a sentence each.
     """
@@ -78,10 +78,11 @@ def at_rate(count: int, megabytes_per_second: float, source: str) -> Figure:
 
 def describe(plan: Plan) -> list[str]:
     """The plan in lines of text."""
-    lines = [f"{plan.bundle} ({plan.digest}) to {plan.destination}"]
+    named = f"{plan.bundle} ({plan.digest})" if plan.digest else plan.bundle
+    lines = [f"{named} to {plan.destination}"]
     for number, step in enumerate(plan.steps, 1):
         more = [format_bytes(step.bytes)] if step.bytes else []
         if step.seconds.value is not None:
-            more.append(f"about {format_seconds(step.seconds.value)}")
+            more.append(f"about {format_seconds(step.seconds.value)}: {step.seconds.source}")
         lines.append(f"{number:3}. {step.what}" + (f" ({', '.join(more)})" if more else ""))
     return [*lines, *plan.notes]

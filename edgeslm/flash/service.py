@@ -22,6 +22,8 @@ class Service:
         slots, context: Answers at a time, and tokens of each; None for what serve does by itself.
         planned_bytes: Resident memory by the plan; None sets no limit.
         name: What clients call the model; None for the bundle's.
+        trusts: Whether only bundles are served that are signed with a key in
+            `places.TRUSTED_KEYS`; there has to be one then.
     """
 
     host: str = "0.0.0.0"  # noqa: S104  a board is there to be asked by others
@@ -30,6 +32,7 @@ class Service:
     context: int | None = None
     planned_bytes: int | None = None
     name: str | None = None
+    trusts: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -62,7 +65,11 @@ def unit(service: Service) -> str:
             f"ExecStart={' '.join(command)}",
             f"WorkingDirectory=/{places.HOME}",
             f"Environment=HOME=/{places.HOME}",
-            f"Environment=EDGESLM_TRUSTED_KEYS=/{places.TRUSTED_KEYS}",
+            *(
+                [f"Environment=EDGESLM_TRUSTED_KEYS=/{places.TRUSTED_KEYS}"]
+                if service.trusts
+                else []
+            ),
             *("Restart=on-failure", "RestartSec=5", "TimeoutStopSec=45"),
             *_memory(service),
             *_AS_LITTLE_AS_POSSIBLE,

@@ -17,7 +17,7 @@ def test_a_plan_in_lines() -> None:
 
     assert plan.bytes == 98_000_000
     assert describe(plan)[1:] == [
-        "  1. send the bundle (98.0 MB, about 10.0 s)",
+        "  1. send the bundle (98.0 MB, about 10.0 s: somebody)",
         "  2. start the service",
         "The board keeps its old version.",
     ]

@@ -1,0 +1,416 @@
+"""Where a bundle is flashed to decides how: one function for each kind of destination."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from edgeslm.cli import output
+from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.files import atomic_path, read_text, scratch_folder, sha256
+from edgeslm.records import FLASH_SCHEMA, to_json
+from edgeslm.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from edgeslm.flash.devices import Device
+    from edgeslm.flash.image.making import Made
+    from edgeslm.flash.image.settings import Settings, Wifi
+    from edgeslm.flash.plan import Plan, Report
+
+EXPLANATION = (
+    "Where to is said with --to DEST:",
+    "  --to board.img --base raspios.img.xz   a new image: Raspberry Pi OS with the model in it",
+    "  --to /dev/NAME                         a card or a stick, from an image or with --base;",
+    "                                         edgeslm flash --list shows which there are",
+    "  --to /media/card                       files in a folder, beside a system that is there",
+    "With --dry-run it only says what it would do.",
+)
+_IMAGES = (".img", ".img.xz", ".img.gz")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a board is told at its first start, as it was typed."""
+
+    hostname: str | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    password_prompt: bool = False
+    ssh_keys: tuple[Path, ...] = ()
+    ssh: bool = False
+    wifi: str | None = None
+    wifi_password_file: Path | None = None
+    wifi_country: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    keyboard: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was typed, but for the destination."""
+
+    bundle: Path | None
+    told: Told = Told()
+    base: Path | None = None
+    runtime: Path | None = None
+    trust: tuple[Path, ...] = ()
+    dry_run: bool = False
+    yes: bool = False
+    port: int = 8080
+    imager_json: str | None = None
+    json: bool = False
+
+
+def carry(wanted: Wanted, to: str) -> None:
+    """Flash, or show what would be done.
+
+    Raises:
+        EdgeslmError: the destination is of no kind that is known, or it failed.
+    """
+    for fits, handle in DESTINATIONS:
+        if fits(to):
+            handle(wanted, to)
+            return
+    raise InvalidOption(
+        f"not a destination: {to}",
+        hint="Name a new image (board.img), a disk (/dev/NAME), or a folder that is there.",
+    )
+
+
+def show_disks(json: bool) -> None:
+    """The disks of this machine, and why some cannot be written."""
+    from edgeslm.flash.devices import list_devices
+
+    found = list_devices()
+    if json:
+        output.print_json({"schema": FLASH_SCHEMA, "devices": to_json(found)})
+        return
+    rows = [
+        (
+            str(device.path),
+            format_bytes(device.bytes) if device.bytes else "empty",
+            device.model,
+            device.transport,
+            "removable" if device.removable else "built in",
+            _state(device),
+        )
+        for device in found
+    ]
+    if rows:
+        output.print_table(rows, header=("disk", "size", "model", "on", "kind", "use"))
+    else:
+        print("no disks")
+
+
+def _state(device: Device) -> str:
+    if device.system:
+        return "this system runs from it"
+    if device.mounted:
+        return f"mounted at {', '.join(device.mounted)}"
+    return ", ".join(device.uses) or ("write-protected" if device.read_only else "free")
+
+
+def _to_image(wanted: Wanted, to: str) -> None:
+    target = Path(to)
+    base, settings = _base(wanted), _settings(wanted.told)
+    _ensure_new(target, base, wanted)
+    with ExitStack() as stack:
+        plan, make = _prepared(wanted, stack, base, settings, to, target)
+        if _shown(wanted, plan):
+            return
+        made = make(target)
+    more = _list_for_imager(wanted, target, made, settings)
+    _tell(wanted, made.report, more)
+
+
+def _to_device(wanted: Wanted, to: str) -> None:
+    from edgeslm.flash import block_device
+    from edgeslm.flash.devices import ensure_allowed, find_device
+
+    device = find_device(Path(to))
+    ensure_allowed(device, 0)
+    named = _bundle(wanted)
+    with ExitStack() as stack:
+        if _is_image(named) and wanted.base is None:
+            _refuse(wanted, "an image that is written as it is", runtime=True)
+            size = _image_bytes(named)
+            plan = block_device.plan_device(to, device.describe(), str(named), "", size)
+            make: Callable[[Path], Made] | None = None
+        else:
+            base, settings = _base(wanted), _settings(wanted.told)
+            making, make = _prepared(wanted, stack, base, settings, to, _scratch())
+            size = _image_bytes(base) + making.bytes
+            writing = block_device.plan_device(to, device.describe(), "the image", "", size)
+            plan = replace(
+                making, steps=making.steps + writing.steps, notes=making.notes + writing.notes
+            )
+        if _shown(wanted, plan):
+            return
+        ensure_allowed(device, 0 if make else size)
+        _confirm(device, wanted)
+        image = _image_at_hand(named, make, stack)
+        ensure_allowed(find_device(Path(to)), image.stat().st_size)
+        report = block_device.write_device(plan, image, device.path)
+    _tell(wanted, report)
+
+
+def _to_directory(wanted: Wanted, to: str) -> None:
+    from edgeslm.flash import directory
+    from edgeslm.flash.carried import opened
+
+    _refuse(wanted, "a folder")
+    with opened(_bundle(wanted), _scratch(), wanted.trust) as carried:
+        tree = directory.tree_for(carried, wanted.runtime)
+        place = directory.look(Path(to))
+        plan = directory.plan_directory(carried, place, tree)
+        if _shown(wanted, plan):
+            return
+        report = directory.write_directory(plan, place, tree)
+    _tell(wanted, report)
+
+
+def _to_ssh(_wanted: Wanted, to: str) -> None:
+    raise Unsupported(f"{to}: boards over ssh cannot be flashed yet", hint="Flash an image.")
+
+
+DESTINATIONS: tuple[tuple[Callable[[str], bool], Callable[[Wanted, str], None]], ...] = (
+    (lambda to: to.startswith("ssh://"), _to_ssh),
+    (lambda to: to.startswith("/dev/") or Path(to).is_block_device(), _to_device),
+    (lambda to: Path(to).is_dir(), _to_directory),
+    (lambda to: to.endswith(".img"), _to_image),
+)
+"""The kinds of destinations, in the order in which they are tried."""
+
+
+def _prepared(
+    wanted: Wanted, stack: ExitStack, base: Path, settings: Settings, to: str, beside: Path
+) -> tuple[Plan, Callable[[Path], Made]]:
+    """The plan of an image, and what makes it; the bundle stays at hand as long as the stack."""
+    from edgeslm.flash.carried import device_tree, opened
+    from edgeslm.flash.image import making
+    from edgeslm.flash.service import Service
+
+    carried = stack.enter_context(opened(_bundle(wanted), beside, wanted.trust))
+    tree = device_tree(carried, _runtime(wanted), Service(port=wanted.port), wanted.trust)
+    plan = making.plan_image(to, carried, str(base), making.facts(base, tree), settings)
+    return plan, lambda target: making.make_image(plan, base, target, tree, settings)
+
+
+def _image_at_hand(named: Path, make: Callable[[Path], Made] | None, stack: ExitStack) -> Path:
+    """The image as a plain file: as it is, unpacked, or made now."""
+    from edgeslm.flash.image.sparse import unpack
+    from edgeslm.progress import bar
+
+    if make is None and named.suffix == ".img":
+        return named
+    folder = stack.enter_context(scratch_folder(_scratch()))
+    image = folder / "board.img"
+    if make is not None:
+        make(image)
+        return image
+    image.touch()
+    with bar(f"unpacking {named}", named.stat().st_size, unit="bytes") as advance:
+        unpack(named, image, advance)
+    return image
+
+
+def _scratch() -> Path:
+    """What large temporary files are put beside: $TMPDIR says where that is."""
+    return Path(tempfile.gettempdir()) / "edgeslm"
+
+
+def _image_bytes(image: Path) -> int:
+    from edgeslm.flash.image.sparse import unpacked_bytes
+
+    return unpacked_bytes(image) or image.stat().st_size
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.endswith(_IMAGES)
+
+
+def _bundle(wanted: Wanted) -> Path:
+    if wanted.bundle is None:
+        raise InvalidOption("flash needs a bundle", hint="Name it: edgeslm flash BUNDLE --to DEST")
+    return wanted.bundle
+
+
+def _base(wanted: Wanted) -> Path:
+    if wanted.base is None:
+        raise InvalidOption(
+            "an image is made from another one",
+            hint="Add --base IMAGE: Raspberry Pi OS, 64 bits (.img or .img.xz).",
+        )
+    return wanted.base
+
+
+def _runtime(wanted: Wanted) -> Path:
+    if wanted.runtime is None:
+        raise InvalidOption(
+            "nothing on the board could run the model",
+            hint="Add --runtime DIR: unpacked packages in site/, the program bin/edgeslm.",
+        )
+    return wanted.runtime
+
+
+def _refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
+    """Return if nothing was typed that would be left undone."""
+    given = {
+        "--base": wanted.base is not None,
+        "--hostname, --user, --wifi and the like": wanted.told != Told(),
+        "--imager-json": wanted.imager_json is not None,
+        "--runtime": runtime and wanted.runtime is not None,
+        "--trust": runtime and bool(wanted.trust),
+    }
+    for option, typed in given.items():
+        if typed:
+            raise InvalidOption(
+                f"{option} cannot be used with {what}",
+                hint="Leave it out, or make an image first: --to board.img --base IMAGE.",
+            )
+
+
+def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:
+    if target.exists() and base.exists() and target.samefile(base):
+        raise InvalidOption(f"{target}: is the base itself", hint="Name another image with --to.")
+    if target.exists() and not wanted.dry_run:
+        _ask(f"{target} is there already. Replace it?", wanted)
+
+
+def _settings(told: Told) -> Settings:
+    from edgeslm.flash.image.passwords import account_hash
+    from edgeslm.flash.image.settings import Settings, public_keys
+
+    password = _password(told)
+    return Settings(
+        hostname=told.hostname,
+        user=told.user,
+        password_hash=None if password is None else account_hash(password),
+        ssh_keys=tuple(key for file in told.ssh_keys for key in public_keys(read_text(file))),
+        ssh=told.ssh,
+        wifi=_wifi(told),
+        locale=told.locale,
+        timezone=told.timezone,
+        keyboard=told.keyboard,
+    )
+
+
+def _password(told: Told) -> str | None:
+    if told.password_file is not None and told.password_prompt:
+        raise InvalidOption(
+            "--password-file and --password-prompt exclude each other", hint="Use one of them."
+        )
+    if told.password_file is not None:
+        return _first_line(told.password_file)
+    if not told.password_prompt:
+        return None
+    if not sys.stdin.isatty():
+        raise InvalidOption("nobody can be asked for a password", hint="Use --password-file FILE.")
+    asked = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return str(asked)
+
+
+def _wifi(told: Told) -> Wifi | None:
+    from edgeslm.flash.image.passwords import wifi_key
+    from edgeslm.flash.image.settings import Wifi
+
+    if told.wifi is None:
+        if told.wifi_password_file is not None or told.wifi_country is not None:
+            raise InvalidOption("no Wi-Fi network is named", hint="Add --wifi SSID.")
+        return None
+    if told.wifi_country is None:
+        raise InvalidOption(
+            "a Raspberry Pi keeps its Wi-Fi off until it knows in which country it is",
+            hint="Add --wifi-country CC, as in DE.",
+        )
+    key = None
+    if told.wifi_password_file is not None:
+        key = wifi_key(told.wifi, _first_line(told.wifi_password_file))
+    return Wifi(told.wifi, key, told.wifi_country)
+
+
+def _first_line(file: Path) -> str:
+    lines = read_text(file).splitlines()
+    return lines[0] if lines else ""
+
+
+def _confirm(device: Device, wanted: Wanted) -> None:
+    """Ask for a disk that can be taken out; have the name of any other typed."""
+    if device.removable:
+        _ask(f"Everything on {device.describe()} is lost. Go on?", wanted)
+        return
+    if not sys.stdin.isatty():
+        raise InvalidOption(
+            f"{device.path} is built in, and nobody can be asked whether it is meant",
+            hint="Use a terminal, or a disk that can be taken out.",
+        )
+    asked = f"{device.describe()} is built in, and all on it is lost. Type its name to go on"
+    if str(typer.prompt(asked, err=True)).strip() not in (device.name, str(device.path)):
+        raise InvalidOption("another name was typed; nothing was written", hint="Look at --list.")
+
+
+def _ask(question: str, wanted: Wanted) -> None:
+    if wanted.yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidOption(f"{question} Nobody can be asked.", hint="Add --yes if it is meant.")
+    if not typer.confirm(question, err=True):
+        raise InvalidOption("nothing was written", hint="Repeat it, and answer with y.")
+
+
+def _shown(wanted: Wanted, plan: Plan) -> bool:
+    """Show the plan if that is all that is wanted."""
+    from edgeslm.flash.plan import describe
+
+    if wanted.dry_run and wanted.json:
+        output.print_json({"schema": FLASH_SCHEMA, "plan": to_json(plan)})
+    elif wanted.dry_run:
+        output.print_lines(describe(plan))
+    return wanted.dry_run
+
+
+def _list_for_imager(
+    wanted: Wanted, target: Path, made: Made, settings: Settings
+) -> dict[str, Any]:
+    if wanted.imager_json is None:
+        return {}
+    import json
+
+    from edgeslm.flash.image.imager import os_list
+    from edgeslm.flash.image.making import imager_format
+
+    found = os_list(
+        name=f"{made.system.name} with {target.stem}",
+        description=f"Serves the bundle {made.report.plan.digest[:19]}",
+        url=wanted.imager_json,
+        size=made.bytes,
+        sha256=sha256(target),
+        date=date.today().isoformat(),
+        first_boot=imager_format(settings, made.system),
+    )
+    beside = target.with_suffix(".json")
+    with atomic_path(beside) as temporary:
+        temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    return {"imager_list": str(beside)}
+
+
+def _tell(wanted: Wanted, report: Report, more: dict[str, Any] | None = None) -> None:
+    if wanted.json:
+        document = {"schema": FLASH_SCHEMA, "report": to_json(report)}
+        output.print_json(document | (more or {}))
+        return
+    what = f"wrote {format_bytes(report.written_bytes)} to {report.plan.destination}"
+    verified = f"read back {format_bytes(report.verified_bytes)}"
+    print(f"{what}, {verified}, in {format_seconds(report.seconds)}")
+    output.print_lines(report.notes)
+    if more:
+        print(f"For Raspberry Pi Imager: rpi-imager --repo {more['imager_list']}")

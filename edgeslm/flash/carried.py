@@ -1,0 +1,184 @@
+"""What is carried to a device as files: runtime, store, service, keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeslm.bundle.contents import Contents
+from edgeslm.bundle.layout import open_layout, read_image
+from edgeslm.bundle.signing import read_public_key
+from edgeslm.bundle.trust import check_signed
+from edgeslm.bundle.verification import verify_bundle
+from edgeslm.bundle.writing import unpack_bundle
+from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.files import scratch_folder
+from edgeslm.flash import places, service
+from edgeslm.flash.tree import Entry, Link, Tree, tree_of
+
+STORE_SCHEMA = "edgeslm.store/1"
+ACCOUNT_UNIT = "etc/systemd/system/edgeslm-account.service"
+_ACCOUNT_WANTED = "etc/systemd/system/multi-user.target.wants/edgeslm-account.service"
+_SYSUSERS = "etc/sysusers.d/edgeslm.conf"
+_TMPFILES = "etc/tmpfiles.d/edgeslm.conf"
+_LAUNCHER = "bin/edgeslm"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A bundle that was verified.
+
+    Attributes:
+        named: As the user named it.
+        folder: Where its files lie: itself, or what a tar was unpacked to.
+        contents: What it holds.
+    """
+
+    named: Path
+    folder: Path
+    contents: Contents
+
+    @property
+    def digest(self) -> str:
+        """With its prefix."""
+        return f"sha256:{self.contents.digest}"
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(entry.size for entry in tree_of(self.folder, "x").files)
+
+
+@contextmanager
+def opened(bundle: Path, beside: Path, keys: Sequence[Path] = ()) -> Iterator[Carried]:
+    """Verify a bundle and have its files at hand while the block runs.
+
+    Args:
+        bundle: A directory or a tar.
+        beside: A tar is unpacked into a folder next to this, and that goes with the block.
+        keys: Who may have signed it; nobody has to where there are none.
+
+    Raises:
+        InvalidBundle, Untrusted, Unsupported: it is damaged, not signed, or of an old form.
+    """
+    contents = verify_bundle(bundle).contents
+    if contents.digest is None:
+        raise Unsupported(
+            f"{bundle}: packed before bundles", hint="Pack it again: edgeslm pack MODEL -o BUNDLE"
+        )
+    if keys:
+        layout = open_layout(bundle)
+        check_signed(layout, read_image(layout), [read_public_key(key) for key in keys])
+    if bundle.is_dir():
+        yield Carried(bundle, bundle, contents)
+        return
+    with scratch_folder(beside) as folder:
+        unpack_bundle(bundle, folder / "bundle")
+        yield Carried(bundle, folder / "bundle", contents)
+
+
+def device_tree(
+    carried: Carried, runtime: Path, served: service.Service, keys: Sequence[Path] = ()
+) -> Tree:
+    """Everything that a device needs to serve a bundle, as files.
+
+    All of it is root's: what serves cannot change what it serves.
+
+    Raises:
+        EdgeslmError: something cannot be read, or `runtime` is no runtime.
+    """
+    return Tree.of(
+        [
+            *runtime_tree(runtime).entries,
+            *store_tree(carried.folder, carried.contents.digest or "").entries,
+            *_service_entries(replace(served, trusts=bool(keys))),
+            *(
+                Entry(f"{places.TRUSTED_KEYS}/{key.name}", _public_bytes(key), 0o644)
+                for key in keys
+            ),
+        ]
+    )
+
+
+def _public_bytes(key: Path) -> bytes:
+    """The bytes of a file that really holds a public key, not the private one beside it."""
+    read_public_key(key)
+    return key.read_bytes()
+
+
+def runtime_tree(runtime: Path) -> Tree:
+    """A prepared runtime, `site/` and `bin/edgeslm`, as the current one of a device.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    launcher = runtime / _LAUNCHER
+    if not (runtime / "site").is_dir() or not launcher.is_file():
+        raise InvalidOption(
+            f"{runtime}: no runtime for a device: site/ or {_LAUNCHER} is missing",
+            hint="Name a folder with the unpacked packages in site/ and the program bin/edgeslm.",
+        )
+    found = tree_of(runtime, "x")
+    parts = [f"{entry.path} {entry.sha256()}\n" for entry in found.files]
+    identity = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+    place = f"{places.OPT}/runtimes/{identity}"
+    link = Entry(f"{places.OPT}/current", Link(f"runtimes/{identity}"), 0o777)
+    return Tree.of([*tree_of(runtime, place).entries, link])
+
+
+def store_tree(bundle: Path, digest: str) -> Tree:
+    """A store whose one version, the current one, is the bundle in a folder.
+
+    Args:
+        bundle: Its folder.
+        digest: 64 hex digits.
+    """
+    state: dict[str, object] = {
+        "schema": STORE_SCHEMA,
+        "current": digest[:32],
+        "previous": None,
+        "refused": [],
+    }
+    text = json.dumps(state, indent=2) + "\n"
+    return Tree.of(
+        [
+            *tree_of(bundle, f"{places.STORE}/versions/{digest[:32]}").entries,
+            Entry(f"{places.STORE}/incoming", None, 0o755),
+            Entry(f"{places.STORE}/state.json", text.encode()),
+        ]
+    )
+
+
+def _service_entries(served: service.Service) -> list[Entry]:
+    return [
+        Entry(places.UNIT, service.unit(served).encode()),
+        Entry(places.WANTED, Link(f"/{places.UNIT}"), 0o777),
+        Entry(ACCOUNT_UNIT, _ACCOUNT.encode()),
+        Entry(_ACCOUNT_WANTED, Link(f"/{ACCOUNT_UNIT}"), 0o777),
+        Entry(_SYSUSERS, _USER_LINE.encode()),
+        Entry(_TMPFILES, _HOME_LINE.encode()),
+    ]
+
+
+_USER_LINE = f'u {places.USER} - "serves a language model" /{places.HOME}\n'
+_HOME_LINE = f"d /{places.HOME} 0755 {places.USER} {places.USER} -\n"
+_ACCOUNT = f"""\
+[Unit]
+Description=The account that serves a language model
+Documentation=man:sysusers.d(5)
+# systemd makes accounts by itself only at the very first start of a system.
+Before={places.SERVICE}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/systemd-sysusers /{_SYSUSERS}
+ExecStart=/usr/bin/systemd-tmpfiles --create /{_TMPFILES}
+
+[Install]
+WantedBy=multi-user.target
+"""

@@ -1,0 +1,275 @@
+"""An image of a system with a model, its runtime and its service in it, from one without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeslm import progress
+from edgeslm.errors import Failure, InvalidImage, OutputFailure, writing
+from edgeslm.files import atomic_path, scratch_folder
+from edgeslm.flash import programs
+from edgeslm.flash.carried import Carried
+from edgeslm.flash.image import ext4, fat
+from edgeslm.flash.image.ext4 import Ext4
+from edgeslm.flash.image.fat import Fat, is_fat
+from edgeslm.flash.image.first_boot import first_boot_files
+from edgeslm.flash.image.partitions import SECTOR, Table, grown, read_table
+from edgeslm.flash.image.settings import Settings
+from edgeslm.flash.image.sparse import COMPRESSED, copy_region, unpack, unpacked_bytes
+from edgeslm.flash.image.system import CMDLINE, FirstBoot, System, look
+from edgeslm.flash.plan import Plan, Report, Step, at_rate
+from edgeslm.flash.tree import Tree
+from edgeslm.units import format_bytes
+
+_ALIGN = 8 << 20
+"""Image sizes and partition starts of Raspberry Pi OS are multiples of it (pi-gen)."""
+_SPARE_BYTES = 16 << 20
+_MORE = 1.02
+"""For extents, folders and the tables of new block groups."""
+_UNPACKED, _PLAIN, _ADDED, _CHECKED = 90, 500, 70, 300
+"""Megabytes per second of .xz, of a plain copy, of debugfs, of reading back."""
+_SOURCE = "measured on two cores of a virtual machine; a slower disk takes longer"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan is made from.
+
+    Attributes:
+        base_bytes: Of the base as it is.
+        unpacked_bytes: Of the base unpacked; None where only unpacking tells.
+        compressed: Whether it has to be unpacked.
+        tree_bytes, files: What is added.
+    """
+
+    base_bytes: int
+    unpacked_bytes: int | None
+    compressed: bool
+    tree_bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made, beyond a report.
+
+    Attributes:
+        report: What was done.
+        system: What the base held.
+        bytes: The image's size.
+    """
+
+    report: Report
+    system: System
+    bytes: int
+
+
+def facts(base: Path, tree: Tree) -> Facts:
+    """What is known beforehand.
+
+    Raises:
+        EdgeslmError: the base cannot be read.
+    """
+    known = unpacked_bytes(base)
+    compressed = base.suffix in COMPRESSED
+    return Facts(base.stat().st_size, known, compressed, tree.bytes, len(tree.files))
+
+
+def plan_image(
+    destination: str, carried: Carried, base: str, known: Facts, settings: Settings
+) -> Plan:
+    """What making an image does. Pure."""
+    size = known.unpacked_bytes or known.base_bytes
+    unpack_rate = _UNPACKED if known.compressed else _PLAIN
+    steps = [
+        Step(
+            f"{'unpack' if known.compressed else 'copy'} {base}",
+            size,
+            at_rate(size, unpack_rate, _SOURCE),
+        ),
+        Step("grow its root partition by what is added"),
+        Step(
+            f"add the model, the runtime and the service: {known.files} files",
+            known.tree_bytes,
+            at_rate(known.tree_bytes, _ADDED, _SOURCE),
+        ),
+    ]
+    if settings.any:
+        steps.append(Step("write what the board is told at its first start"))
+    steps.append(
+        Step(
+            "check both file systems and read every added file back",
+            0,
+            at_rate(known.tree_bytes, _CHECKED, _SOURCE),
+        )
+    )
+    notes = [
+        "Nothing needs a network or a compiler when the board starts.",
+        *([] if settings.any else ["The board asks for a user on its screen at its first start."]),
+    ]
+    return Plan(destination, str(carried.named), carried.digest, tuple(steps), tuple(notes))
+
+
+def make_image(plan: Plan, base: Path, output: Path, tree: Tree, settings: Settings) -> Made:
+    """Write the image; it appears under its name when all of it was checked.
+
+    Raises:
+        NotFound: a program is not installed; the hint names the package.
+        InvalidImage, Unsupported: the base is damaged, or not a system that can be used.
+        OutputFailure: it could not be written.
+        Failure: something does not read back as it was written.
+    """
+    began = time.monotonic()
+    programs.ensure_installed([*ext4.PROGRAMS, *fat.PROGRAMS])
+    _ensure_room(base, output, tree)
+    with atomic_path(output) as image:
+        with progress.bar(f"copying {base.name}", base.stat().st_size, unit="bytes") as advance:
+            unpack(base, image, advance)
+        work = _Work(image)
+        work.root.repair()
+        system = look(work.root, work.boot)
+        _ensure_usable(system)
+        files = first_boot_files(settings, system, work.cmdline())
+        work.fill(tree, files)
+        _forget(image)
+        verified = work.verify(tree, files)
+        size = image.stat().st_size
+        written = tree.bytes + sum(map(len, files.values()))
+    report = Report(plan, written, verified, time.monotonic() - began)
+    return Made(replace(report, notes=_afterwards(output, settings)), system, size)
+
+
+def _afterwards(output: Path, settings: Settings) -> tuple[str, ...]:
+    name = settings.hostname
+    where = f"http://{name}.local:8080" if name else "port 8080 of the board"
+    return (
+        f"Write it to a card: edgeslm flash {output} --to /dev/NAME (edgeslm flash --list).",
+        f"After the first start the model answers at {where}.",
+    )
+
+
+def _ensure_usable(system: System) -> None:
+    if system.python is None:
+        raise InvalidImage(
+            f"{system.name} in the image has no Python", hint="Use an image with python3 in it."
+        )
+
+
+def _ensure_room(base: Path, output: Path, tree: Tree) -> None:
+    """Refuse what cannot fit: at least what the base takes on the disk, and what is added."""
+    with writing(output):
+        free = shutil.disk_usage(output.resolve().parent).free
+        needed = base.stat().st_blocks * 512 + tree.bytes
+    if free < needed:
+        raise OutputFailure(
+            f"cannot write {output}: it takes more than {format_bytes(needed)}, "
+            f"{format_bytes(free)} are free",
+            hint="Free some space or choose another disk.",
+        )
+
+
+def _forget(image: Path) -> None:
+    """Have the disk hold the image and the memory forget it, so that it is read back for real."""
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Work:
+    """An unpacked image while it is filled.
+
+    Raises:
+        InvalidImage: its last partition is no ext4.
+    """
+
+    def __init__(self, image: Path) -> None:
+        self._image = image
+        self.size = image.stat().st_size
+        if self.size % SECTOR:
+            raise InvalidImage("the image does not end with a sector", hint="Fetch it again.")
+        self.table = read_table(self._read, self.size)
+        self.root = Ext4(image, self.table.last.start)
+        self.root.superblock()
+        self.boot = self._boot(self.table)
+
+    def cmdline(self) -> str | None:
+        """What the kernel is told, by the boot partition."""
+        content = None if self.boot is None else self.boot.read(CMDLINE)
+        return None if content is None else content.decode("utf-8", "replace")
+
+    def fill(self, tree: Tree, files: Mapping[str, bytes]) -> None:
+        """Grow the image, and put everything into it."""
+        self._grow(_needed_bytes(tree, self.root.superblock().block_bytes))
+        if self.root.superblock().free_inodes < len(tree.entries):
+            raise InvalidImage(
+                "the root file system of the image has no room for so many files",
+                hint="Use another image.",
+            )
+        self.root.add(tree)
+        for name, content in files.items():
+            if self.boot is not None:
+                self.boot.write(name, content)
+
+    def verify(self, tree: Tree, files: Mapping[str, bytes]) -> int:
+        """Read back and compare all that was put in, and check both file systems."""
+        if read_table(self._read, self._image.stat().st_size) != self.table:
+            raise Failure("the partition table reads back differently", hint=_DISK)
+        self.root.check()
+        if self.boot is not None:
+            self.boot.check()
+        for name, content in files.items():
+            if self.boot is None or self.boot.read(name) != content:
+                raise Failure(f"{name} on the boot partition reads back differently", hint=_DISK)
+        with progress.bar("reading back", tree.bytes, unit="bytes") as advance:
+            return self.root.verify(tree, advance) + sum(map(len, files.values()))
+
+    def _grow(self, more: int) -> None:
+        """A larger partition, and in it the file system, which is resized in a file of its own."""
+        new_size = -(-(self.size + more) // _ALIGN) * _ALIGN
+        old = self.table.last
+        self.table, patches = grown(self._read, self.size, new_size)
+        block = self.root.superblock().block_bytes
+        with scratch_folder(self._image) as folder, writing(self._image):
+            alone = folder / "root"
+            alone.touch()
+            copy_region(self._image, old.start, old.size, alone)
+            os.truncate(self._image, old.start)
+            Ext4(alone).resize(self.table.last.size // block * block)
+            copy_region(alone, 0, alone.stat().st_size, self._image, old.start)
+        with writing(self._image), self._image.open("r+b") as file:
+            file.truncate(new_size)
+            for patch in patches:
+                file.seek(patch.offset)
+                file.write(patch.data)
+        self.size = new_size
+
+    def _boot(self, table: Table) -> Fat | None:
+        for part in table.partitions[:-1]:
+            if part.may_be_fat and is_fat(self._read(part.start, SECTOR)):
+                return Fat(self._image, part.start, part.size)
+        return None
+
+    def _read(self, offset: int, count: int) -> bytes:
+        with self._image.open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+
+def _needed_bytes(tree: Tree, block: int) -> int:
+    blocks = sum(-(-entry.size // block) for entry in tree.entries)
+    folders = len(tree.entries) - len(tree.files)
+    return int((blocks + folders) * block * _MORE) + _SPARE_BYTES
+
+
+_DISK = "The disk that the image lies on may be failing; try another one."
+
+
+def imager_format(settings: Settings, system: System) -> FirstBoot:
+    """How Raspberry Pi Imager may still change settings: not where they are in the image."""
+    return FirstBoot.NONE if settings.any else system.first_boot

@@ -1,0 +1,280 @@
+"""Whole images: bases of Raspberry Pi OS's form, filled, and looked at with others' programs."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from made_images import (
+    BOOKWORM_CMDLINE,
+    EXACT,
+    MIB,
+    SMALL,
+    Layout,
+    make_image,
+    on_boot,
+    on_root,
+)
+
+from edgeslm.errors import InvalidImage, NotFound, OutputFailure, Unsupported
+from edgeslm.flash import programs
+from edgeslm.flash.carried import device_tree, opened
+from edgeslm.flash.image import making
+from edgeslm.flash.image.ext4 import Ext4
+from edgeslm.flash.image.making import Made, facts, plan_image
+from edgeslm.flash.image.settings import Settings, Wifi
+from edgeslm.flash.image.sparse import copy_region
+from edgeslm.flash.image.system import FirstBoot
+from edgeslm.flash.service import Service
+from edgeslm.flash.tree import Entry, Link, Tree
+
+TOLD = Settings(
+    hostname="pi5",
+    user="anna",
+    password_hash="$6$rounds=1000$salt$hash",
+    wifi=Wifi("Home", "ab" * 32, "DE"),
+    ssh=True,
+)
+
+
+def make(
+    packed: Path, runtime: Path, base: Path, output: Path, settings: Settings = TOLD
+) -> tuple[Made, Tree]:
+    with opened(packed, output) as carried:
+        tree = device_tree(carried, runtime, Service())
+        plan = plan_image(str(output), carried, str(base), facts(base, tree), settings)
+        return making.make_image(plan, base, output, tree, settings), tree
+
+
+def check_file_systems(image: Path, layout: Layout, folder: Path) -> None:
+    """Both partitions, by their own checkers, each in a file of its own."""
+    parts = {"boot": (layout.boot_start, layout.boot_bytes)}
+    parts["root"] = (layout.root_start, image.stat().st_size - layout.root_start)
+    for name, (start, size) in parts.items():
+        alone = folder / name
+        alone.touch()
+        copy_region(image, start, size, alone)
+        check = ["/usr/sbin/fsck.vfat", "-n"] if name == "boot" else ["/usr/sbin/e2fsck", "-fn"]
+        done = subprocess.run([*check, alone], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bookworm_in_its_exact_layout(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    base, output = make_image(tmp_path, "bookworm", EXACT), tmp_path / "board.img"
+    made, tree = make(packed, runtime, base, output)
+
+    assert made.system.version == "bookworm"
+    assert made.system.first_boot is FirstBoot.SYSTEMD
+    assert output.stat().st_size == made.bytes > base.stat().st_size
+    assert output.stat().st_blocks * 512 < 100 * MIB
+    check_file_systems(output, EXACT, tmp_path)
+    script = on_boot(output, EXACT, "firstrun.sh").decode()
+    assert "imager_custom set_hostname pi5" in script
+    assert "$6$rounds=1000$salt$hash" in script
+    line = on_boot(output, EXACT, "cmdline.txt").decode()
+    assert line.startswith(BOOKWORM_CMDLINE.rstrip() + " systemd.run=/boot/firmware/firstrun.sh ")
+    assert on_boot(output, EXACT, "config.txt") == b"arm_64bit=1\n"
+    assert made.report.verified_bytes >= tree.bytes
+    # what was there stays, and what came is root's
+    assert "Mode:  0755" in on_root(output, EXACT, "stat /etc")
+    assert "bookworm" in on_root(output, EXACT, "cat /usr/lib/os-release")
+    launcher = f"/opt/edgeslm/{_current(tree)}/bin/edgeslm"
+    told = on_root(output, EXACT, f"stat {launcher}")
+    assert "Mode:  0755" in told
+    assert "User:     0   Group:     0" in told
+    wants = "/etc/systemd/system/multi-user.target.wants"
+    link = on_root(output, EXACT, f"stat {wants}/edgeslm.service")
+    assert 'Fast link dest: "/etc/systemd/system/edgeslm.service"' in link
+    cron = on_root(output, EXACT, f"stat {wants}/cron.service")
+    assert "Type: regular" in cron
+
+
+def test_trixie_with_a_gpt_and_packed(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    plain, output = make_image(tmp_path, "trixie", label="gpt"), tmp_path / "board.img"
+    base = tmp_path / "base.img.xz"
+    base.write_bytes(lzma.compress(plain.read_bytes(), preset=0))
+    made, _ = make(packed, runtime, base, output)
+
+    assert made.system.first_boot is FirstBoot.CLOUD_INIT
+    assert made.system.python == "3.13"
+    done = subprocess.run(["/usr/sbin/sfdisk", "--verify", output], capture_output=True, text=True)
+    assert "No errors" in done.stdout
+    assert on_boot(output, SMALL, "user-data").startswith(b'#cloud-config\nhostname: "pi5"\n')
+    assert b'"Home":' in on_boot(output, SMALL, "network-config")
+    assert b"instance-id: edgeslm-" in on_boot(output, SMALL, "meta-data")
+    assert b" ds=nocloud;i=edgeslm-" in on_boot(output, SMALL, "cmdline.txt")
+    Ext4(output, SMALL.root_start).check()
+
+
+def test_nothing_told_leaves_the_boot_partition_alone(
+    packed: Path, runtime: Path, tmp_path: Path
+) -> None:
+    base, output = make_image(tmp_path, "trixie"), tmp_path / "board.img"
+    make(packed, runtime, base, output, Settings())
+
+    def boot(image: Path) -> bytes:
+        with image.open("rb") as file:
+            file.seek(SMALL.boot_start)
+            return file.read(SMALL.boot_bytes)
+
+    assert boot(output) == boot(base)
+
+
+@pytest.fixture(scope="module")
+def filled(packed: Path, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    make(packed, runtime, make_image(folder, "trixie"), folder / "board.img")
+    return folder / "board.img"
+
+
+def test_an_image_can_be_a_base_again(
+    packed: Path, runtime: Path, filled: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "again.img"
+    make(packed, runtime, filled, output)
+
+    check_file_systems(output, SMALL, tmp_path)
+
+
+def test_what_was_changed_afterwards_is_noticed(
+    packed: Path, runtime: Path, filled: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "changed.img"
+    shutil.copy(filled, image)
+    with opened(packed, tmp_path / "x") as carried:
+        tree = device_tree(carried, runtime, Service())
+    root, site = Ext4(image, SMALL.root_start), f"opt/edgeslm/{_current(tree)}/site/edgeslm"
+    assert root.verify(tree, lambda _: None) == tree.bytes
+    for command in (f"sif /{site}/native.so mode 0100600", f"sif /{site}/native.so uid 5"):
+        shutil.copy(filled, image)
+        _debugfs(image, command)
+        with pytest.raises(making.Failure, match="reads back differently"):
+            root.verify(tree, lambda _: None)
+    blob = max(packed.joinpath("blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(image.read_bytes())
+    at = data.find(blob.read_bytes()[:4096])
+    data[at + 100] ^= 1
+    shutil.copy(filled, image)
+    with image.open("r+b") as file:
+        file.seek(at + 100)
+        file.write(data[at + 100 : at + 101])
+    with pytest.raises(making.Failure, match="reads back differently"):
+        root.verify(tree, lambda _: None)
+
+
+def test_files_that_stood_there_are_replaced_and_folders_are_not(tmp_path: Path) -> None:
+    image = make_image(tmp_path, "bookworm")
+    root = Ext4(image, SMALL.root_start)
+    tree = Tree.of(
+        [
+            Entry("etc/fstab", b"other\n", 0o600, 1000, 100_000),
+            Entry("etc/os-release", b"a file now\n"),
+            Entry("opt/link", Link("nowhere")),
+            Entry("opt/empty", b""),
+            Entry("opt/a blank/b", b"x" * 3_000_000),
+        ]
+    )
+    for _ in range(2):
+        root.add(tree)
+        root.check()
+        assert root.verify(tree, lambda _: None) == tree.bytes
+    assert root.read("etc/fstab") == b"other\n"
+    with pytest.raises(InvalidImage, match="in the way"):
+        root.add(Tree.of([Entry("etc", b"")]))
+
+
+def test_a_base_that_is_damaged(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    base, output = make_image(tmp_path, "bookworm"), tmp_path / "board.img"
+    with base.open("r+b") as file:
+        file.seek(SMALL.root_start + 5 * 1024)
+        file.write(b"\xff" * 400_000)
+
+    with pytest.raises(InvalidImage):
+        make(packed, runtime, base, output)
+    assert not output.exists()
+    assert [path.name for path in tmp_path.glob(".edgeslm-*")] == []
+
+
+@pytest.mark.parametrize("wrong", ["i386", "python", "alpine"])
+def test_systems_that_cannot_be_used(
+    packed: Path, runtime: Path, tmp_path: Path, wrong: str
+) -> None:
+    base, output = make_image(tmp_path, "bookworm"), tmp_path / "board.img"
+    (tmp_path / "i386").write_bytes(b"\x7fELF\x01\x01\x01" + bytes(9) + b"\x02\x00\x03\x00")
+    commands = {
+        "i386": ["rm /usr/bin/dpkg", "cd /usr/bin", f"write {tmp_path}/i386 dpkg"],
+        "python": ["rm /usr/bin/python3.11"],
+        "alpine": ["rm /usr/lib/os-release"],
+    }
+    _debugfs(base, *commands[wrong])
+
+    with pytest.raises((InvalidImage, Unsupported)):
+        make(packed, runtime, base, output)
+    assert not output.exists()
+
+
+def test_a_disk_without_room(packed: Path, runtime: Path, tmp_path: Path, small_disk: Path) -> None:
+    base = make_image(tmp_path, "bookworm")
+
+    with pytest.raises(OutputFailure, match="free"):
+        make(packed, runtime, base, small_disk / "board.img")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(programs, "_PLACES", ("/nowhere",))
+
+    with pytest.raises(NotFound, match="debugfs, mcopy") as raised:
+        programs.ensure_installed(["debugfs", "mcopy"])
+    assert "apt install e2fsprogs mtools" in str(raised.value.hint)
+
+
+def test_interrupted_it_leaves_nothing(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    base = make_image(tmp_path, "bookworm", Layout(MIB, 34 * MIB, 200 * MIB))
+    with base.open("r+b") as file:  # enough to be caught at
+        file.seek(100 * MIB)
+        file.write(os.urandom(100 * MIB))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    words: Sequence[str] = ("flash", str(packed), "--to", str(folder / "board.img"))
+    command = [sys.executable, "-m", "edgeslm", *words, "--base", str(base)]
+    process = subprocess.Popen([*command, "--runtime", str(runtime)], stderr=subprocess.PIPE)
+    while not any(path.stat().st_size > MIB for path in folder.glob(".edgeslm-*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert list(folder.iterdir()) == []
+
+
+def test_no_boot_partition_no_settings(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    base, output = make_image(tmp_path, "bookworm"), tmp_path / "board.img"
+    with base.open("r+b") as file:
+        file.seek(SMALL.boot_start)
+        file.write(bytes(4096))
+
+    with pytest.raises(Unsupported, match="no way of being told"):
+        make(packed, runtime, base, output)
+    made, _ = make(packed, runtime, base, output, Settings())
+    assert made.system.first_boot is FirstBoot.NONE
+
+
+def _current(tree: Tree) -> str:
+    link = next(entry.content for entry in tree.entries if entry.path == "opt/edgeslm/current")
+    assert isinstance(link, Link)
+    return link.target
+
+
+def _debugfs(image: Path, *commands: str) -> None:
+    place = f"{image}?offset={SMALL.root_start}"
+    program = ["/usr/sbin/debugfs", "-w", "-f", "-", place]
+    subprocess.run(program, input="\n".join(commands), text=True, check=True, capture_output=True)

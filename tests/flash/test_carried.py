@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import made_bundles
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.verification import sign_bundle, verify_bundle
+from edgeslm.bundle.writing import write_tar_file
+from edgeslm.errors import InvalidBundle, InvalidOption, UserError
+from edgeslm.flash.carried import device_tree, opened, runtime_tree
+from edgeslm.flash.service import Service
+from edgeslm.flash.tree import Link
+
+
+def tar_of(packed: Path, tar: Path) -> Path:
+    files = sorted(path for path in packed.rglob("*") if path.is_file())
+    write_tar_file(
+        tar,
+        ((str(f.relative_to(packed)), f.stat().st_size, [f.read_bytes()]) for f in files),
+    )
+    return tar
+
+
+def test_all_that_a_device_needs(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried:
+        tree = device_tree(carried, runtime, Service())
+    found = {entry.path: entry for entry in tree.entries}
+    digest = carried.digest.removeprefix("sha256:")
+    version = f"var/lib/edgeslm/store/versions/{digest[:32]}"
+
+    assert {f"{version}/{path.relative_to(packed)}" for path in packed.rglob("*")} <= set(found)
+    state = json.loads(bytes(found["var/lib/edgeslm/store/state.json"].content))  # type: ignore[arg-type]
+    assert state["current"] == digest[:32]
+    current = found["opt/edgeslm/current"].content
+    assert isinstance(current, Link)
+    assert f"opt/edgeslm/{current.target}/bin/edgeslm" in found
+    assert found[f"opt/edgeslm/{current.target}/bin/edgeslm"].mode == 0o755
+    assert found["etc/systemd/system/multi-user.target.wants/edgeslm.service"].content == Link(
+        "/etc/systemd/system/edgeslm.service"
+    )
+    assert all((entry.uid, entry.gid) == (0, 0) for entry in tree.entries)
+    assert not any(entry.mode & 0o022 for entry in tree.entries if entry.mode != 0o777)
+    unit = found["etc/systemd/system/edgeslm.service"].content
+    assert b"TRUSTED_KEYS" not in unit  # type: ignore[operator]
+
+
+def test_a_tar_gives_the_same(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    tar = tar_of(packed, tmp_path / "packed.tar")
+    with opened(packed, tmp_path / "x") as plain, opened(tar, tmp_path / "x") as unpacked:
+        trees = [device_tree(each, runtime, Service()) for each in (plain, unpacked)]
+        first, second = ([(entry.path, entry.sha256()) for entry in tree.files] for tree in trees)
+        assert first == second
+    assert list(tmp_path.iterdir()) == [tar]
+
+
+def test_a_damaged_bundle_is_refused(packed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(packed, copy)
+    blob = max((copy / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+
+    with pytest.raises(InvalidBundle), opened(copy, tmp_path / "x"):
+        pass
+
+
+def test_only_the_signed_where_keys_are_given(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    keys = [made_bundles.write_pair(tmp_path / f"{n}.pem", ec.SECP256R1()) for n in "ab"]
+    signed = tmp_path / "signed"
+    shutil.copytree(packed, signed)
+    sign_bundle(signed, read_private_key(keys[0], lambda: ""))
+    public = [key.with_suffix(".pub") for key in keys]
+
+    with opened(signed, tmp_path / "x", public[:1]) as carried:
+        tree = device_tree(carried, runtime, Service(), public[:1])
+    found = {entry.path: entry for entry in tree.entries}
+    assert found["etc/edgeslm/trusted_keys/a.pub"].content == public[0].read_bytes()
+    unit = found["etc/systemd/system/edgeslm.service"].content
+    assert b"EDGESLM_TRUSTED_KEYS=/etc/edgeslm/trusted_keys" in unit  # type: ignore[operator]
+    for bundle, key in ((signed, public[1]), (packed, public[0])):
+        with pytest.raises(UserError), opened(bundle, tmp_path / "x", [key]):
+            pass
+    with pytest.raises(UserError):
+        device_tree(carried, runtime, Service(), [keys[0]])
+
+
+def test_no_runtime_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+
+    with pytest.raises(InvalidOption, match="no runtime"):
+        runtime_tree(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd here")
+def test_systemd_makes_the_account(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried:
+        tree = device_tree(carried, runtime, Service())
+    root = tmp_path / "root"
+    for entry in tree.entries:
+        if entry.path.startswith("etc/") and isinstance(entry.content, bytes):
+            (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            (root / entry.path).write_bytes(entry.content)
+    program = ["systemd-sysusers", f"--root={root}"]
+    subprocess.run([*program, "edgeslm.conf"], check=True, capture_output=True)
+
+    line = next(line for line in (root / "etc/passwd").read_text().splitlines())
+    assert line.startswith("edgeslm:x:")
+    assert line.endswith(":/var/lib/edgeslm:/usr/sbin/nologin")
+    checked = subprocess.run(
+        [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            root / "etc/systemd/system/edgeslm-account.service",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "edgeslm-account" not in checked.stderr, checked.stderr
+
+
+def test_what_is_put_into_a_store_is_a_bundle(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried:
+        tree = device_tree(carried, runtime, Service())
+    for entry in tree.entries:
+        if entry.path.startswith("var/lib/") and isinstance(entry.content, (bytes, Path)):
+            target = tmp_path / "root" / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = entry.content
+            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    versions = tmp_path / "root/var/lib/edgeslm/store/versions"
+
+    assert verify_bundle(next(versions.iterdir())).contents.digest == carried.contents.digest

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeslm.bundle.verification import verify_bundle
+from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported
+from edgeslm.flash import directory
+from edgeslm.flash.carried import opened
+from edgeslm.flash.directory import (
+    Place,
+    file_system_of,
+    look,
+    plan_directory,
+    tree_for,
+    write_directory,
+)
+from edgeslm.flash.plan import Report
+from edgeslm.flash.tree import Entry, Tree
+
+
+@pytest.fixture
+def plain(runtime: Path, tmp_path: Path) -> Path:
+    """A runtime without links."""
+    folder = tmp_path / "runtime"
+    shutil.copytree(runtime, folder, symlinks=True)
+    (folder / "site" / "alias").unlink()
+    return folder
+
+
+def flash(packed: Path, runtime: Path | None, card: Path) -> Report:
+    with opened(packed, card / "x") as carried:
+        tree, place = tree_for(carried, runtime), look(card)
+        return write_directory(plan_directory(carried, place, tree), place, tree)
+
+
+def test_what_is_on_the_card(packed: Path, plain: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    (card / "holiday.jpg").write_bytes(b"mine")
+    report = flash(packed, plain, card)
+
+    assert verify_bundle(card / "edgeslm" / "bundle") == verify_bundle(packed)
+    assert os.access(card / "edgeslm/runtime/bin/edgeslm", os.X_OK)
+    readme = (card / "edgeslm/README.txt").read_text()
+    assert readme.count("\n") == 2
+    assert "PYTHONPATH=runtime/site python3 -s -m edgeslm serve bundle" in readme
+    assert (card / "holiday.jpg").read_bytes() == b"mine"
+    assert report.written_bytes == report.verified_bytes == report.plan.steps[0].bytes > 0
+
+
+def test_what_is_there_already_is_not_written_again(
+    packed: Path, plain: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    flash(packed, plain, card)
+    model = max((card / "edgeslm").rglob("*"), key=lambda path: path.stat().st_size)
+    before = model.stat().st_mtime_ns
+    again = flash(packed, plain, card)
+
+    assert (again.written_bytes, again.plan.steps[0].bytes) == (0, 0)
+    assert again.verified_bytes > 0
+    data = bytearray(model.read_bytes())
+    data[5] ^= 1
+    model.write_bytes(data)
+    assert flash(packed, plain, card).written_bytes == len(data)
+    assert model.stat().st_mtime_ns > before
+
+
+def test_files_of_an_earlier_bundle_go_and_others_stay(
+    packed: Path, plain: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "card"
+    old = card / "edgeslm" / "bundle" / "blobs" / "sha256"
+    old.mkdir(parents=True)
+    (old / ("0" * 64)).write_bytes(b"an old model")
+    (card / "edgeslm" / "notes.txt").write_text("mine")
+    flash(packed, plain, card)
+
+    assert not (old / ("0" * 64)).exists()
+    assert (card / "edgeslm" / "notes.txt").exists()
+
+
+def test_no_room(packed: Path, plain: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried:
+        tree = tree_for(carried, plain)
+        place = Place(tmp_path, tree.bytes - 1, "ext4", {})
+        with pytest.raises(OutputFailure, match="no room"):
+            plan_directory(carried, place, tree)
+        plan_directory(carried, replace(place, free_bytes=tree.bytes), tree)
+
+
+def test_fat_holds_no_large_file(packed: Path, plain: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(4 << 30)
+    tree = Tree.of([Entry("edgeslm/bundle/x", large)])
+    with opened(packed, tmp_path / "x") as carried:
+        place = Place(tmp_path, 1 << 40, "vfat", {})
+        with pytest.raises(OutputFailure, match=r"FAT, which holds no file over 4 GiB.*4.29 GB"):
+            plan_directory(carried, place, tree)
+        plan_directory(carried, replace(place, file_system="exfat"), tree)
+
+
+def test_the_file_system_of_a_folder() -> None:
+    mounts = (
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        "23 22 8:17 / /media/me/My\\040stick rw shared:1 - vfat /dev/sdb1 rw\n"
+        "24 22 0:5 / /media rw - tmpfs tmpfs rw\n"
+    )
+
+    assert file_system_of(Path("/media/me/My stick/a/b"), mounts) == "vfat"
+    assert file_system_of(Path("/media/me/My stick"), mounts) == "vfat"
+    assert file_system_of(Path("/media/other"), mounts) == "tmpfs"
+    assert file_system_of(Path("/mediawiki"), mounts) == "ext4"
+    assert file_system_of(Path("/x"), "") == ""
+
+
+def test_a_link_in_the_runtime_is_refused(packed: Path, runtime: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried, pytest.raises(Unsupported, match="a link"):
+        tree_for(carried, runtime)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        look(tmp_path / "nowhere")
+
+
+def test_what_reads_back_differently_is_told(
+    packed: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    monkeypatch.setattr(directory, "_pieces", lambda entry: iter([bytes(entry.size)]))
+
+    with pytest.raises(Failure, match="reads back differently"):
+        flash(packed, plain, card)
+
+
+def test_interrupted_it_leaves_no_half_file_and_goes_on(
+    packed: Path, plain: Path, tmp_path: Path
+) -> None:
+    card, big = tmp_path / "card", plain / "site" / "big.bin"
+    card.mkdir()
+    with big.open("wb") as file:
+        file.write(os.urandom(1 << 20) * 400)
+    command = [sys.executable, "-m", "edgeslm", "flash", packed, "--to", card, "--runtime", plain]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    site = card / "edgeslm" / "runtime" / "site"
+    while not any(path.stat().st_size > 1 << 20 for path in site.glob(".edgeslm-*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert not (site / "big.bin").exists()
+    assert list(card.rglob(".edgeslm-*")) == []
+    blobs = list((card / "edgeslm/bundle/blobs/sha256").iterdir())
+    assert blobs
+    assert not (card / "edgeslm/bundle/index.json").exists()
+    big.write_bytes(b"small")
+    report = flash(packed, plain, card)
+    assert report.written_bytes < report.verified_bytes
+    assert verify_bundle(card / "edgeslm" / "bundle").contents.digest
