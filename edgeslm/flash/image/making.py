@@ -32,8 +32,8 @@ _SPARE_BYTES = 16 << 20
 _MORE = 1.02
 """For extents, folders and the tables of new block groups."""
 _UNPACKED, _PLAIN, _ADDED, _CHECKED = 90, 500, 70, 300
-"""Megabytes per second of .xz, of a plain copy, of debugfs, of reading back."""
-_SOURCE = "measured on two cores of a virtual machine; a slower disk takes longer"
+"""Megabytes per second of .xz, of a plain copy, of debugfs, of reading back; guesses."""
+_SOURCE = "guessed for a laptop, not measured; a slower disk takes longer"
 
 
 @dataclass(frozen=True)
