@@ -38,6 +38,9 @@ REPORT_SCHEMA = "edgeslm.report/1"
 FAILURE_SCHEMA = "edgeslm.failure/1"
 BENCH_SCHEMA = "edgeslm.bench/1"
 FLASH_SCHEMA = "edgeslm.flash/1"
+RUNTIME_SCHEMA = "edgeslm.runtime/1"
+BUILD_SCHEMA = "edgeslm.build/1"
+"""Of what lies beside a compiled llama.cpp: for which processors it is."""
 
 
 _Record = TypeVar("_Record")

@@ -32,6 +32,7 @@ from edgeslm.cli import (
     talk,
     targets,
     tune,
+    wheels,
 )
 from edgeslm.cli.output import print_error
 from edgeslm.errors import EdgeslmError
@@ -75,7 +76,7 @@ def _help(command: Callable[..., None]) -> str:
 
 for group in (
     *(make, pack, bundles, judge, look, talk, host, fit, measure),
-    *(bench, report, tune, doctor, flash),
+    *(bench, report, tune, doctor, wheels, flash),
 ):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)

@@ -1,0 +1,1 @@
+"""The runtime of a device as Python wheels: built, collected, checked, and unpacked there."""

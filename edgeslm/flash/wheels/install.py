@@ -1,0 +1,321 @@
+"""Unpack the wheels of a runtime on a device that has Python and nothing else.
+
+Standard library only, and so is all that this imports: it is sent to the device as one file (see
+`installer`) and run there by its own python3. The machine that packs uses the same code to fill the
+folder of an image.
+
+    python3 install.pyz --runtime runtime.json --wheels FOLDER [--root FOLDER] [--id ID]
+
+A runtime lies in `opt/edgeslm/runtimes/<id>`: the unpacked wheels in `site`, and `bin/edgeslm`,
+which starts them. It is made as `<id>.partial`, synced to the disk, then renamed; the link
+`current` is replaced at once. So what `current` leads to is complete, whenever the power fails. `previous`
+leads to the one before; all others are removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import fcntl
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from py_compile import PycInvalidationMode
+
+from edgeslm.bundle.runtimes import Runtime, RuntimeList, read_runtimes
+from edgeslm.errors import (
+    EdgeslmError,
+    InvalidBundle,
+    NotFound,
+    OutputFailure,
+    Unsupported,
+    reading,
+    writing,
+)
+from edgeslm.files import sha256
+from edgeslm.flash.places import OPT
+from edgeslm.flash.wheels.tags import Device, dotted, misfit, numbers, parse_name, this_device
+from edgeslm.flash.wheels.unpacking import unpack, unpacked_bytes
+from edgeslm.records import to_json
+
+OLDEST_PYTHON = (3, 11)
+"""The launcher relies on PYTHONSAFEPATH: nothing in the current folder is imported."""
+_SPARE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What was done: whether it was new there, and which runtimes were removed for it."""
+
+    id: str
+    path: Path
+    new: bool
+    removed: tuple[str, ...]
+
+
+def choose(runtimes: RuntimeList, device: Device) -> Runtime:
+    """The runtime for a device: of those that it can run, the one that uses most of it.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    python = dotted(device.python)
+    alike = [
+        runtime
+        for runtime in runtimes.runtimes
+        if (runtime.architecture, runtime.python) == (device.architecture, python)
+    ]
+    if not alike:
+        there = sorted({f"{each.architecture}, Python {each.python}" for each in runtimes.runtimes})
+        raise Unsupported(
+            f"no runtime for {device.architecture}, Python {python}; "
+            f"there is one for {'; '.join(there) or 'nothing'}",
+            hint=f"Make one: edgeslm wheels --target BOARD --python {python}",
+        )
+    features = device.features
+    able = [each for each in alike if features is None or set(each.features) <= features]
+    if not able:
+        lacking = set(min(alike, key=lambda each: len(each.features)).features) - (
+            features or set()
+        )
+        raise Unsupported(
+            f"this processor has no {', '.join(sorted(lacking))}, which the runtime uses",
+            hint="Make one for this board: edgeslm wheels --target BOARD",
+        )
+    best = max(able, key=lambda each: (len(each.features), each.id))
+    if device.glibc is not None and numbers(best.glibc) > device.glibc:
+        raise Unsupported(
+            f"the runtime needs glibc {best.glibc}, this system has {dotted(device.glibc)}",
+            hint="Use a newer system, or make the runtime on an older one.",
+        )
+    return best
+
+
+def by_id(runtimes: RuntimeList, wanted: str) -> Runtime:
+    """The runtime of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = [runtime for runtime in runtimes.runtimes if runtime.id == wanted]
+    if not found:
+        raise NotFound(f"no runtime {wanted}", hint="Name one that runtime.json lists.")
+    return found[0]
+
+
+def find_wheels(runtimes: RuntimeList, runtime: Runtime, folder: Path) -> dict[str, Path]:
+    """The files of a runtime's wheels, by their names or, as in a bundle, by their hashes.
+
+    Raises:
+        UserError: one is missing, or is another than it should be.
+    """
+    found = {}
+    for wheel in runtimes.wheels_of(runtime):
+        places = (folder / wheel.name, folder / wheel.sha256)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise NotFound(f"{wheel.name}: not in {folder}", hint="Copy all wheels there.")
+        if sha256(path) != wheel.sha256:
+            raise InvalidBundle(f"{path}: was changed", hint="Copy it again.")
+        found[wheel.name] = path
+    return found
+
+
+def install(
+    runtimes: RuntimeList,
+    runtime: Runtime,
+    wheels: Path,
+    root: Path,
+    *,
+    place: str = OPT,
+    interpreter: str | None = None,
+    durable: bool = True,
+) -> Installed:
+    """Make a runtime the current one of the system under `root`; does nothing if it is already.
+
+    Args:
+        runtimes: What runtime.json holds.
+        runtime: The one of them.
+        wheels: The folder they lie in.
+        root: Of the system: "/" on the device, a folder for an image.
+        place: Where runtimes lie below that.
+        interpreter: What starts it; None for Debian's name of its Python.
+        durable: Wait until the disk holds all of it.
+
+    Raises:
+        UserError: a wheel is damaged, unsafe, or not for that runtime.
+        OutputFailure: it cannot be written.
+    """
+    home = root / place
+    with writing(home):
+        folder = home / "runtimes"
+        folder.mkdir(parents=True, exist_ok=True)
+        final = folder / runtime.id
+        with _alone(folder):
+            new = not final.is_dir()
+            if new:
+                files = find_wheels(runtimes, runtime, wheels)
+                _make(final, files, runtime, interpreter, durable=durable)
+            _switch(home, runtime.id)
+            return Installed(runtime.id, final, new, tuple(_tidy(home)))
+
+
+def _make(
+    final: Path, files: dict[str, Path], runtime: Runtime, interpreter: str | None, *, durable: bool
+) -> None:
+    """All of a runtime, or nothing."""
+    partial = final.with_name(f"{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _fill(partial, files, runtime)
+        launcher = partial / "bin" / "edgeslm"
+        launcher.parent.mkdir()
+        starts = interpreter or f"/usr/bin/python{runtime.python}"
+        launcher.write_text(launcher_text(starts), encoding="utf-8")
+        launcher.chmod(0o755)
+        if durable:
+            os.sync()
+        partial.rename(final)
+        _sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _fill(partial: Path, files: dict[str, Path], runtime: Runtime) -> None:
+    device = Device(runtime.architecture, numbers(runtime.python))
+    if device.python < OLDEST_PYTHON:
+        raise Unsupported(
+            f"Python {runtime.python} is too old", hint=f"Use {dotted(OLDEST_PYTHON)} or newer."
+        )
+    names = {name: parse_name(name) for name in files}
+    for name, parsed in names.items():
+        if (problem := misfit(parsed, device)) is not None:
+            raise InvalidBundle(f"{name}: {problem}", hint="Make it again: edgeslm wheels")
+    partial.mkdir()
+    needed = sum(unpacked_bytes(path) for path in files.values()) + _SPARE_BYTES
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise OutputFailure(
+            f"{partial.parent}: {needed >> 20} MiB are needed, {free >> 20} are free",
+            hint="Free some space.",
+        )
+    site = partial / "site"
+    site.mkdir()
+    taken: dict[str, str] = {}
+    for name, path in files.items():
+        unpack(path, names[name], site, taken)
+    if sys.version_info[:2] == device.python:
+        _compile(site)
+    text = json.dumps(to_json(runtime), indent=2) + "\n"
+    (partial / "runtime.json").write_text(text, encoding="utf-8")
+
+
+def _compile(site: Path) -> None:
+    """Compile now what the service may not write; who copies the files may change their dates."""
+    compileall.compile_dir(
+        site,
+        quiet=2,
+        rx=re.compile("/tests/"),
+        stripdir=site,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+def launcher_text(interpreter: str) -> str:
+    """A shell script that starts the runtime it lies in, whatever links lead to it."""
+    return (
+        "#!/bin/sh\n"
+        'here=$(dirname "$(dirname "$(readlink -f "$0")")")\n'
+        "unset PYTHONHOME\n"
+        'export PYTHONPATH="$here/site" PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1\n'
+        f'exec {shlex.quote(interpreter)} -m edgeslm "$@"\n'
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others that install waiting while the block runs."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _switch(home: Path, name: str) -> None:
+    """`current` leads to that runtime, `previous` to the one that it led to."""
+    before = _leads_to(home / "current")
+    if before == name:
+        return
+    if before is not None:
+        _link(home, "previous", before)
+    _link(home, "current", name)
+
+
+def _link(home: Path, link: str, name: str) -> None:
+    temporary = home / f".{link}.new"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(f"runtimes/{name}")
+    temporary.replace(home / link)
+    _sync_folder(home)
+
+
+def _leads_to(link: Path) -> str | None:
+    if link.is_symlink():
+        return link.readlink().name
+    if link.exists():
+        raise OutputFailure(f"{link}: is not a link", hint="Move it away.")
+    return None
+
+
+def _tidy(home: Path) -> Iterator[str]:
+    """Remove the runtimes that no link leads to, and what was left half made."""
+    kept = {_leads_to(home / "current"), _leads_to(home / "previous")}
+    for path in sorted((home / "runtimes").iterdir()):
+        if path.name not in kept and re.fullmatch(r"[0-9a-f]{16}(\.partial)?", path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            yield path.name
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Install, print what was done as JSON, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Unpack a runtime of edgeslm.")
+    parser.add_argument("--runtime", type=Path, required=True, help="runtime.json, or a blob of it")
+    parser.add_argument("--wheels", type=Path, required=True, help="the folder of the wheels")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="of the system")
+    parser.add_argument("--place", default=OPT, help=f"below the root; default {OPT}")
+    parser.add_argument("--id", help="which runtime; default: the best for this machine")
+    given = parser.parse_args(arguments)
+    try:
+        with reading(given.runtime):
+            data = given.runtime.read_bytes()
+        runtimes = read_runtimes(data, str(given.runtime))
+        here = given.id is None
+        chosen = choose(runtimes, this_device()) if here else by_id(runtimes, given.id)
+        done = install(
+            *(runtimes, chosen, given.wheels, given.root),
+            place=given.place,
+            interpreter=sys.executable if here else None,
+        )
+    except EdgeslmError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(to_json(done)))
+    return 0
