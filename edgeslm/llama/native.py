@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeslm.errors import NativeFailure
+from edgeslm.llama.build_note import ensure_suited
 
 _LEVEL_DEBUG = 1
 _LEVEL_WARN = 3
@@ -109,6 +110,7 @@ def library() -> Any:
         NativeFailure: the shared library is missing or cannot be loaded here.
     """
     try:
+        ensure_suited(_binding_folder() / "lib")
         llama_cpp = sys.modules.get("llama_cpp") or _bindings()
     except (ImportError, OSError, RuntimeError) as error:
         raise NativeFailure(
@@ -156,6 +158,7 @@ def ggml() -> CDLL:
         folder = _binding_folder() / "lib"
     except ImportError as error:
         raise NativeFailure(str(error), hint="Install llama-cpp-python.") from error
+    ensure_suited(folder)
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
         if (folder / name).exists():
             return CDLL(str(folder / name))

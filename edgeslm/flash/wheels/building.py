@@ -29,6 +29,7 @@ from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, 
 from edgeslm.flash.wheels.checking import LIBRARIES, Needs, check
 from edgeslm.flash.wheels.instruction_sets import AARCH64, X86_64, InstructionSet
 from edgeslm.flash.wheels.wheel_file import read_wheel, write_wheel
+from edgeslm.llama import build_note
 from edgeslm.records import BUILD_SCHEMA, document, from_json, to_json
 
 VERSION = "0.3.36"
@@ -37,7 +38,7 @@ _RECIPE = 1
 """Raised when the same source and compiler give something else."""
 _PACKAGE = "llama_cpp_python"
 _INFO = f"{_PACKAGE}-{VERSION}.dist-info"
-_BUILD_NAME = f"{LIBRARIES}edgeslm-build.json"
+_NOTE = f"{LIBRARIES}{build_note.NAME}"
 _PREFIXES = {AARCH64: "aarch64-linux-gnu-", X86_64: "x86_64-linux-gnu-"}
 _DEBIAN = {
     AARCH64: "gcc-aarch64-linux-gnu g++-aarch64-linux-gnu",
@@ -261,9 +262,11 @@ def _compile(source: Path, work: Path, wanted: InstructionSet, tools: Tools, job
     toolchain.write_text(toolchain_text(wanted.architecture, tools), encoding="utf-8")
     out = work / "out"
     run_pip(
-        ["wheel", "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", str(out)]
-        + ["-C", "install.strip=true", "-C", f"build-dir={work / 'objects'}"]
-        + [str(work / f"{_PACKAGE}-{VERSION}")],
+        [
+            *("wheel", "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", str(out)),
+            *("-C", "install.strip=true", "-C", f"build-dir={work / 'objects'}"),
+            str(work / f"{_PACKAGE}-{VERSION}"),
+        ],
         f"llama.cpp does not compile for {wanted.march}",
         _environment(work, toolchain, wanted, tools, jobs),
     )
@@ -317,7 +320,7 @@ def _keep(wheel: Path, folder: Path, wanted: InstructionSet, tools: Tools) -> Bu
         files[f"{LIBRARIES}{_OPENMP}"] = openmp
     needs = check(wheel.name, files, wanted, tools.objdump)
     note = document(BUILD_SCHEMA, wanted)
-    files[_BUILD_NAME] = (json.dumps(note, indent=2) + "\n").encode()
+    files[_NOTE] = (json.dumps(note, indent=2) + "\n").encode()
     files[f"{_INFO}/WHEEL"] = (
         files[f"{_INFO}/WHEEL"].rstrip() + f"\nBuild: 1_{wanted.tag}\n".encode()
     )

@@ -25,7 +25,6 @@ from edgeslm.flash.wheels import building
 from edgeslm.flash.wheels.building import Built, run_pip
 from edgeslm.flash.wheels.checking import Needs
 from edgeslm.flash.wheels.closure import close, ensure_packaging
-from edgeslm.flash.wheels.install import OLDEST_PYTHON
 from edgeslm.flash.wheels.instruction_sets import InstructionSet
 from edgeslm.flash.wheels.tags import Device, dotted, glibc_of, misfit, numbers, parse_name
 
