@@ -11,6 +11,8 @@ from edgeslm.bundle.documents import Fields, parse
 from edgeslm.bundle.image import Image, Layer
 from edgeslm.bundle.layout import Layout, read_blob
 from edgeslm.bundle.names import Role
+from edgeslm.bundle.runtimes import RuntimeList, read_runtimes
+from edgeslm.errors import InvalidBundle
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.reader import Header
 from edgeslm.records import CHAT_SCHEMA, FIGURES_SCHEMA
@@ -139,6 +141,26 @@ def read_chat(layout: Layout, image: Image) -> ChatSettings:
     return ChatSettings(
         system=fields.take("system", str, None), kv_type=fields.take("kv_type", str, None)
     )
+
+
+def read_runtime_list(layout: Layout, image: Image) -> RuntimeList | None:
+    """Which wheels in a bundle make up which runtime; None where it does not say.
+
+    Raises:
+        InvalidBundle: it is malformed, or names wheels that are not in the bundle.
+    """
+    layer = image.layer(Role.RUNTIMES)
+    if layer is None:
+        return None
+    where = f"{layout.shown}/{layer.blob.name}"
+    found = read_runtimes(read_blob(layout, layer.blob), where)
+    there = {(each.path, each.blob.sha256) for each in image.all(Role.RUNTIME)}
+    for wheel in found.wheels:
+        if (f"{names.RUNTIME}/{wheel.name}", wheel.sha256) not in there:
+            raise InvalidBundle(
+                f"{where}: {wheel.name} is not in the bundle, or is another", hint=names.DAMAGED
+            )
+    return found
 
 
 def _read_figures(

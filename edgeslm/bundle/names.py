@@ -55,6 +55,7 @@ class Role(str, Enum):
     CARD = "card"
     QUALITY = "quality"
     RUNTIME = "runtime"
+    RUNTIMES = "runtimes"
 
 
 MODEL_NAME = "model.gguf"
@@ -69,5 +70,6 @@ FILES = {
     Role.LICENSE: ("LICENSE", DOCUMENT),
     Role.CARD: ("README.md", DOCUMENT),
     Role.QUALITY: ("quality.json", DOCUMENT),
+    Role.RUNTIMES: ("runtime.json", CODE),
 }
 """Name and media type of the layers of which there is one at most."""

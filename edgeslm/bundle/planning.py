@@ -54,6 +54,7 @@ class Parts:
         quality: The quality card as JSON.
         adapters: Low-rank adapters by name.
         wheels: Python packages that the device installs.
+        runtimes: Which of them make up the runtime of which device, as the text of runtime.json.
     """
 
     model: Path
@@ -68,6 +69,7 @@ class Parts:
     quality: Mapping[str, Any] | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     wheels: Sequence[Path] = ()
+    runtimes: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _documents(parts: Parts, header: Header, tensors: bytes) -> Iterator[_Entry]
         Role.LICENSE: parts.license,
         Role.CARD: parts.card if parts.card is not None else _card(header),
         Role.QUALITY: None if parts.quality is None else canonical(parts.quality),
+        Role.RUNTIMES: parts.runtimes,
     }
     for role, (path, media_type) in names.FILES.items():
         data = given.get(role)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeslm import progress
 from edgeslm.bundle import names
-from edgeslm.bundle.contents import Contents, read_contents
+from edgeslm.bundle.contents import Contents, read_contents, read_runtime_list
 from edgeslm.bundle.directory import MANIFEST_NAME, verify_directory
 from edgeslm.bundle.image import Image, read_config
 from edgeslm.bundle.layout import (
@@ -150,6 +150,7 @@ def read_all(layout: Layout, image: Image) -> Contents:
     tensors = image.layer(Role.TENSORS)
     if tensors is not None:
         read_tensors(read_blob(layout, tensors.blob), f"{layout.shown}/{tensors.blob.name}")
+    read_runtime_list(layout, image)
     if names.SIGNATURE_NAME in layout.files:
         read_small(layout, names.SIGNATURE_NAME)
     return contents

@@ -106,7 +106,7 @@ def pack(
     runtime: Annotated[
         Path | None,
         typer.Option(
-            "--runtime", metavar="DIR", help="Wheels for the device, from a folder of them."
+            "--runtime", metavar="DIR", help="What the board runs it with: see edgeslm wheels."
         ),
     ] = None,
     key: Annotated[

@@ -11,12 +11,14 @@ from typing import Any
 from edgeslm.bundle.documents import parse
 from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
 from edgeslm.bundle.names import FILE_NAME, MOST_JSON_BYTES, Role
+from edgeslm.bundle.runtimes import RUNTIME_NAME, read_runtimes
 from edgeslm.errors import InvalidBundle, InvalidOption, reading
-from edgeslm.files import remembered_sha256
+from edgeslm.files import remembered_sha256, sha256
 from edgeslm.gguf.adapters import read_adapter
 from edgeslm.gguf.reader import Header
 from edgeslm.packager.evaluate.card import card_path
 from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA
+from edgeslm.targets.target import Target
 
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 _CARD = "README.md"
@@ -33,7 +35,7 @@ class Extras:
         quality: What `edgeslm evaluate` wrote about the very file that is packed.
         measured: What `edgeslm profile --json` printed about it, board by board.
         adapters: Low-rank adapters by name.
-        runtime: A folder of wheels that the device installs.
+        runtime: What the device installs: a folder of wheels, or one wheel.
     """
 
     license: Path | None = None
@@ -86,28 +88,67 @@ def check_adapters(extras: Extras, base: Header) -> None:
         read_adapter(path, base)
 
 
-def wheels(extras: Extras) -> tuple[Path, ...]:
-    """The packages that the device installs, by name.
+@dataclass(frozen=True)
+class DeviceRuntime:
+    """What the device installs: packages by name, and the text of their runtime.json, if any."""
+
+    wheels: tuple[Path, ...] = ()
+    listed: bytes | None = None
+
+
+def device_runtime(extras: Extras, target: Target) -> DeviceRuntime:
+    """The packages for the device, those that runtime.json names where there is one.
 
     Raises:
-        InvalidOption: the folder holds none.
+        UserError: there are none, or what runtime.json says of them is not so, or none of it is
+            for the target.
     """
-    if extras.runtime is None:
-        return ()
-    with reading(extras.runtime):
-        if not extras.runtime.is_dir():
-            raise InvalidOption(f"{extras.runtime}: not a folder", hint="Name a folder of wheels.")
-        found = sorted(
-            path
-            for path in extras.runtime.iterdir()
-            if path.suffix == _WHEEL_ENDING and FILE_NAME.fullmatch(path.name)
-        )
+    place = extras.runtime
+    if place is None:
+        return DeviceRuntime()
+    with reading(place):
+        if place.is_file() and _is_wheel(place):
+            return DeviceRuntime((place,))
+        if not place.is_dir():
+            raise InvalidOption(
+                f"{place}: no wheel, and no folder", hint="Name a folder of wheels."
+            )
+        if (place / RUNTIME_NAME).is_file():
+            return _listed(place, target)
+        found = tuple(sorted(path for path in place.iterdir() if _is_wheel(path)))
     if not found:
         raise InvalidOption(
-            f"{extras.runtime}: no wheels in it",
-            hint=f"Fetch them: pip download edgeslm -d {extras.runtime}",
+            f"{place}: no wheels in it",
+            hint=f"Make them: edgeslm wheels --target {target.id} -o {place}",
         )
-    return tuple(found)
+    return DeviceRuntime(found)
+
+
+def _is_wheel(path: Path) -> bool:
+    return path.suffix == _WHEEL_ENDING and FILE_NAME.fullmatch(path.name) is not None
+
+
+def _listed(folder: Path, target: Target) -> DeviceRuntime:
+    place = folder / RUNTIME_NAME
+    data = _small(place)
+    runtimes = read_runtimes(data, str(place))
+    for wheel in runtimes.wheels:
+        if sha256(folder / wheel.name) != wheel.sha256:
+            raise InvalidBundle(
+                f"{folder / wheel.name}: not the one that {RUNTIME_NAME} names",
+                hint="Make them again: edgeslm wheels",
+            )
+    if not any(
+        runtime.architecture == target.architecture
+        and set(runtime.features) <= set(target.features)
+        for runtime in runtimes.runtimes
+    ):
+        sets = sorted({runtime.march for runtime in runtimes.runtimes})
+        raise InvalidOption(
+            f"{folder}: nothing in it runs on {target.id}; it is for {', '.join(sets)}",
+            hint=f"Make what does: edgeslm wheels --target {target.id}",
+        )
+    return DeviceRuntime(tuple(folder / wheel.name for wheel in runtimes.wheels), data)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from edgeslm.packager.convert import convert
 from edgeslm.packager.extras import (
     Extras,
     check_adapters,
+    device_runtime,
     look_beside,
     quality_card,
     read_records,
-    wheels,
 )
 from edgeslm.packager.quantize import Effort, Wishes, quantize
 from edgeslm.packager.quantize.result import is_quantized
@@ -110,7 +110,8 @@ def pack(
         )
     ensure_bundle_writable(output)
     extras = extras or Extras()
-    texts, packages, records = look_beside(model, extras), wheels(extras), read_records(extras)
+    texts, records = look_beside(model, extras), read_records(extras)
+    runtime = device_runtime(extras, target)
     with scratch_folder(output) as folder:
         source = as_gguf(model, folder / "converted.gguf")
         # what cannot be predicted, or told to the model, is known before the work
@@ -144,7 +145,8 @@ def pack(
             card=texts.card,
             quality=card,
             adapters=extras.adapters,
-            wheels=packages,
+            wheels=runtime.wheels,
+            runtimes=runtime.listed,
         )
         sign = None if key is None else partial(sign_image, key=key)
         contents = write_bundle(output, parts, sign=sign)

@@ -8,8 +8,8 @@ folder of an image.
 
 A runtime lies in `opt/edgeslm/runtimes/<id>`: the unpacked wheels in `site`, and `bin/edgeslm`,
 which starts them. It is made as `<id>.partial`, synced to the disk, then renamed; the link
-`current` is replaced at once. So what `current` leads to is complete, whenever the power fails. `previous`
-leads to the one before; all others are removed.
+`current` is replaced at once. So what `current` leads to is complete, whenever the power fails.
+`previous` leads to the one before; all others are removed.
 """
 
 from __future__ import annotations

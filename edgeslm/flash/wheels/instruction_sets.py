@@ -19,7 +19,7 @@ NATIVE = "native"
 
 _ARM_BASES = {"armv8-a": 0, "armv8.1-a": 1, "armv8.2-a": 2, "armv8.3-a": 3, "armv8.4-a": 4}
 _ARM_BASES |= {"armv8.5-a": 5, "armv8.6-a": 6, "armv9-a": 5}
-_ARM_IMPLIED = {1: ("atomics", "asimdrdm"), 4: ("asimddp",), 6: ("i8mm", "bf16")}
+_ARM_IMPLIED = {1: ("atomics",), 4: ("asimddp",), 6: ("i8mm", "bf16")}
 """What a base has from that minor version on, as far as compilers use it without being asked."""
 _ARM_EXTENSIONS = {
     "dotprod": ("asimddp",),
@@ -33,7 +33,7 @@ _ARM_EXTENSIONS = {
     "crypto": ("aes", "sha2"),
 }
 _V2 = ("sse4_2",)
-_V3 = (*_V2, "avx", "avx2", "fma", "f16c", "bmi2")
+_V3 = ("avx", "avx2", "fma", "f16c", "bmi2")
 _V4 = (*_V3, "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")
 _X86 = {
     "x86-64": (),
@@ -89,8 +89,9 @@ class InstructionSet:
             return ("-DGGML_NATIVE=ON",)
         if self.architecture == AARCH64:
             return ("-DGGML_NATIVE=OFF", f"-DGGML_CPU_ARM_ARCH={self.march}")
+        able = {*self.features, *(_V2 if self.features else ())}
         switches = (
-            f"-DGGML_{switch}={'ON' if feature in self.features else 'OFF'}"
+            f"-DGGML_{switch}={'ON' if feature in able else 'OFF'}"
             for switch, feature in _X86_SWITCHES.items()
         )
         return ("-DGGML_NATIVE=OFF", *switches)
