@@ -86,8 +86,8 @@ class _Reader:
         )
 
     def _numbers(self, form: str, offset: int) -> tuple[int, ...]:
-        if offset < 0:
-            raise ValueError("an offset below zero")
+        if not 0 <= offset <= len(self._data):
+            raise ValueError("an offset outside of the file")
         found: tuple[int, ...] = struct.unpack_from(form, self._data, offset)
         return found
 

@@ -48,6 +48,11 @@ from edgeslm.records import to_json
 OLDEST_PYTHON = (3, 11)
 """The launcher relies on PYTHONSAFEPATH: nothing in the current folder is imported."""
 _SPARE_BYTES = 16 << 20
+_NEVER_RUN = re.compile(
+    "/(tests?|pygments/(lexers|styles|formatters)|numpy/(f2py|testing|typing|ma|polynomial)"
+    "|edgeslm/packager)/"
+)
+"""What a device does not import, or hardly ever: compiling it takes longer than it saves."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ def install(
     place: str = OPT,
     interpreter: str | None = None,
     durable: bool = True,
+    compiled: bool = True,
 ) -> Installed:
     """Make a runtime the current one of the system under `root`; does nothing if it is already.
 
@@ -148,6 +154,7 @@ def install(
         place: Where runtimes lie below that.
         interpreter: What starts it; None for Debian's name of its Python.
         durable: Wait until the disk holds all of it.
+        compiled: Compile its Python too, if this Python is the one that will run it.
 
     Raises:
         UserError: a wheel is damaged, unsafe, or not for that runtime.
@@ -162,24 +169,22 @@ def install(
             new = not final.is_dir()
             if new:
                 files = find_wheels(runtimes, runtime, wheels)
-                _make(final, files, runtime, interpreter, durable=durable)
+                partial = final.with_name(f"{final.name}.partial")
+                with _complete(partial, final, durable=durable):
+                    _fill(partial, files, runtime)
+                    _write_launcher(partial, interpreter or f"/usr/bin/python{runtime.python}")
+                    if compiled and sys.version_info[:2] == numbers(runtime.python):
+                        _compile(partial / "site")
             _switch(home, runtime.id)
             return Installed(runtime.id, final, new, tuple(_tidy(home)))
 
 
-def _make(
-    final: Path, files: dict[str, Path], runtime: Runtime, interpreter: str | None, *, durable: bool
-) -> None:
-    """All of a runtime, or nothing."""
-    partial = final.with_name(f"{final.name}.partial")
+@contextmanager
+def _complete(partial: Path, final: Path, *, durable: bool) -> Iterator[None]:
+    """What the block puts into `partial` becomes `final` if it succeeds, and goes otherwise."""
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _fill(partial, files, runtime)
-        launcher = partial / "bin" / "edgeslm"
-        launcher.parent.mkdir()
-        starts = interpreter or f"/usr/bin/python{runtime.python}"
-        launcher.write_text(launcher_text(starts), encoding="utf-8")
-        launcher.chmod(0o755)
+        yield
         if durable:
             os.sync()
         partial.rename(final)
@@ -212,10 +217,15 @@ def _fill(partial: Path, files: dict[str, Path], runtime: Runtime) -> None:
     taken: dict[str, str] = {}
     for name, path in files.items():
         unpack(path, names[name], site, taken)
-    if sys.version_info[:2] == device.python:
-        _compile(site)
     text = json.dumps(to_json(runtime), indent=2) + "\n"
     (partial / "runtime.json").write_text(text, encoding="utf-8")
+
+
+def _write_launcher(partial: Path, interpreter: str) -> None:
+    launcher = partial / "bin" / "edgeslm"
+    launcher.parent.mkdir()
+    launcher.write_text(launcher_text(interpreter), encoding="utf-8")
+    launcher.chmod(0o755)
 
 
 def _compile(site: Path) -> None:
@@ -223,7 +233,7 @@ def _compile(site: Path) -> None:
     compileall.compile_dir(
         site,
         quiet=2,
-        rx=re.compile("/tests/"),
+        rx=_NEVER_RUN,
         stripdir=site,
         invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
     )
@@ -301,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, required=True, help="the folder of the wheels")
     parser.add_argument("--root", type=Path, default=Path("/"), help="of the system")
     parser.add_argument("--place", default=OPT, help=f"below the root; default {OPT}")
+    parser.add_argument("--no-compile", action="store_true", help="leave Python uncompiled")
     parser.add_argument("--id", help="which runtime; default: the best for this machine")
     given = parser.parse_args(arguments)
     try:
@@ -313,6 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *(runtimes, chosen, given.wheels, given.root),
             place=given.place,
             interpreter=sys.executable if here else None,
+            compiled=not given.no_compile,
         )
     except EdgeslmError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
