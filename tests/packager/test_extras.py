@@ -10,9 +10,18 @@ import pytest
 
 from edgeslm.bundle.layout import open_layout, read_blob, read_image
 from edgeslm.bundle.model_path import find_model, find_package
+from edgeslm.bundle.contents import read_runtime_list
 from edgeslm.bundle.names import Role
+from edgeslm.bundle.runtimes import (
+    RUNTIME_NAME,
+    Runtime,
+    RuntimeList,
+    WheelFile,
+    runtime_id,
+    write_runtimes,
+)
 from edgeslm.bundle.verification import verify_bundle
-from edgeslm.errors import InvalidGGUF, InvalidOption, NotFound, UserError
+from edgeslm.errors import InvalidBundle, InvalidGGUF, InvalidOption, NotFound, UserError
 from edgeslm.files import sha256
 from edgeslm.packager import pipeline
 from edgeslm.packager.extras import Extras, look_beside
@@ -199,6 +208,52 @@ def test_wheels_go_along(tmp_path: Path, model: Path) -> None:
     for wrong in (model, tmp_path / "none"):
         with pytest.raises(UserError):
             packed(model, runtime=wrong)
+
+
+def test_one_wheel_goes_along(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "a-1-py3-none-any.whl").write_text("a wheel")
+    bundle = packed(model, runtime=tmp_path / "a-1-py3-none-any.whl")
+    assert inside(bundle, Role.RUNTIME) == b"a wheel"
+    assert inside(bundle, Role.RUNTIMES) is None
+
+
+def listed(folder: Path, features: tuple[str, ...]) -> Path:
+    """A folder of one wheel, and another that runtime.json does not name."""
+    folder.mkdir()
+    wheel = folder / "a-1-py3-none-any.whl"
+    for path in (wheel, folder / "old-1-py3-none-any.whl"):
+        path.write_text(path.name)
+    identity = runtime_id([sha256(wheel)], "3.11")
+    one = Runtime(identity, "aarch64", "some", features, "3.11", "2.34", (), (wheel.name,))
+    files = (WheelFile(wheel.name, sha256(wheel), wheel.stat().st_size),)
+    (folder / RUNTIME_NAME).write_bytes(write_runtimes(RuntimeList("1", "1", files, (one,))))
+    return folder
+
+
+def test_a_runtime_goes_along_with_its_list(tmp_path: Path, model: Path) -> None:
+    folder = listed(tmp_path / "runtime", ("asimddp",))
+    bundle = packed(model, runtime=folder)
+    files = {each.file for each in verify_bundle(bundle).contents.files}
+
+    assert "runtime/a-1-py3-none-any.whl" in files
+    assert "runtime/old-1-py3-none-any.whl" not in files
+    assert inside(bundle, Role.RUNTIMES) == (folder / RUNTIME_NAME).read_bytes()
+    layout = open_layout(bundle)
+    found = read_runtime_list(layout, read_image(layout))
+    assert found is not None
+    assert found.runtimes[0].features == ("asimddp",)
+
+
+def test_a_runtime_that_is_wrong_stays_here(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"nothing in it runs on rpi5-4gb; it is for some"):
+        packed(model, runtime=listed(tmp_path / "other", ("sve",)))
+    changed = listed(tmp_path / "changed", ())
+    (changed / "a-1-py3-none-any.whl").write_text("another")
+    with pytest.raises(InvalidBundle, match="not the one"):
+        packed(model, runtime=changed)
+    (changed / RUNTIME_NAME).write_text("{}")
+    with pytest.raises(InvalidBundle, match=r"edgeslm\.runtime/1"):
+        packed(model, runtime=changed)
 
 
 def test_a_tar_and_a_directory_are_the_same_bundle(tmp_path: Path, model: Path) -> None:

@@ -56,7 +56,9 @@ def make_runtimes(
             "edgeslm-0.1.0-py3-none-any.whl",
             {"edgeslm/__init__.py": b"", "edgeslm/__main__.py": program},
         ),
-        make_wheel(folder, f"fast-1.0-{tag}-{tag}-linux_{architecture}.whl", {"fast.py": b"x = 1\n"}),
+        make_wheel(
+            folder, f"fast-1.0-{tag}-{tag}-linux_{architecture}.whl", {"fast.py": b"x = 1\n"}
+        ),
     ]
     runtimes, wheels = [], list(shared)
     for march, features in (sets or {"armv8-a": ()}).items():

@@ -215,7 +215,9 @@ def test_a_bare_python_installs_and_runs_it(wheels: Path, tmp_path: Path) -> Non
     assert list((root / "opt" / "edgeslm" / "current" / "site").rglob("fast.*.pyc"))
 
 
-def test_bad_documents_are_told_in_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_documents_are_told_in_two_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for text in ("", "{}", '{"schema": "edgeslm.runtime/1", "runtimes": 1}', "[]"):
         (tmp_path / "runtime.json").write_text(text)
         words = ["--runtime", str(tmp_path / "runtime.json"), "--wheels", str(tmp_path)]

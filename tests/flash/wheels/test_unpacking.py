@@ -111,7 +111,9 @@ def test_two_wheels_do_not_share_a_place(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "a.py").read_bytes() == b"1"
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(at=st.floats(0, 0.999), value=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_wheel_is_refused_or_the_same(
     tmp_path: Path, at: float, value: int, cut: bool
