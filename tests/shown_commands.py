@@ -41,6 +41,9 @@ REGISTRY = "localhost:5000"
 RUN_ELSEWHERE = ("llama-perplexity",)
 """Tools built from source; the slow tests run these commands as they are shown."""
 
+RUN_SLOWLY = ("edgeslm wheels",)
+"""Compiles and fetches for minutes; slow tests do."""
+
 _EXAMPLES = (".json", ".jsonl", ".gbnf", ".jinja", ".toml")
 CHAT = "hello\n/quit\n"
 _seen: set[str] = set()
@@ -101,7 +104,7 @@ def is_run(command: str) -> bool:
         return False
     if "--to /dev/" in command:
         return False
-    return first not in NOT_RUN + RUN_ELSEWHERE
+    return first not in NOT_RUN + RUN_ELSEWHERE and not command.startswith(RUN_SLOWLY)
 
 
 def run_page(page: Path, folder: Path, stand_ins: StandIns) -> int:

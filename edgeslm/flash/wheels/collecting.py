@@ -25,6 +25,8 @@ from edgeslm.flash.wheels import building
 from edgeslm.flash.wheels.building import Built, run_pip
 from edgeslm.flash.wheels.checking import Needs
 from edgeslm.flash.wheels.closure import close, ensure_packaging
+from edgeslm.flash.wheels.installer import NAME as INSTALLER
+from edgeslm.flash.wheels.installer import installer
 from edgeslm.flash.wheels.instruction_sets import InstructionSet
 from edgeslm.flash.wheels.tags import Device, dotted, glibc_of, misfit, numbers, parse_name
 
@@ -238,7 +240,7 @@ def _list(files: dict[str, Path], runtimes: Iterable[Runtime]) -> RuntimeList:
 
 
 def _write(folder: Path, files: dict[str, Path], runtimes: RuntimeList) -> None:
-    """Move the wheels into the folder, then the list, then remove what only an old list named."""
+    """Put the wheels into the folder, then the list, then remove what only an old list named."""
     place = folder / RUNTIME_NAME
     old: set[str] = set()
     if place.is_file():
@@ -249,6 +251,8 @@ def _write(folder: Path, files: dict[str, Path], runtimes: RuntimeList) -> None:
     for name, path in files.items():
         with atomic_path(folder / name) as temporary, writing(folder):
             temporary.write_bytes(path.read_bytes())
+    with atomic_path(folder / INSTALLER) as temporary, writing(folder):
+        temporary.write_bytes(installer())
     data = write_runtimes(runtimes)
     with atomic_path(place) as temporary, writing(place):
         temporary.write_bytes(data)

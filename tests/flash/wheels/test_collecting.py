@@ -77,7 +77,7 @@ def test_an_old_list_takes_its_wheels_along(tmp_path: Path) -> None:
         file = WheelFile(path.name, sha256(path), path.stat().st_size)
         collecting._write(folder, {path.name: path}, RuntimeList("1", "1", (file,), ()))
     there = {path.name for path in folder.iterdir()}
-    assert there == {"a-2-py3-none-any.whl", "runtime.json", "notes.txt"}
+    assert there == {"a-2-py3-none-any.whl", "runtime.json", "install.pyz", "notes.txt"}
 
 
 def test_pip_is_quoted_when_it_fails(tmp_path: Path) -> None:

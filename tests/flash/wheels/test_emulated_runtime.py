@@ -15,7 +15,7 @@ import pytest
 
 from edgeslm.files import atomic_path
 from edgeslm.flash.wheels.collecting import Collected
-from edgeslm.flash.wheels.installer import NAME, installer
+from edgeslm.flash.wheels.installer import NAME
 from edgeslm.llama import build_note
 
 PROGRAMS = ("qemu-aarch64-static", "proot", "mmdebstrap", "aarch64-linux-gnu-g++")
@@ -82,7 +82,6 @@ def root(
         ["tar", "-xf", debian(lasting_cache), "-C", folder, "--exclude=./dev/*"], check=True
     )
     shutil.copytree(rpi5_runtime.path, folder / "wheels")
-    (folder / "wheels" / NAME).write_bytes(installer())
     return folder
 
 
