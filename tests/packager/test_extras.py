@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from edgeslm.bundle.contents import read_runtime_list
 from edgeslm.bundle.layout import open_layout, read_blob, read_image
 from edgeslm.bundle.model_path import find_model, find_package
-from edgeslm.bundle.contents import read_runtime_list
 from edgeslm.bundle.names import Role
 from edgeslm.bundle.runtimes import (
     RUNTIME_NAME,

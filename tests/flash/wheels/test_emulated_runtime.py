@@ -40,9 +40,11 @@ def debian(cache: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             subprocess.run(
-                ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
-                + ["--skip=check/qemu", f"--include={PACKAGES}", "--format=tar"]
-                + ["bookworm", str(temporary), "http://deb.debian.org/debian"],
+                [
+                    *("mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"),
+                    *("--skip=check/qemu", f"--include={PACKAGES}", "--format=tar"),
+                    *("bookworm", str(temporary), "http://deb.debian.org/debian"),
+                ],
                 check=True,
             )
     return path

@@ -46,7 +46,7 @@ def links(root: Path) -> dict[str, str]:
 
 
 def kept(root: Path) -> set[str]:
-    return set(os.listdir(root / "opt" / "edgeslm" / "runtimes"))
+    return {path.name for path in (root / "opt" / "edgeslm" / "runtimes").iterdir()}
 
 
 def test_a_runtime_is_unpacked_and_current(wheels: Path, root: Path) -> None:

@@ -53,8 +53,10 @@ def test_files_arrive_with_their_rights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../out.py", "/out.py", "a/../../out.py", "a\\..\\out.py", "a//b.py", "./a.py", "c:a.py"]
-    + ["some-1.0.data/purelib/../../../out.py", "x" * 300, "a\nb"],
+    [
+        *("../out.py", "/out.py", "a/../../out.py", "a\\..\\out.py", "a//b.py", "./a.py", "c:a.py"),
+        *("some-1.0.data/purelib/../../../out.py", "x" * 300, "a\nb"),
+    ],
 )
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     path = by_hand(tmp_path, {"fine.py": b"", name: b"evil"})
