@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from shown_commands import StandIns, make_stand_ins
 from warm import Warm
 
@@ -17,6 +18,10 @@ from edgeslm.testing import tiny_gguf
 def pytest_configure() -> None:
     """Before anything loads OpenMP: processes with two threads each slow each other tenfold."""
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+
+
+settings.register_profile("edgeslm", deadline=None)  # how long a test takes, the machine decides
+settings.load_profile("edgeslm")
 
 
 @pytest.fixture(scope="session", autouse=True)
