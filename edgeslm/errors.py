@@ -20,6 +20,7 @@
         ├── NotEnoughMemory          the model does not fit into what is free
         ├── Busy                     everything is in use; later it may work
         ├── OutputFailure            the result could not be written
+        ├── Unhealthy                a new version did not pass its check; the old one stays
         ├── HostFailure              a machine that is used over ssh
         └── MeasurementFailure       a figure could not be measured
 
@@ -133,6 +134,10 @@ class Busy(Failure):
 
 class OutputFailure(Failure):
     """The result could not be written."""
+
+
+class Unhealthy(Failure):
+    """A new version did not pass its check; the old one stays."""
 
 
 class HostFailure(Failure):

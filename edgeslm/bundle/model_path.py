@@ -13,6 +13,7 @@ from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest, s
 from edgeslm.bundle.image import Blob, Image
 from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_image
 from edgeslm.bundle.names import Role
+from edgeslm.bundle.store import current_version, is_store
 from edgeslm.bundle.tar import looks_like_tar
 from edgeslm.bundle.trust import ensure_trusted, refuse_unsigned
 from edgeslm.errors import NotFound, UserError, reading
@@ -56,7 +57,7 @@ def bundle_around(file: Path) -> Path | None:
 
 
 def find_model(path: Path, *, to_run: bool = False) -> Path:
-    """The GGUF file meant by `path`: the file itself, or the model of a bundle.
+    """The GGUF file meant by `path`: itself, or the model of a bundle, or of a store's current one.
 
     A file's content is not looked at.
 
@@ -83,6 +84,8 @@ def find_package(path: Path, *, to_run: bool = False) -> Package:
         if path.is_dir():
             if is_layout(path):
                 return _of_bundle(path, to_run=to_run)
+            if is_store(path):
+                return _of_bundle(current_version(path), to_run=to_run)
             found = _of_directory(path)
         elif path.exists():
             found = _of_file(path)
