@@ -141,6 +141,33 @@ class Prediction:
     decode_joules_per_token: Figure
 
 
+@dataclass(frozen=True)
+class LikelyTokens:
+    """The likeliest next tokens, in falling order, with their log-probabilities in nats."""
+
+    tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model said on the machine that packed it, for another one to be held to.
+
+    Attributes:
+        prompt: Token ids that it was told.
+        continuation: What it said, the likeliest token at every step.
+        likeliest: At each of these steps.
+        most_divergence: Nats by which another machine may differ, on average over the steps.
+        least_same: The least share of steps at which the same token must be the likeliest there.
+    """
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+    likeliest: tuple[LikelyTokens, ...]
+    most_divergence: float = 0.05
+    least_same: float = 0.6
+
+
 def to_json(value: Any) -> Any:
     """`value` as plain JSON types: dataclasses become objects, enums their values."""
     if isinstance(value, Enum):

@@ -56,6 +56,7 @@ class Role(str, Enum):
     QUALITY = "quality"
     RUNTIME = "runtime"
     RUNTIMES = "runtimes"
+    PROBE = "probe"
 
 
 MODEL_NAME = "model.gguf"
@@ -67,6 +68,7 @@ FILES = {
     Role.STATE: (STATE_NAME, SETTINGS),
     Role.TARGET: ("target.toml", SETTINGS),
     Role.FIGURES: ("figures.json", DOCUMENT),
+    Role.PROBE: ("probe.json", DOCUMENT),
     Role.LICENSE: ("LICENSE", DOCUMENT),
     Role.CARD: ("README.md", DOCUMENT),
     Role.QUALITY: ("quality.json", DOCUMENT),

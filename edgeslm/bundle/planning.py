@@ -26,13 +26,14 @@ from edgeslm.bundle.image import (
     write_manifest,
 )
 from edgeslm.bundle.names import Role
+from edgeslm.bundle.probes import Limits, write_probe
 from edgeslm.bundle.tensors import hash_model, write_tensors
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.files import sha256
 from edgeslm.gguf.inspection import inspect
 from edgeslm.gguf.reader import Header
 from edgeslm.gguf.validation import read_model
-from edgeslm.records import CHAT_SCHEMA, FIGURES_SCHEMA, Prediction, document, to_json
+from edgeslm.records import CHAT_SCHEMA, FIGURES_SCHEMA, Prediction, Probe, document, to_json
 
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
@@ -49,6 +50,8 @@ class Parts:
         state: The file of that prompt's state, which is taken.
         target: The board it was packed for, as the text of a target file.
         measured: Measurements as JSON.
+        limits: What the user asked of it, for the device to check.
+        probe: What it says here, for the device to compare with.
         license: The licence's text.
         card: The model card; None for one made of the file's own facts.
         quality: The quality card as JSON.
@@ -64,6 +67,8 @@ class Parts:
     state: Path | None = None
     target: str | None = None
     measured: Sequence[Mapping[str, Any]] = ()
+    limits: Limits | None = None
+    probe: Probe | None = None
     license: bytes | None = None
     card: bytes | None = None
     quality: Mapping[str, Any] | None = None
@@ -162,14 +167,17 @@ def _files(folder: str, ending: str, role: Role, files: Mapping[str, Path]) -> I
 def _documents(parts: Parts, header: Header, tensors: bytes) -> Iterator[_Entry]:
     """The layers of which there is one at most, in the order of the table of their names."""
     figures = None
-    if parts.prediction is not None or parts.measured:
+    if parts.prediction is not None or parts.measured or parts.limits is not None:
         value = {"prediction": to_json(parts.prediction), "measured": list(parts.measured)}
+        if parts.limits is not None:
+            value["limits"] = to_json(parts.limits)
         figures = canonical(document(FIGURES_SCHEMA, value))
     given: dict[Role, bytes | None] = {
         Role.TENSORS: tensors,
         Role.CHAT: None if parts.chat is None else canonical(document(CHAT_SCHEMA, parts.chat)),
         Role.TARGET: None if parts.target is None else parts.target.encode(),
         Role.FIGURES: figures,
+        Role.PROBE: None if parts.probe is None else write_probe(parts.probe),
         Role.LICENSE: parts.license,
         Role.CARD: parts.card if parts.card is not None else _card(header),
         Role.QUALITY: None if parts.quality is None else canonical(parts.quality),

@@ -23,6 +23,7 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.names import Role
+from edgeslm.bundle.probes import read_limits, read_probe
 from edgeslm.bundle.signing import read_public_key, sign_image
 from edgeslm.bundle.tensors import read_tensors
 from edgeslm.bundle.trust import check_signed
@@ -150,6 +151,8 @@ def read_all(layout: Layout, image: Image) -> Contents:
     tensors = image.layer(Role.TENSORS)
     if tensors is not None:
         read_tensors(read_blob(layout, tensors.blob), f"{layout.shown}/{tensors.blob.name}")
+    read_probe(layout, image)
+    read_limits(layout, image)
     read_runtime_list(layout, image)
     if names.SIGNATURE_NAME in layout.files:
         read_small(layout, names.SIGNATURE_NAME)

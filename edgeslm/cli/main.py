@@ -29,6 +29,7 @@ from edgeslm.cli import (
     measure,
     pack,
     report,
+    store,
     talk,
     targets,
     tune,
@@ -76,14 +77,15 @@ def _help(command: Callable[..., None]) -> str:
 
 for group in (
     *(make, pack, bundles, judge, look, talk, host, fit, measure),
-    *(bench, report, tune, doctor, wheels, flash),
+    *(bench, report, tune, doctor, wheels, flash, store),
 ):
     for command in group.COMMANDS:
         app.command(help=_help(command))(command)
-for info in targets.app.registered_commands:
-    if info.callback is not None:
-        info.help = _help(info.callback)
-app.add_typer(targets.app, name="targets")
+for below, name in ((targets.app, "targets"), (store.app, "store")):
+    for info in below.registered_commands:
+        if info.callback is not None:
+            info.help = _help(info.callback)
+    app.add_typer(below, name=name)
 
 
 def main() -> None:

@@ -103,6 +103,13 @@ def pack(
             help="A LoRA adapter that goes with it, under that name; may be repeated.",
         ),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Load the model here and pack what it says, for the device to compare with.",
+        ),
+    ] = True,
     runtime: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +156,7 @@ def pack(
         measured=tuple(measured or ()),
         adapters=_adapters(adapter or ()),
         runtime=runtime,
+        probe=probe,
     )
     if ladder is not None:
         _refuse_other_ways(file_type, wishes, recipe)

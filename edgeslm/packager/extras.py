@@ -17,7 +17,7 @@ from edgeslm.files import remembered_sha256, sha256
 from edgeslm.gguf.adapters import read_adapter
 from edgeslm.gguf.reader import Header
 from edgeslm.packager.evaluate.card import card_path
-from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA
+from edgeslm.records import MEASUREMENT_SCHEMA, QUALITY_SCHEMA, Probe
 from edgeslm.targets.target import Target
 
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
@@ -35,6 +35,7 @@ class Extras:
         quality: What `edgeslm evaluate` wrote about the very file that is packed.
         measured: What `edgeslm profile --json` printed about it, board by board.
         adapters: Low-rank adapters by name.
+        probe: Whether the model is asked here, so that a device can compare what it says.
         runtime: What the device installs: a folder of wheels, or one wheel.
     """
 
@@ -44,6 +45,7 @@ class Extras:
     measured: Sequence[Path] = ()
     adapters: Mapping[str, Path] = field(default_factory=dict)
     runtime: Path | None = None
+    probe: bool = True
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,23 @@ def read_records(extras: Extras) -> Records:
         None if card is None else (card, _record(card, QUALITY_SCHEMA)),
         tuple((path, _record(path, MEASUREMENT_SCHEMA)) for path in extras.measured),
     )
+
+
+def probe_of(packed: Path, *, made_here: bool) -> Probe | None:
+    """What the model that is packed says here; None for one that says nothing.
+
+    Args:
+        packed: A GGUF file.
+        made_here: Whether llama.cpp is known to take it, so that it can be loaded at once.
+
+    Raises:
+        NativeFailure: llama.cpp does not take it.
+    """
+    from edgeslm.llama.likeliest import make_probe
+    from edgeslm.llama.model import Model, ModelOptions
+
+    with Model(packed, ModelOptions(trusted=made_here)) as opened:
+        return make_probe(opened)
 
 
 def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:

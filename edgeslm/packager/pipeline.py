@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgeslm.bundle.contents import ChatSettings, Contents
 from edgeslm.bundle.model_path import find_model
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.probes import Limits
 from edgeslm.bundle.signing import sign_image
 from edgeslm.bundle.writing import ensure_bundle_writable, write_bundle
 from edgeslm.errors import InvalidOption, reading
@@ -23,6 +24,7 @@ from edgeslm.packager.extras import (
     check_adapters,
     device_runtime,
     look_beside,
+    probe_of,
     quality_card,
     read_records,
 )
@@ -133,6 +135,9 @@ def pack(
         state = None
         if system is not None and baker is not None:
             state = baker.bake(packed, system, folder / "baked", length, kv_type)
+        probe = None
+        if extras.probe:
+            probe = probe_of(packed, made_here=packed.parent == folder)
         parts = Parts(
             model=packed,
             prediction=expected(read_model(packed)),
@@ -141,6 +146,8 @@ def pack(
             state=state,
             target=target_toml(target),
             measured=tuple(record for _, record in records.measured),
+            limits=_limits(wishes),
+            probe=probe,
             license=texts.license,
             card=texts.card,
             quality=card,
@@ -152,6 +159,13 @@ def pack(
         contents = write_bundle(output, parts, sign=sign)
     assert parts.prediction is not None  # noqa: S101  given above
     return PackResult(output, contents, parts.prediction, warnings)
+
+
+def _limits(wishes: Wishes | None) -> Limits | None:
+    """What the device can check of the user's wishes."""
+    if wishes is None or wishes.min_tokens_per_second is None:
+        return None
+    return Limits(wishes.min_tokens_per_second)
 
 
 def _require_template(model: Path, header: Header) -> None:
