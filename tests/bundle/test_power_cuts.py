@@ -1,4 +1,4 @@
-"""A store after power cuts and kills: always a complete current version, and the next command works.
+"""A store after power cuts and kills: a complete current version, and the next command works.
 
 Small models, several commands: the first version is added and switched to, then a second one as a
 bundle or as a delta, then a rollback, a third, and what is old is removed.
