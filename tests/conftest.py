@@ -32,6 +32,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.delenv("EDGESLM_TRUSTED_KEYS", raising=False)
     patch.setenv("EDGESLM_STATE", str(tmp_path_factory.mktemp("state")))
     patch.setenv("EDGESLM_WARM_UP", "0")  # figures of tiny models are not for anybody
+    patch.setenv("EDGESLM_STORE", str(tmp_path_factory.mktemp("store") / "store"))
     patch.setenv("EDGESLM_TARGETS", str(tmp_path_factory.mktemp("targets")))
     yield
     patch.undo()

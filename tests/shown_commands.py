@@ -25,6 +25,11 @@ from types import ModuleType
 import registries
 from warm import Warm
 
+from edgeslm.bundle.delta_inventory import inventory_of, write_inventory
+from edgeslm.bundle.delta_making import make_delta
+from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.writing import write_bundle
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
 from edgeslm.testing import CHAT_TEMPLATE, tiny_adapter, tiny_imatrix
@@ -102,7 +107,7 @@ def is_run(command: str) -> bool:
         return False
     if REGISTRY in command and registries.program() is None:
         return False
-    if "--to /dev/" in command:
+    if "--to /dev/" in command or " store activate " in command:  # a version of somebody else's
         return False
     return first not in NOT_RUN + RUN_ELSEWHERE and not command.startswith(RUN_SLOWLY)
 
@@ -213,7 +218,8 @@ def run_python(page: Path, folder: Path, stand_ins: StandIns) -> int:
 
 
 def _writes(command: str) -> bool:
-    return not {"-o", "--output", ">", "bench", "sign", "push", "flash"}.isdisjoint(command.split())
+    words = {"-o", "--output", ">", "bench", "sign", "push", "flash", "store"}
+    return not words.isdisjoint(command.split())
 
 
 def _environment(folder: Path, warm: Warm) -> dict[str, str]:
@@ -226,6 +232,7 @@ def _environment(folder: Path, warm: Warm) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "EDGESLM_STORE": str(folder / "store"),
         "EDGESLM_TARGETS": str(folder / "targets"),
         "OMP_THREAD_LIMIT": "1",
         "NO_COLOR": "1",
@@ -243,6 +250,7 @@ def _measure(stand_ins: StandIns, target: Path) -> None:
 def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
     """Put there what the command reads and nothing has made so far."""
     words = shlex.split(command)
+    _put_store(words, Store(folder.parent / "store"), stand_ins)
     for before, word in zip(["", *words], words, strict=False):
         target = folder / word
         if before in ("-o", "--output", ">") or target.exists():
@@ -265,6 +273,16 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             _measure(stand_ins, target)
         else:
             _put_file(target, word, stand_ins)
+
+
+def _put_store(words: Sequence[str], store: Store, stand_ins: StandIns) -> None:
+    """A store with a version before the current one, for commands that use one."""
+    if store.root.exists() or {"store", "inventory.json"}.isdisjoint(words):
+        return
+    older = store.root.with_name("older")
+    write_bundle(older, Parts(stand_ins.model))
+    for bundle in (older, stand_ins.packed):
+        store.activate(store.add(bundle).version)
 
 
 def _put_system(target: Path) -> None:
@@ -306,6 +324,11 @@ def _put_file(target: Path, word: str, stand_ins: StandIns) -> None:
         shutil.copytree(stand_ins.checkpoint, target.parent)
     elif word.endswith(".tar"):
         shutil.copy(stand_ins.tar, target)
+    elif word == "inventory.json":
+        target.write_bytes(write_inventory(inventory_of(target.parent.parent / "store")))
+    elif word == "update.delta":
+        known = inventory_of(target.parent.parent / "store")
+        make_delta(stand_ins.packed, known, target)
     elif word in ("key.pem", "key.pub"):
         for kind in (".pem", ".pub"):
             shutil.copy(stand_ins.key.with_suffix(kind), target.with_suffix(kind))

@@ -105,7 +105,7 @@ def test_bundle_page_names_every_key_of_its_documents(stand_ins: StandIns) -> No
     image = read_image(layout)
     named = _named_keys(DOCS / "bundle.md")
     found = set(_keys({"chat": document(CHAT_SCHEMA, ChatSettings())}))
-    for role in (Role.FIGURES, Role.TENSORS):
+    for role in (Role.FIGURES, Role.PROBE, Role.TENSORS):
         layer = image.layer(role)
         assert layer is not None
         found |= set(_keys({role.value: json.loads(read_blob(layout, layer.blob))}))

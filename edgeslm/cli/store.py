@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_VARIABLE = "EDGESLM_STORE"
 _LEEWAY = 0.9
 """Of a speed that was asked for when the model was packed, which is a prediction; what is asked for
 here counts as it is."""
@@ -33,7 +34,8 @@ _Folder = Annotated[
     typer.Option(
         "--store",
         metavar="DIR",
-        help=f"The store; default: /{places.STORE} where that may be written, else one of yours.",
+        help=f"The store; default: $EDGESLM_STORE, else /{places.STORE} where that may be written, "
+        "else one of yours.",
     ),
 ]
 _Version = Annotated[
@@ -420,6 +422,9 @@ def _default() -> Path:
     """The device's store where we may write it, else one of the user's own."""
     from edgeslm.files import state_folder
 
+    named = os.environ.get(_VARIABLE)
+    if named:
+        return Path(named)
     device = Path(f"/{places.STORE}")
     near = next(path for path in (device, *device.parents) if path.exists())
     if os.access(near, os.W_OK):
