@@ -11,7 +11,8 @@ Sources: `src/llama-model.cpp` (load_hparams), `src/llama-vocab.cpp`, `src/llama
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -277,17 +278,28 @@ def _check_vocabulary(header: Header) -> None:
     _check_bytes(header, model, tokens)
 
 
+_PARTS = 8
+
+
 def _refuse_duplicate_tokens(header: Header, tokens: Sequence[str]) -> None:
-    """llama.cpp asserts that no two tokens have the same text, cut at a zero byte."""
-    hashes = set(map(hash, tokens))  # half the memory of a set of the texts
-    if len(hashes) == len(tokens) and not any("\0" in token for token in tokens):
+    """llama.cpp asserts that no two tokens have the same text."""
+    # as bytes: a text of two Latin letters has the hash of a Chinese one that is stored the same
+    hashes = array("q", (hash(text.encode()) for text in _texts(tokens)))
+    # an eighth at a time: a set of all would take more memory than the header itself
+    parts = ({each for each in hashes if each % _PARTS == part} for part in range(_PARTS))
+    if sum(map(len, parts)) == len(tokens):
         return
     seen: dict[str, int] = {}
-    for number, token in enumerate(tokens):
-        text = token.partition("\0")[0] or f"[EMPTY_{number}]"
+    for number, text in enumerate(_texts(tokens)):
         if text in seen:
             _fail(header, f"tokens {seen[text]} and {number} have the same text: {text!r}")
         seen[text] = number
+
+
+def _texts(tokens: Sequence[str]) -> Iterator[str]:
+    """As llama.cpp takes them: cut at a zero byte, and the empty ones with names of their own."""
+    for number, token in enumerate(tokens):
+        yield token.partition("\0")[0] or f"[EMPTY_{number}]"
 
 
 def _check_bytes(header: Header, model: str, tokens: Sequence[str]) -> None:
