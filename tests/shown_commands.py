@@ -108,6 +108,7 @@ def is_run(command: str) -> bool:
     if REGISTRY in command and registries.program() is None:
         return False
     if "--to /dev/" in command or " store activate " in command:  # a version of somebody else's
+    if "--to /dev/" in command or "--to ssh://" in command:
         return False
     return first not in NOT_RUN + RUN_ELSEWHERE and not command.startswith(RUN_SLOWLY)
 

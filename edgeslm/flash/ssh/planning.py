@@ -104,7 +104,7 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
     restart = work.activate or install or bool(keys) or write
     idle = not (board.looked.enabled and board.looked.active)
     work = replace(work, start=board.looked.systemd and (restart or idle))
-    _ensure_room(destination, board, send, chosen if unpack else None, cargo)
+    _ensure_room(destination, board, send, chosen if unpack else None, cargo, receive=receive)
     return replace(work, plan=replace(work.plan, steps=tuple(_steps(work, board, cargo))))
 
 
@@ -175,8 +175,12 @@ def _ensure_room(
     send: tuple[Item, ...],
     chosen: Chosen | None,
     cargo: Cargo,
+    *,
+    receive: bool,
 ) -> None:
     needed = sum(item.bytes for item in send)
+    if receive:  # the store has bytes of its own
+        needed += sum(item.bytes for item in cargo.items if item.sha256 not in board.stored)
     if chosen is not None and cargo.runtimes is not None:
         wheels = cargo.runtimes.wheels_of(chosen.runtime)
         needed += _UNPACKED * sum(wheel.bytes for wheel in wheels)
