@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from machines import ROOT, SshMachine, start_machine
 
 from edgeslm.bundle.runtimes import (
@@ -56,7 +57,8 @@ def stop():
             time.sleep(0.02)
 
 def start():
-    told = [line.partition("=")[::2] for line in pathlib.Path(unit.read_text()).read_text().splitlines()]
+    lines = pathlib.Path(unit.read_text()).read_text().splitlines()
+    told = [line.partition("=")[::2] for line in lines]
     environment = dict(os.environ) | dict(v.split("=", 1) for k, v in told if k == "Environment")
     environment |= {"OMP_THREAD_LIMIT": "1"}
     with (state / "log").open("ab") as log:
@@ -68,7 +70,7 @@ def start():
 
 verb = words[0]
 if verb == "is-system-running":
-    print("running")
+    print("offline" if (state / "no systemd").exists() else "running")
 elif verb == "is-enabled":
     print("enabled" if unit.exists() else "disabled")
 elif verb == "is-active":
@@ -110,12 +112,14 @@ class MadeBoard:
         root: The folder that everything is put into.
         state: Of what stands in for systemd.
         to: Its address for flash.
+        number: Of the process that listens.
     """
 
     machine: SshMachine
     root: Path
     state: Path
     to: str
+    number: int
 
     @property
     def store(self) -> Path:
@@ -135,6 +139,12 @@ class MadeBoard:
             told = (self.state / "calls").read_text().splitlines()
             return [line for line in told if "is-" not in line]
         return []
+
+    def cut(self) -> None:
+        """End the connections that stand."""
+        for child in psutil.Process(self.number).children():
+            if child.name().startswith("sshd"):
+                child.kill()
 
     def end(self) -> None:
         """End the service."""
@@ -181,7 +191,7 @@ def start_board(
     settings = f'SetEnv "PATH={path}" BOARD_STATE={state} EDGESLM_WARM_UP=0 OMP_THREAD_LIMIT=1\n'
     machine, process = start_machine(folder, user=user, settings=settings, below=below)
     to = f"{machine.address}{root or ''}"
-    return MadeBoard(machine, root or Path("/"), state, to), process
+    return MadeBoard(machine, root or Path("/"), state, to, process.pid), process
 
 
 def make_runtimes(folder: Path, mark: str = "", *, fault: str = "") -> Path:
@@ -193,8 +203,15 @@ def make_runtimes(folder: Path, mark: str = "", *, fault: str = "") -> Path:
         fault: A line of Python that runs when it starts.
     """
     folder.mkdir(parents=True)
-    places = [str(ROOT), str(Path(__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    here = _wheel(folder, f"edgeslm-0.0{mark}-py3-none-any.whl", _MAIN.format(places=places, fault=fault))
+    places = [
+        str(ROOT),
+        str(Path(__file__).parent),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    ]
+    here = _wheel(
+        folder, f"edgeslm-0.0{mark}-py3-none-any.whl", _MAIN.format(places=places, fault=fault)
+    )
     other = _wheel(folder, f"other-0.0{mark}-py3-none-any.whl", "")
     listed = RuntimeList(
         "0.0",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +41,8 @@ def _add(store: Path, bundle: Path) -> int:
     if not (store / "versions" / version).exists():
         shutil.copytree(bundle, incoming)
         incoming.rename(store / "versions" / version)
+    if (bundle / "model.sig").exists():
+        shutil.copy(bundle / "model.sig", store / "versions" / version)
     return 0
 
 
@@ -54,7 +55,7 @@ def _state(store: Path) -> dict[str, object]:
 def _write(store: Path, state: dict[str, object]) -> None:
     new = store / "state.new"
     new.write_text(json.dumps(state))
-    os.replace(new, store / "state.json")
+    new.replace(store / "state.json")
 
 
 if __name__ == "__main__":

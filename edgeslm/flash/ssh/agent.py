@@ -73,6 +73,10 @@ def look(given: Given) -> None:
             "root": str(root),
             "free_bytes": _free_bytes(root),
             "versions": _names(versions, _VERSION),
+            "signatures": {
+                name: _hash(versions / name / "model.sig") or ""
+                for name in _names(versions, _VERSION)
+            },
             "state": _text(home / "store/state.json"),
             "stored": _blobs_of(versions),
             "received": _sizes(home / "received/blobs", _BLOB),

@@ -114,6 +114,7 @@ class Board:
         rights: What we may do.
         pythons: Paths of its Pythons by version, (3, 11) and the like.
         stored, received: Sizes of blobs by their hashes: in versions; received, in none yet.
+        signatures: Hashes of the versions' signatures; empty where there is none.
         keys: Hashes of the trusted keys' files by their names.
         served: The runtimes by the versions they go with.
         current, previous: The first 32 hex digits of versions; None where there is none.
@@ -125,6 +126,7 @@ class Board:
     pythons: Mapping[tuple[int, int], str]
     stored: Mapping[str, int]
     received: Mapping[str, int]
+    signatures: Mapping[str, str]
     keys: Mapping[str, str]
     current: str | None
     previous: str | None
@@ -235,7 +237,8 @@ def _board(
         pythons,
         stored=_sizes(value["stored"]),
         received=_sizes(value["received"]),
-        keys={str(name): str(digest) for name, digest in value["keys"].items()},
+        signatures=_hashes(value["signatures"]),
+        keys=_hashes(value["keys"]),
         current=current,
         previous=previous,
         served=_served(looked.served),
@@ -245,6 +248,10 @@ def _board(
 
 def _sizes(value: dict[str, Any]) -> dict[str, int]:
     return {name: int(size) for name, size in value.items() if re.fullmatch("[0-9a-f]{64}", name)}
+
+
+def _hashes(value: dict[str, Any]) -> dict[str, str]:
+    return {str(name): str(digest) for name, digest in value.items()}
 
 
 def _versions(looked: Looked) -> tuple[str | None, str | None]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from edgeslm.bundle.names import SIGNATURE_NAME
 from edgeslm.bundle.runtimes import Runtime, RuntimeList
 from edgeslm.errors import NotFound, OutputFailure, Unsupported
 from edgeslm.flash import places
@@ -83,7 +84,9 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
     served = settled(service, board, trusts=bool(cargo.keys or board.keys))
     chosen = choose_runtime(destination, cargo, board)
     install = chosen is not None and chosen.runtime.id != board.looked.runtime
-    receive = cargo.version not in board.looked.versions
+    signature = cargo.files.get(SIGNATURE_NAME)
+    signed = signature is None or signature.sha256 == board.signatures.get(cargo.version)
+    receive = cargo.version not in board.looked.versions or not signed
     unpack = chosen is not None and chosen.runtime.id not in board.looked.runtimes
     send = tuple(_lacking(cargo, board, chosen if unpack else None, receive=receive))
     text = unit(served)
@@ -101,7 +104,7 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
         unit=text if write else None,
         tidy=board.looked.left_over or receive or unpack,
     )
-    restart = work.activate or install or bool(keys) or write
+    restart = work.activate or receive or install or bool(keys) or write
     idle = not (board.looked.enabled and board.looked.active)
     work = replace(work, start=board.looked.systemd and (restart or idle))
     _ensure_room(destination, board, send, chosen if unpack else None, cargo, receive=receive)

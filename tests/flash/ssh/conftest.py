@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_boards import MadeBoard, make_runtimes, start_board
 from machines import find_sshd
+from made_boards import MadeBoard, make_runtimes, start_board
 
 from edgeslm.packager.extras import Extras
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
+from edgeslm.testing import tiny_gguf
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +50,68 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundles(
-    runtimes: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
-    """Two with different prompts and runtimes; never write to them."""
+def bundles(runtimes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two of one model with different prompts and runtimes; never write to them."""
     folder = tmp_path_factory.mktemp("bundles")
+    model = tiny_gguf(folder / "model.gguf", width=256, feed_forward=1024, context_length=512)
     other = make_runtimes(tmp_path_factory.mktemp("wheels") / "second", ".1")
     for name, wheels in (("first", runtimes), ("second", other)):
         pack(
-            tiny_model,
+            model,
             folder / name,
             target=load_target("rpi5-4gb"),
             system=f"You are the {name}.",
             extras=Extras(runtime=wheels),
         )
     return folder / "first", folder / "second"
+
+
+@pytest.fixture(scope="session")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, MadeBoard]]:
+    """A system that takes all that is written to it into a folder beside it: for root, for a user.
+
+    `root` of each is that folder.
+    """
+    if os.geteuid() or find_sshd() is None:
+        pytest.skip("only root can have a system of its own")
+    if (sys.version_info.major, sys.version_info.minor) != _version_of("/usr/bin/python3"):
+        pytest.skip("the system's Python is another than the one that tests run in")
+    folder = Path(tempfile.mkdtemp(prefix="edgeslm-board-"))
+    folder.chmod(0o755)
+    found, processes = {}, []
+    try:
+        for user in ("root", "fresh"):
+            place = folder / user
+            place.mkdir()
+            script = _OWN_SYSTEM.format(place=place)
+            below = ["unshare", "-m", "sh", "-c", script, "sh"]
+            if subprocess.run([*below, "true"], capture_output=True).returncode:
+                pytest.skip("no overlays can be mounted here")
+            made, process = start_board(place, user=user, below=below)
+            found[user] = replace(made, root=place / "written")
+            processes.append(process)
+        yield found
+    finally:
+        for made, process in zip(found.values(), processes, strict=True):
+            made.end()
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_OWN_SYSTEM = """
+set -e
+for name in etc opt var home; do
+    mkdir -p {place}/written/$name {place}/work/$name
+    mount -t overlay overlay /$name \\
+        -o lowerdir=/$name,upperdir={place}/written/$name,workdir={place}/work/$name
+done
+id fresh >/dev/null 2>&1 || useradd --create-home fresh
+exec "$@"
+"""
+
+
+def _version_of(python: str) -> tuple[int, ...]:
+    code = "import sys; print(*sys.version_info[:2])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return tuple(map(int, done.stdout.split()))
