@@ -129,6 +129,10 @@ def flash(
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="With --uninstall: the bundles stay there.")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="ssh: try a bundle that has not passed its check there."),
+    ] = False,
     ssh_config: Annotated[
         Path | None,
         typer.Option("--ssh-config", metavar="FILE", help="For ssh, instead of your own."),
@@ -165,6 +169,7 @@ def flash(
             rollback=rollback,
             uninstall=uninstall,
             keep_models=keep_models,
+            again=again,
             config=ssh_config,
         ),
         told=flashing.Told(

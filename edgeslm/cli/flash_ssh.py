@@ -8,6 +8,7 @@ import sys
 import time
 import webbrowser
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeslm.cli import output
@@ -81,6 +82,7 @@ def _flash(wanted: Wanted, device: Device, destination: Destination) -> None:
     with opened(bundle_of(wanted), scratch(), wanted.trust) as carried:
         cargo = load(carried, wanted.runtime, wanted.trust)
         work = plan_ssh(destination, cargo, device.board, Service(port=wanted.port))
+        work = replace(work, again=wanted.over_ssh.again)
         if wanted.dry_run:
             _show_plan(wanted, work.plan, nothing=work.nothing)
         elif work.nothing:

@@ -64,6 +64,7 @@ class OverSsh:
     rollback: bool = False
     uninstall: bool = False
     keep_models: bool = False
+    again: bool = False
     config: Path | None = None
 
 
@@ -92,8 +93,8 @@ def carry(wanted: Wanted, to: str) -> None:
     """
     if wanted.over_ssh != OverSsh() and not _is_board(to):
         raise InvalidOption(
-            "--open, --status, --rollback, --uninstall, --keep-models and --ssh-config are for "
-            "boards over ssh",
+            "--open, --status, --rollback, --uninstall, --keep-models, --again and --ssh-config "
+            "are for boards over ssh",
             hint="Use --to ssh://USER@HOST, or leave them out.",
         )
     for fits, handle in DESTINATIONS:

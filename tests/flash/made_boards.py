@@ -92,13 +92,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(places)
 for name in [name for name in sys.modules if name.partition(".")[0] == "edgeslm"]:
     del sys.modules[name]
 {fault}
-import importlib.util
-if importlib.util.find_spec("edgeslm.cli.store") is None:
-    import made_store
-    if sys.argv[1:2] == ["store"]:
-        sys.exit(made_store.main(sys.argv[2:]))
-    if sys.argv[1:2] == ["serve"]:
-        sys.argv[2] = str(made_store.current(__import__("pathlib").Path(sys.argv[2])))
 runpy.run_module("edgeslm", run_name="__main__", alter_sys=True)
 """
 

@@ -381,10 +381,10 @@ def _remove(path: Path) -> None:
 
 
 def health(given: Given) -> None:
-    """Whether the service answers, asked until it does or the time is over.
+    """Whether the service answers, asked until it does, has ended for good, or the time is over.
 
     Args:
-        given: `port`, `seconds`.
+        given: `port`, `seconds`; `scope`, words for systemctl.
     """
     until = time.monotonic() + given["seconds"]
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -396,6 +396,9 @@ def health(given: Given) -> None:
                 return
         except (OSError, ValueError) as error:
             why = str(error)
+        if _systemctl([*given["scope"], "is-active", "edgeslm.service"]) in ("failed", "inactive"):
+            why = "it has ended"
+            break
         time.sleep(0.25)
     _say({"healthy": False, "why": why})
 

@@ -125,14 +125,16 @@ def _ensure_starts(device: Device, before: str | None) -> None:
 
 def _store(device: Device, cargo: Cargo, work: Work, before: str | None) -> None:
     """Have the bundle in the store, and as the current one."""
-    trusts = work.service.trusts
+    trusts, again = work.service.trusts, work.again
     if work.receive:
         files = {name: item.sha256 for name, item in cargo.files.items()}
         folder = _place(device, "bundle", cargo.blobs, files)
-        device_store.add(device, folder.removesuffix("/blobs/sha256"), trusts=trusts)
+        device_store.add(
+            device, folder.removesuffix("/blobs/sha256"), trusts=trusts, again=work.again
+        )
     if work.activate:
         try:
-            device_store.activate(device, cargo.version, trusts=trusts)
+            device_store.activate(device, cargo.version, trusts=trusts, again=again)
         except HostFailure:
             runtimes.switch_back(device, before)
             raise

@@ -5,19 +5,34 @@ from __future__ import annotations
 from edgeslm.flash import places
 from edgeslm.flash.ssh.device import Device
 
-
-def add(device: Device, folder: str, *, trusts: bool) -> None:
-    """Put a bundle that lies there into the store; it is verified byte for byte."""
-    _store(device, "add", folder, trusts=trusts)
+_AGAIN = ((), ("--again",))
 
 
-def activate(device: Device, version: str, *, trusts: bool) -> None:
+def add(device: Device, folder: str, *, trusts: bool, again: bool) -> None:
+    """Put a bundle that lies there into the store; it is verified byte for byte.
+
+    Args:
+        device: The board.
+        folder: The bundle there.
+        trusts: Whether it has to be signed with a key that the board trusts.
+        again: Whether one is taken that has not passed its check before.
+    """
+    _store(device, "add", folder, *_AGAIN[again], trusts=trusts)
+
+
+def activate(device: Device, version: str, *, trusts: bool, again: bool) -> None:
     """Check that a version answers on that board, and make it the current one.
+
+    Args:
+        device: The board.
+        version: The one.
+        trusts: See `add`.
+        again: See `add`.
 
     Raises:
         HostFailure: it does not; what was the current one is it still.
     """
-    _store(device, "activate", version, trusts=trusts)
+    _store(device, "activate", version, *_AGAIN[again], trusts=trusts)
 
 
 def rollback(device: Device) -> None:

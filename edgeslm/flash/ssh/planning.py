@@ -48,6 +48,7 @@ class Work:
         start: Whether the service has to be enabled and restarted.
         service: What is served, and where.
         tidy: Whether anything that was received is left over then.
+        again: Whether a bundle is tried once more that has not passed its check there.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Work:
     unit: str | None = None
     start: bool = False
     tidy: bool = False
+    again: bool = False
 
     @property
     def nothing(self) -> bool:

@@ -54,7 +54,8 @@ def ensure_healthy(device: Device, port: int) -> None:
     Raises:
         HostFailure: it does not.
     """
-    answer = device.call("health", port=port, seconds=_PATIENCE_SECONDS)
+    scope = ["--user"] if device.board.alone else []
+    answer = device.call("health", port=port, seconds=_PATIENCE_SECONDS, scope=scope)
     try:
         found = json.loads(answer)
         healthy, why = found["healthy"] is True, str(found["why"])
@@ -63,10 +64,10 @@ def ensure_healthy(device: Device, port: int) -> None:
     if healthy and not device.look().looked.active:
         healthy, why = False, f"another program answers on port {port}"
     if not healthy:
-        scope = "--user " if device.board.alone else ""
+        words = " ".join(["journalctl", *scope, "-u", places.SERVICE, "-n", "50"])
         raise HostFailure(
             f"{device.name}: the service does not answer: {why}",
-            hint=f"See why, there: journalctl {scope}-u {places.SERVICE} -n 50",
+            hint=f"See why, there: {words}",
         )
 
 

@@ -118,11 +118,12 @@ def uninstall(device: Device, *, keep_models: bool) -> list[str]:
     home = f"{places.HOME}/received" if keep_models else places.HOME
     below = [places.TRUSTED_KEYS, places.OPT, home]
     below += [] if keep_models else [services.SYSUSERS]  # the account goes with the models
-    wanted = [board.unit_file, *map(board.path, below)]
-    device.call("remove", paths=wanted, if_empty=_folders(board))
+    wanted = list(map(board.path, below))
+    device.call("remove", paths=[board.unit_file], if_empty=[])
     if board.looked.systemd:
         services.systemctl(device, "daemon-reload")
-    return wanted
+    device.call("remove", paths=wanted, if_empty=_folders(board))  # last: the lock is there too
+    return [board.unit_file, *wanted]
 
 
 def _folders(board: Board) -> list[str]:

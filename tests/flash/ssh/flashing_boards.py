@@ -48,7 +48,7 @@ def version_of(bundle: Path) -> str:
 
 def ask(port: int | str) -> str:
     """What the model at a port of this machine says."""
-    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "model": "any"}
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         json.dumps(body).encode(),
