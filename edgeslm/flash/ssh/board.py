@@ -26,12 +26,13 @@ OLDEST_PYTHON = (3, 11)
 _MOST_ANSWER = 16 << 20
 _PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(15, 10, -1)))
 _PROBE = """
-agent=$1 prefix=$2 first= asked='import sys; print("%d.%d" % sys.version_info[:2])'
+agent=$1 prefix=$2 first=
+asked='import sys; print("%d.%d" % sys.version_info[:2], sys.executable)'
 shift 2
 for name in "$@"; do
     path=$(command -v "$name") || continue
-    version=$("$path" -I -S -c "$asked" </dev/null 2>/dev/null) || continue
-    echo "python $version $path"
+    found=$("$path" -I -S -c "$asked" </dev/null 2>/dev/null) || continue
+    echo "python $found"
     [ -n "$first" ] || first=$path
 done
 rights=none run=

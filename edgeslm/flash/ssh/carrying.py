@@ -25,6 +25,7 @@ from edgeslm.flash.ssh.planning import Chosen, Work, items_of
 from edgeslm.flash.wheels.installer import NAME, installer
 
 _RUNTIME = "runtime"
+_KEPT_VERSIONS = 2
 
 
 def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
@@ -138,7 +139,8 @@ def _store(device: Device, cargo: Cargo, work: Work, before: str | None) -> None
         except HostFailure:
             runtimes.switch_back(device, before)
             raise
-        device_store.collect(device)
+        if len(device.look().looked.versions) > _KEPT_VERSIONS:
+            device_store.collect(device)
 
 
 def _place(device: Device, name: str, items: Iterable[Item], files: dict[str, str]) -> str:

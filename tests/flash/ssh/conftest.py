@@ -106,7 +106,7 @@ for name in etc opt var home; do
     mount -t overlay overlay /$name \\
         -o lowerdir=/$name,upperdir={place}/written/$name,workdir={place}/work/$name
 done
-id fresh >/dev/null 2>&1 || useradd --create-home fresh
+id fresh >/dev/null 2>&1 || useradd --create-home --password '*' fresh
 exec "$@"
 """
 

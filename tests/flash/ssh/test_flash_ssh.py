@@ -20,6 +20,7 @@ from edgeslm.bundle.verification import sign_bundle
 from edgeslm.cli.bundles import private_key
 
 
+@pytest.mark.slow
 def test_flashed_updated_gone_back_and_removed(board: MadeBoard, bundles: Bundles) -> None:
     first, second = bundles
     port = str(free_port())
@@ -63,9 +64,10 @@ def test_flashed_updated_gone_back_and_removed(board: MadeBoard, bundles: Bundle
     assert "not active" in flash(board, "--status").stdout
 
 
-def test_the_chat_through_ssh(board: MadeBoard, bundles: Bundles) -> None:
+def test_flashed_and_asked_through_ssh(board: MadeBoard, bundles: Bundles) -> None:
+    port = str(free_port())
     process = subprocess.Popen(
-        command(board, bundles[0], "--port", str(free_port()), "--open"),
+        command(board, bundles[0], "--port", port, "--open"),
         stdout=subprocess.PIPE,
         text=True,
         env=environment() | {"PYTHONUNBUFFERED": "1"},
@@ -84,8 +86,12 @@ def test_the_chat_through_ssh(board: MadeBoard, bundles: Bundles) -> None:
         assert process.wait(30) == 0
     with pytest.raises(OSError, match="refused"):
         ask(address.rstrip("/").rpartition(":")[2])
+    assert flash(board, bundles[0], "--port", port).stdout.startswith("nothing to do: ")
+    flash(board, "--uninstall", "--yes")
+    assert not board.root.exists()
 
 
+@pytest.mark.slow
 def test_a_runtime_that_does_not_start_is_not_kept(
     board: MadeBoard, bundles: Bundles, tmp_path: Path
 ) -> None:
@@ -102,6 +108,7 @@ def test_a_runtime_that_does_not_start_is_not_kept(
     assert not any((board.root / "var/lib/edgeslm/received").iterdir())
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_answer_is_gone_back_from(
     board: MadeBoard, bundles: Bundles, tmp_path: Path
 ) -> None:
@@ -118,6 +125,7 @@ def test_a_service_that_does_not_answer_is_gone_back_from(
     ask(port)
 
 
+@pytest.mark.slow
 def test_without_systemd(board: MadeBoard, bundles: Bundles) -> None:
     (board.state / "no systemd").touch()
     done = flash(board, bundles[0])
@@ -132,6 +140,7 @@ def test_without_systemd(board: MadeBoard, bundles: Bundles) -> None:
     assert not board.root.exists()
 
 
+@pytest.mark.slow
 def test_models_that_are_kept_are_not_sent_again(board: MadeBoard, bundles: Bundles) -> None:
     port = str(free_port())
     flash(board, bundles[0], "--port", port)
@@ -143,6 +152,7 @@ def test_models_that_are_kept_are_not_sent_again(board: MadeBoard, bundles: Bund
     ask(port)
 
 
+@pytest.mark.slow
 def test_only_signed_ones_where_a_key_is_trusted(
     board: MadeBoard, bundles: Bundles, tmp_path: Path
 ) -> None:
@@ -164,6 +174,7 @@ def test_only_signed_ones_where_a_key_is_trusted(
     ask(port)
 
 
+@pytest.mark.slow
 def test_a_whole_system(systems: dict[str, MadeBoard], bundles: Bundles) -> None:
     board, port = systems["root"], str(free_port())
     flash(board, bundles[0], "--port", port)
@@ -181,6 +192,7 @@ def test_a_whole_system(systems: dict[str, MadeBoard], bundles: Bundles) -> None
     assert left == []
 
 
+@pytest.mark.slow
 def test_a_user_without_rights(systems: dict[str, MadeBoard], bundles: Bundles) -> None:
     board, port = systems["fresh"], str(free_port())
     root = board.root / "home/fresh/.local/share/edgeslm"

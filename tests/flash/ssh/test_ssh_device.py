@@ -18,7 +18,7 @@ from edgeslm.flash.ssh.board import Rights
 from edgeslm.flash.ssh.destination import parse_destination
 from edgeslm.flash.ssh.device import Device
 
-DATA = bytes(range(256)) * 4000
+DATA = bytes(range(256)) * 20_000
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
@@ -87,14 +87,23 @@ def test_a_file_that_ends_early(device: Device, board: MadeBoard, file: Path) ->
 
 
 def test_a_cut_connection(device: Device, board: MadeBoard, file: Path) -> None:
-    board.cut()
+    there, told = board.root / "where", list[int]()
+
+    def advance(count: int) -> None:
+        told.append(count)
+        if len(told) == 3:
+            board.cut()
+
     with pytest.raises(HostFailure) as caught:
-        send(device, board.root / "where", file)
+        device.send(str(there), file, len(DATA), DIGEST, advance)
     assert "goes on where it was" in (caught.value.hint or "")
+    assert not there.exists()
+    assert send(device, there, file)[0] < len(DATA)
+    assert there.read_bytes() == DATA
 
 
 def test_a_full_disk(device: Device, small_disk: Path, file: Path) -> None:
-    with pytest.raises(OutputFailure, match=r"no room for file \(1\.02 MB, .* free\)"):
+    with pytest.raises(OutputFailure, match=r"no room for file \(5\.12 MB, .* free\)"):
         send(device, small_disk / "where", file)
     assert not (small_disk / "where").exists()
 
