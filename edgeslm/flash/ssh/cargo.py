@@ -33,6 +33,7 @@ class Cargo:
 
     Attributes:
         named: The bundle as the user named it.
+        folder: That the bundle's files lie in.
         digest: Of the bundle, 64 hex digits.
         blobs: Of the bundle.
         files: Of the bundle too, by their names in it: what leads to the blobs.
@@ -43,6 +44,7 @@ class Cargo:
     """
 
     named: str
+    folder: Path
     digest: str
     blobs: tuple[Item, ...]
     files: Mapping[str, Item]
@@ -88,6 +90,7 @@ def load(carried: Carried, runtime: Path | None, keys: Sequence[Path] = ()) -> C
         runtimes, brought, listed = _runtime_folder(runtime)
     return Cargo(
         str(carried.named),
+        carried.folder,
         image.manifest.sha256,
         tuple(blobs.values()),
         files,

@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from edgeslm import progress
@@ -20,6 +21,8 @@ from edgeslm.flash import places
 from edgeslm.flash.plan import Report
 from edgeslm.flash.ssh import device_store, runtimes, services
 from edgeslm.flash.ssh.cargo import Cargo, Item
+from edgeslm.flash.ssh.deltas import NAME as DELTA
+from edgeslm.flash.ssh.deltas import send_delta
 from edgeslm.flash.ssh.device import Device
 from edgeslm.flash.ssh.planning import Chosen, Work, items_of
 from edgeslm.flash.wheels.installer import NAME, installer
@@ -41,7 +44,8 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
         OutputFailure: it has no room.
     """
     began = time.monotonic()
-    sent = _send(device, work.send)
+    by_delta = send_delta(device, cargo, work)
+    sent = _send(device, work.send) if by_delta is None else by_delta
     if work.account:
         services.make_account(device)
     if work.keys:
@@ -50,7 +54,7 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
     before = device.board.looked.runtime
     if work.install is not None:
         sent += _install(device, cargo, work.install)
-    _store(device, cargo, work, before)
+    _store(device, cargo, replace(work, receive=work.receive and by_delta is None), before)
     _note(device, cargo.version)
     if device.board.looked.going_back_to is not None:
         device.call("remove", paths=[device.board.going_back_file], if_empty=[])
@@ -70,7 +74,7 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
 def tidy(device: Device) -> None:
     """Remove what was received and put where it belongs."""
     folder = device.board.received_folder
-    names = ("blobs", "bundle", _RUNTIME, NAME, f"{NAME}.part")
+    names = ("blobs", "bundle", _RUNTIME, NAME, f"{NAME}.part", DELTA, f"{DELTA}.part")
     device.call("remove", paths=[f"{folder}/{name}" for name in names], if_empty=[])
 
 

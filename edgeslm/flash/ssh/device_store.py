@@ -20,6 +20,23 @@ def add(device: Device, folder: str, *, trusts: bool, again: bool) -> None:
     _store(device, "add", folder, *_AGAIN[again], trusts=trusts)
 
 
+def apply(device: Device, delta: str, *, trusts: bool, again: bool) -> None:
+    """Put a version together from what is there and what a delta brings.
+
+    Args:
+        device: The board.
+        delta: The file there.
+        trusts: See `add`.
+        again: See `add`.
+    """
+    _store(device, "apply", delta, *_AGAIN[again], trusts=trusts)
+
+
+def inventory(device: Device) -> str:
+    """What the store has to build a version from: the text of a document."""
+    return _store(device, "inventory")
+
+
 def activate(device: Device, version: str, *, trusts: bool, again: bool) -> None:
     """Check that a version answers on that board, and make it the current one.
 

@@ -39,7 +39,7 @@ class Work:
     Attributes:
         plan: The same for people.
         account: Whether the service's account has to be made.
-        send: What the board lacks.
+        send: What the board lacks; it may be built there from less (`deltas`).
         keys: Keys to trust that it lacks.
         install: The runtime that has to be unpacked or made the current one.
         receive: Whether the bundle has to be put into the store.
@@ -204,9 +204,9 @@ def _steps(work: Work, board: Board, cargo: Cargo) -> list[Step]:
     if work.account:
         steps.append(Step(f"make the account {places.USER}, which nobody can log in to"))
     if work.send:
-        steps.append(
-            Step(f"send {len(work.send)} files; the bundle has {format_bytes(total)}", count)
-        )
+        less = ", or only what changed in them" if work.receive and board.looked.versions else ""
+        what = f"send {len(work.send)} files{less}; the bundle has {format_bytes(total)}"
+        steps.append(Step(what, count))
     if work.keys:
         steps.append(Step(f"trust only bundles signed with {', '.join(work.keys)} there"))
     if work.install is not None:

@@ -28,7 +28,7 @@ RUNTIMES = RuntimeList(
     "1", "2", (WheelFile("x-1-py3-none-any.whl", WHEEL.sha256, WHEEL.bytes),), (RUNTIME,)
 )
 CARGO = Cargo(
-    *("packed", "e" * 64, (MODEL, WHEEL, LISTED), {"index.json": INDEX}, RUNTIMES),
+    *("packed", Path("packed"), "e" * 64, (MODEL, WHEEL, LISTED), {"index.json": INDEX}, RUNTIMES),
     *({each.sha256: each for each in (MODEL, WHEEL, LISTED)}, LISTED.sha256, {}),
 )
 VERSION = "e" * 32
