@@ -24,7 +24,9 @@ from edgeslm.records import from_json
 OLDEST_PYTHON = (3, 11)
 """Of the runtimes' launcher."""
 _MOST_ANSWER = 16 << 20
-_PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(15, 10, -1)))
+_NAMES = ("python3", *(f"python3.{minor}" for minor in range(15, 10, -1)))
+_PYTHONS = (*(f"/usr/bin/{name}" for name in _NAMES), *_NAMES)
+"""The system's own first: everybody may run those, also the service's account."""
 _PROBE = """
 agent=$1 prefix=$2 first=
 asked='import sys; print("%d.%d" % sys.version_info[:2], sys.executable)'

@@ -210,6 +210,9 @@ def test_a_whole_system(systems: dict[str, MadeBoard], bundles: Bundles) -> None
     home = (board.root / "var/lib/edgeslm").stat()
     assert (home.st_mode & 0o7777, home.st_uid) == (0o1775, 0)
     assert (board.root / "etc/systemd/system/edgeslm.service").is_file()
+    for path in [*board.store.rglob("*"), *(board.root / "opt/edgeslm").rglob("*")]:
+        wanted = 0o555 if path.is_dir() or path.name == "edgeslm" else 0o444
+        assert path.stat().st_mode & wanted & 0o7 == wanted & 0o7, path  # the account reads it
     assert flash(board, bundles[0], "--port", port).stdout.startswith("nothing to do")
 
     flash(board, "--uninstall", "--yes")
