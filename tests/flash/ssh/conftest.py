@@ -16,6 +16,7 @@ import pytest
 from machines import find_sshd
 from made_boards import MadeBoard, make_runtimes, start_board
 
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.packager.extras import Extras
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
@@ -53,7 +54,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundles(runtimes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two of one model with different prompts and runtimes; never write to them."""
     folder = tmp_path_factory.mktemp("bundles")
-    model = tiny_gguf(folder / "model.gguf", width=256, feed_forward=1024, context_length=512)
+    model = tiny_gguf(folder / "model.gguf", width=512, feed_forward=2048, context_length=512)
     other = make_runtimes(tmp_path_factory.mktemp("wheels") / "second", ".1")
     for name, wheels in (("first", runtimes), ("second", other)):
         pack(
@@ -64,6 +65,23 @@ def bundles(runtimes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
             extras=Extras(runtime=wheels),
         )
     return folder / "first", folder / "second"
+
+
+@pytest.fixture(scope="session")
+def changed(bundles: tuple[Path, Path], runtimes: Path) -> Path:
+    """The first one with a model of which one tensor is another; never write to it."""
+    folder = bundles[0].parent
+    model = verify_bundle(bundles[0]).contents.model
+    data = bytearray((bundles[0] / "blobs/sha256" / model.sha256).read_bytes())
+    data[-2000:] = bytes(2000)
+    (folder / "changed.gguf").write_bytes(data)
+    pack(
+        folder / "changed.gguf",
+        folder / "changed",
+        target=load_target("rpi5-4gb"),
+        extras=Extras(runtime=runtimes),
+    )
+    return folder / "changed"
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,6 @@ from made_boards import MadeBoard, make_runtimes
 
 from edgeslm.bundle.verification import sign_bundle
 from edgeslm.cli.bundles import private_key
-from edgeslm.packager.extras import Extras
-from edgeslm.packager.pipeline import pack
-from edgeslm.targets.loading import load_target
-from edgeslm.testing import tiny_gguf
 
 
 @pytest.mark.slow
@@ -131,22 +127,14 @@ def test_a_service_that_does_not_answer_is_gone_back_from(
 
 @pytest.mark.slow
 def test_of_a_model_that_changed_only_that_is_sent(
-    board: MadeBoard, runtimes: Path, tmp_path: Path
+    board: MadeBoard, bundles: Bundles, changed: Path
 ) -> None:
-    model = tiny_gguf(tmp_path / "model.gguf", width=512, feed_forward=2048, context_length=512)
-    port, wheels, target = str(free_port()), Extras(runtime=runtimes), load_target("rpi5-4gb")
-    found = pack(model, tmp_path / "old", target=target, extras=wheels)
-    blob = tmp_path / "old/blobs/sha256" / found.contents.model.sha256
-    data = bytearray(blob.read_bytes())
-    data[-2000:] = bytes(2000)
-    (tmp_path / "changed.gguf").write_bytes(data)
-    pack(tmp_path / "changed.gguf", tmp_path / "new", target=target, extras=wheels)
-
-    flash(board, tmp_path / "old", "--port", port)
-    report = report_of(flash(board, tmp_path / "new", "--port", port, "--json"))
+    port = str(free_port())
+    flash(board, bundles[0], "--port", port)
+    report = report_of(flash(board, changed, "--port", port, "--json"))
     assert report["plan"]["steps"][0]["bytes"] > 2_000_000
     assert report["written_bytes"] < 700_000
-    assert board.current == version_of(tmp_path / "new")
+    assert board.current == version_of(changed)
     ask(port)
     assert not any((board.root / "var/lib/edgeslm/received").iterdir())
 

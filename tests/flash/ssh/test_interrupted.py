@@ -70,11 +70,12 @@ def seconds_of(board: MadeBoard, *words: str | Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_at_thirty_random_points(board: MadeBoard, bundles: Bundles) -> None:
+def test_at_thirty_random_points(board: MadeBoard, bundles: Bundles, changed: Path) -> None:
     chance, port, stopped = random.Random(11), str(free_port()), 0
     longest = seconds_of(board, bundles[0], "--port", port)
+    order = (changed, bundles[0], bundles[1])
     for number in range(30):
-        bundle = bundles[(number + 1) % 2]
+        bundle = order[number % 3]
         if number % 6 == 5:
             board.clear()  # a board that nothing was flashed to
         way = chance.choice((kill, kill, interrupt, cut))
