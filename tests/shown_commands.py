@@ -107,7 +107,9 @@ def is_run(command: str) -> bool:
         return False
     if REGISTRY in command and registries.program() is None:
         return False
-    if "--to /dev/" in command or " store activate " in command:  # a version of somebody else's
+    if "--to /dev/" in command or "--to ssh://" in command:
+        return False
+    if " store activate " in command:  # a version of somebody else's
         return False
     return first not in NOT_RUN + RUN_ELSEWHERE and not command.startswith(RUN_SLOWLY)
 

@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "units": 1,
     "files": 1,
+    "ssh": 1,
     "processor": 1,
     "gguf": 1,
     "records": 2,

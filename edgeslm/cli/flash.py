@@ -1,4 +1,4 @@
-"""The verb flash: a bundle to an image, a disk, a folder."""
+"""The verb flash: a bundle to an image, a disk, a folder, a board that runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def flash(
         typer.Option(
             "--to",
             metavar="DEST",
-            help="A new image (board.img), a disk (/dev/NAME), or the folder of a mounted card.",
+            help="A new image (board.img), a disk (/dev/NAME), the folder of a mounted card, or "
+            "a board: ssh://USER@HOST[:PORT][/FOLDER].",
         ),
     ] = None,
     base: Annotated[
@@ -37,7 +38,10 @@ def flash(
     runtime: Annotated[
         Path | None,
         typer.Option(
-            "--runtime", metavar="DIR", help="A prepared runtime: unpacked packages in site/, bin/."
+            "--runtime",
+            metavar="DIR",
+            help="A prepared runtime: unpacked packages in site/, bin/; over ssh what edgeslm "
+            "wheels made, where the bundle brings none.",
         ),
     ] = None,
     trust: Annotated[
@@ -112,18 +116,42 @@ def flash(
             help="Write a list for Raspberry Pi Imager too: the image will be fetched from URL.",
         ),
     ] = None,
+    open_chat: Annotated[
+        bool, typer.Option("--open", help="ssh: open the board's web chat, through ssh.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="ssh: show how the board is.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="ssh: serve the bundle from before again.")
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="ssh: remove all that was flashed.")
+    ] = False,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="With --uninstall: the bundles stay there.")
+    ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="ssh: try a bundle that has not passed its check there."),
+    ] = False,
+    ssh_config: Annotated[
+        Path | None,
+        typer.Option("--ssh-config", metavar="FILE", help="For ssh, instead of your own."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Put a bundle and all that it needs where a board can start it, without a network there.
 
-    Into an image of Raspberry Pi OS, onto a card or a stick, or into a folder of one that is
-    mounted. What was written is read back and compared. Making an image needs no root and mounts
-    nothing; writing a disk needs the right to write it.
+    Into an image of Raspberry Pi OS, onto a card or a stick, into a folder of one that is mounted,
+    or over ssh to a board that runs. What was written is read back and compared. Making an image
+    needs no root and mounts nothing; writing a disk needs the right to write it. Over ssh only what
+    the board lacks is sent, and what was interrupted goes on where it was.
 
     Examples:
         edgeslm flash --list
         edgeslm flash packed/ --to board.img --base raspios.img.xz --runtime runtime/ --dry-run
         edgeslm flash board.img --to /dev/sdX
+        edgeslm flash packed/ --to ssh://pi@raspberrypi.local --open
+        edgeslm flash --to ssh://pi@raspberrypi.local --rollback
     """
     wanted = flashing.Wanted(
         bundle=bundle,
@@ -135,6 +163,15 @@ def flash(
         port=port,
         imager_json=imager_json,
         json=json,
+        over_ssh=flashing.OverSsh(
+            open_chat=open_chat,
+            status=status,
+            rollback=rollback,
+            uninstall=uninstall,
+            keep_models=keep_models,
+            again=again,
+            config=ssh_config,
+        ),
         told=flashing.Told(
             hostname=hostname,
             user=user,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgeslm.cli import output
-from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.errors import InvalidOption
 from edgeslm.files import atomic_path, read_text, scratch_folder, sha256
 from edgeslm.records import FLASH_SCHEMA, to_json
 from edgeslm.units import format_bytes, format_seconds
@@ -31,6 +31,7 @@ EXPLANATION = (
     "  --to /dev/NAME                         a card or a stick, from an image or with --base;",
     "                                         edgeslm flash --list shows which there are",
     "  --to /media/card                       files in a folder, beside a system that is there",
+    "  --to ssh://user@host[:port][/folder]   a board that runs",
     "With --dry-run it only says what it would do.",
 )
 _IMAGES = (".img", ".img.xz", ".img.gz")
@@ -55,6 +56,19 @@ class Told:
 
 
 @dataclass(frozen=True)
+class OverSsh:
+    """What is only for boards that run, as it was typed."""
+
+    open_chat: bool = False
+    status: bool = False
+    rollback: bool = False
+    uninstall: bool = False
+    keep_models: bool = False
+    again: bool = False
+    config: Path | None = None
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What was typed, but for the destination."""
 
@@ -68,6 +82,7 @@ class Wanted:
     port: int = 8080
     imager_json: str | None = None
     json: bool = False
+    over_ssh: OverSsh = OverSsh()
 
 
 def carry(wanted: Wanted, to: str) -> None:
@@ -76,13 +91,20 @@ def carry(wanted: Wanted, to: str) -> None:
     Raises:
         EdgeslmError: the destination is of no kind that is known, or it failed.
     """
+    if wanted.over_ssh != OverSsh() and not _is_board(to):
+        raise InvalidOption(
+            "--open, --status, --rollback, --uninstall, --keep-models, --again and --ssh-config "
+            "are for boards over ssh",
+            hint="Use --to ssh://USER@HOST, or leave them out.",
+        )
     for fits, handle in DESTINATIONS:
         if fits(to):
             handle(wanted, to)
             return
     raise InvalidOption(
         f"not a destination: {to}",
-        hint="Name a new image (board.img), a disk (/dev/NAME), or a folder that is there.",
+        hint="Name a new image (board.img), a disk (/dev/NAME), a folder that is there, or "
+        "ssh://USER@HOST.",
     )
 
 
@@ -138,16 +160,16 @@ def _to_device(wanted: Wanted, to: str) -> None:
 
     device = find_device(Path(to))
     ensure_allowed(device, 0)
-    named = _bundle(wanted)
+    named = bundle_of(wanted)
     with ExitStack() as stack:
         if _is_image(named) and wanted.base is None:
-            _refuse(wanted, "an image that is written as it is", runtime=True)
+            refuse(wanted, "an image that is written as it is", runtime=True)
             size = _image_bytes(named)
             plan = block_device.plan_device(to, device.describe(), str(named), "", size)
             make: Callable[[Path], Made] | None = None
         else:
             base, settings = _base(wanted), _settings(wanted.told)
-            making, make = _prepared(wanted, stack, base, settings, to, _scratch())
+            making, make = _prepared(wanted, stack, base, settings, to, scratch())
             size = _image_bytes(base) + making.bytes
             writing = block_device.plan_device(to, device.describe(), "the image", "", size)
             plan = replace(
@@ -167,8 +189,8 @@ def _to_directory(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import directory
     from edgeslm.flash.carried import opened
 
-    _refuse(wanted, "a folder")
-    with opened(_bundle(wanted), _scratch(), wanted.trust) as carried:
+    refuse(wanted, "a folder")
+    with opened(bundle_of(wanted), scratch(), wanted.trust) as carried:
         tree = directory.tree_for(carried, wanted.runtime)
         place = directory.look(Path(to))
         plan = directory.plan_directory(carried, place, tree)
@@ -178,12 +200,19 @@ def _to_directory(wanted: Wanted, to: str) -> None:
     _tell(wanted, report)
 
 
-def _to_ssh(_wanted: Wanted, to: str) -> None:
-    raise Unsupported(f"{to}: boards over ssh cannot be flashed yet", hint="Flash an image.")
+def _is_board(to: str) -> bool:
+    return to.startswith("ssh://")
+
+
+def _to_board(wanted: Wanted, to: str) -> None:
+    from edgeslm.cli import flash_ssh
+
+    refuse(wanted, "a board over ssh")
+    flash_ssh.to_board(wanted, to)
 
 
 DESTINATIONS: tuple[tuple[Callable[[str], bool], Callable[[Wanted, str], None]], ...] = (
-    (lambda to: to.startswith("ssh://"), _to_ssh),
+    (_is_board, _to_board),
     (lambda to: to.startswith("/dev/") or Path(to).is_block_device(), _to_device),
     (lambda to: Path(to).is_dir(), _to_directory),
     (lambda to: to.endswith(".img"), _to_image),
@@ -199,7 +228,7 @@ def _prepared(
     from edgeslm.flash.image import making
     from edgeslm.flash.service import Service
 
-    carried = stack.enter_context(opened(_bundle(wanted), beside, wanted.trust))
+    carried = stack.enter_context(opened(bundle_of(wanted), beside, wanted.trust))
     tree = device_tree(carried, _runtime(wanted), Service(port=wanted.port), wanted.trust)
     plan = making.plan_image(to, carried, str(base), making.facts(base, tree), settings)
     return plan, lambda target: making.make_image(plan, base, target, tree, settings)
@@ -212,7 +241,7 @@ def _image_at_hand(named: Path, make: Callable[[Path], Made] | None, stack: Exit
 
     if make is None and named.suffix == ".img":
         return named
-    folder = stack.enter_context(scratch_folder(_scratch()))
+    folder = stack.enter_context(scratch_folder(scratch()))
     image = folder / "board.img"
     if make is not None:
         make(image)
@@ -223,7 +252,7 @@ def _image_at_hand(named: Path, make: Callable[[Path], Made] | None, stack: Exit
     return image
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
     """What large temporary files are put beside: $TMPDIR says where that is."""
     return Path(tempfile.gettempdir()) / "edgeslm"
 
@@ -238,7 +267,12 @@ def _is_image(path: Path) -> bool:
     return path.name.endswith(_IMAGES)
 
 
-def _bundle(wanted: Wanted) -> Path:
+def bundle_of(wanted: Wanted) -> Path:
+    """The bundle that was named.
+
+    Raises:
+        InvalidOption: none was.
+    """
     if wanted.bundle is None:
         raise InvalidOption("flash needs a bundle", hint="Name it: edgeslm flash BUNDLE --to DEST")
     return wanted.bundle
@@ -262,7 +296,7 @@ def _runtime(wanted: Wanted) -> Path:
     return wanted.runtime
 
 
-def _refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
+def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
     """Return if nothing was typed that would be left undone."""
     given = {
         "--base": wanted.base is not None,
@@ -283,7 +317,7 @@ def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:
     if target.exists() and base.exists() and target.samefile(base):
         raise InvalidOption(f"{target}: is the base itself", hint="Name another image with --to.")
     if target.exists() and not wanted.dry_run:
-        _ask(f"{target} is there already. Replace it?", wanted)
+        ask(f"{target} is there already. Replace it?", wanted)
 
 
 def _settings(told: Told) -> Settings:
@@ -346,7 +380,7 @@ def _first_line(file: Path) -> str:
 def _confirm(device: Device, wanted: Wanted) -> None:
     """Ask for a disk that can be taken out; have the name of any other typed."""
     if device.removable:
-        _ask(f"Everything on {device.describe()} is lost. Go on?", wanted)
+        ask(f"Everything on {device.describe()} is lost. Go on?", wanted)
         return
     if not sys.stdin.isatty():
         raise InvalidOption(
@@ -358,7 +392,12 @@ def _confirm(device: Device, wanted: Wanted) -> None:
         raise InvalidOption("another name was typed; nothing was written", hint="Look at --list.")
 
 
-def _ask(question: str, wanted: Wanted) -> None:
+def ask(question: str, wanted: Wanted) -> None:
+    """Return if a person says yes, or said so beforehand.
+
+    Raises:
+        InvalidOption: they don't, or there is nobody.
+    """
     if wanted.yes:
         return
     if not sys.stdin.isatty():

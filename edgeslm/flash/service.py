@@ -24,6 +24,9 @@ class Service:
         name: What clients call the model; None for the bundle's.
         trusts: Whether only bundles are served that are signed with a key in
             `places.TRUSTED_KEYS`; there has to be one then.
+        root: The folder that all of `places` lies in.
+        account: Whom it runs as; None where the user's own systemd starts it, which cannot
+            shut it off from the rest of the system as well as the system's can.
     """
 
     host: str = "0.0.0.0"  # noqa: S104  a board is there to be asked by others
@@ -33,14 +36,25 @@ class Service:
     planned_bytes: int | None = None
     name: str | None = None
     trusts: bool = False
+    root: str = "/"
+    account: str | None = places.USER
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise InvalidOption(
                 f"not a port: {self.port}", hint="Give a number from 1 to 65535, such as 8080."
             )
-        for text in (self.host, self.name or "x"):
-            if not text or any(not (sign.isalnum() or sign in "._:-") for sign in text):
+        if self.account is None and self.port < 1024:
+            raise InvalidOption(
+                f"port {self.port} is for root only", hint="Choose one from 1024 on: --port 8080"
+            )
+        for text in (
+            self.host,
+            self.name or "x",
+            self.account or "x",
+            "x" + self.root.replace("/", "x"),
+        ):
+            if not text or any(not (sign.isalnum() or sign in "._:+@-") for sign in text):
                 raise InvalidOption(
                     f"not a name or an address for a service: {text!r}",
                     hint="Use letters, digits and . _ : - only.",
@@ -49,50 +63,56 @@ class Service:
 
 def unit(service: Service) -> str:
     """The text of the unit file; the same for the same service."""
-    command = [f"/{places.COMMAND}", "serve", f"/{places.STORE}", "--host", service.host]
-    command += ["--port", str(service.port)]
-    if service.name is not None:
-        command += ["--name", service.name]
-    if service.slots is not None:
-        command += ["--slots", str(service.slots)]
-    if service.context is not None:
-        command += ["--context", str(service.context)]
+    home, keys = _at(service, places.HOME), _at(service, places.TRUSTED_KEYS)
     return "\n".join(
         [
             *("[Unit]", "Description=A language model, served by edgeslm", "After=network.target"),
             *("StartLimitIntervalSec=300", "StartLimitBurst=5"),
-            *("", "[Service]", "Type=exec", f"User={places.USER}", f"Group={places.USER}"),
-            f"ExecStart={' '.join(command)}",
-            f"WorkingDirectory=/{places.HOME}",
-            f"Environment=HOME=/{places.HOME}",
-            *(
-                [f"Environment=EDGESLM_TRUSTED_KEYS=/{places.TRUSTED_KEYS}"]
-                if service.trusts
-                else []
-            ),
+            *("", "[Service]", "Type=exec", *_account(service)),
+            f"ExecStart={' '.join(command(service))}",
+            f"WorkingDirectory={home}",
+            *([] if service.account is None else [f"Environment=HOME={home}"]),
+            *([f"Environment=EDGESLM_TRUSTED_KEYS={keys}"] if service.trusts else []),
             *("Restart=on-failure", "RestartSec=5", "TimeoutStopSec=45"),
             *_memory(service),
-            *_AS_LITTLE_AS_POSSIBLE,
-            f"ReadWritePaths=/{places.HOME}",
-            *(["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if service.port < 1024 else []),
-            *_capabilities(service),
-            *("", "[Install]", "WantedBy=multi-user.target", ""),
+            *_AS_LITTLE_AS_A_USER_CAN,
+            *([] if service.account is None else _shut_off(service)),
+            *(
+                "",
+                "[Install]",
+                f"WantedBy={'default' if service.account is None else 'multi-user'}.target",
+                "",
+            ),
         ]
     )
 
 
-_AS_LITTLE_AS_POSSIBLE = (
+def command(service: Service) -> list[str]:
+    """What is run, in words."""
+    words = [_at(service, places.COMMAND), "serve", _at(service, places.STORE)]
+    words += ["--host", service.host, "--port", str(service.port)]
+    if service.name is not None:
+        words += ["--name", service.name]
+    if service.slots is not None:
+        words += ["--slots", str(service.slots)]
+    if service.context is not None:
+        words += ["--context", str(service.context)]
+    return words
+
+
+def _at(service: Service, place: str) -> str:
+    return f"{service.root.rstrip('/')}/{place}"
+
+
+def _account(service: Service) -> list[str]:
+    if service.account is None:
+        return []
+    own = service.account == places.USER
+    return [f"User={service.account}", *([f"Group={places.USER}"] if own else [])]
+
+
+_AS_LITTLE_AS_A_USER_CAN = (
     "NoNewPrivileges=yes",
-    "ProtectSystem=strict",
-    "ProtectHome=yes",
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectKernelLogs=yes",
-    "ProtectControlGroups=yes",
-    "ProtectClock=yes",
-    "ProtectHostname=yes",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
     "RestrictNamespaces=yes",
     "RestrictRealtime=yes",
@@ -103,6 +123,30 @@ _AS_LITTLE_AS_POSSIBLE = (
     "SystemCallFilter=@system-service",
     "UMask=0077",
 )
+_AS_LITTLE_AS_POSSIBLE = (
+    "ProtectSystem=strict",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+)
+
+
+def _shut_off(service: Service) -> list[str]:
+    """From all that is not the service's; but what it serves may lie in a home or in /tmp."""
+    at_home = service.root.startswith(("/home", "/root", "/run/user"))
+    in_tmp = service.root.startswith(("/tmp", "/var/tmp"))  # noqa: S108  nothing is put there
+    return [
+        *_AS_LITTLE_AS_POSSIBLE,
+        f"ProtectHome={'read-only' if at_home else 'yes'}",
+        f"PrivateTmp={'no' if in_tmp else 'yes'}",
+        f"ReadWritePaths={_at(service, places.HOME)}",
+        *(["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if service.port < 1024 else []),
+        *_capabilities(service),
+    ]
 
 
 def _capabilities(service: Service) -> list[str]:

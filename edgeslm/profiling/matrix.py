@@ -23,7 +23,6 @@ import difflib
 import hashlib
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +35,7 @@ from edgeslm.gguf.types import kv_tensor_type
 from edgeslm.llama.quantizer import file_type_name
 from edgeslm.profiling.matrix_table import Table
 from edgeslm.profiling.profile import ProfileOptions
+from edgeslm.ssh import is_address
 from edgeslm.units import parse_bits, parse_bytes
 
 if sys.version_info >= (3, 11):
@@ -329,14 +329,9 @@ def _address(entry: Table) -> str:
     address = entry.text("address", None)
     if address is None:
         raise entry.wrong("address", 'is missing: "ssh://user@host:port", or a name of ssh\'s')
-    if not _is_address(address):
+    if not is_address(address):
         raise entry.wrong("address", f"is no address for ssh: {address!r}")
     return address
-
-
-def _is_address(text: str) -> bool:
-    """Whether ssh can only take it for a destination: no option, no second word."""
-    return re.fullmatch(r"(ssh://)?[^\s\-/][^\s/]*/?", text) is not None and text.isprintable()
 
 
 def _axes(table: Table, models: Mapping[str, Path], hosts: Mapping[str, HostEntry]) -> _Axes:

@@ -1,29 +1,24 @@
-"""A machine that is measured over the user's own OpenSSH client: their configuration, their keys.
+"""A machine that is measured over ssh.
 
-Nothing is asked of a person (BatchMode), and all commands share one connection. A model is copied
-once, under the name of its hash, and has that name only when its content has been verified there.
+A model is copied once, under the name of its hash, and has that name only when its content has
+been verified there.
 """
 
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm import __version__
-from edgeslm.errors import HostFailure, NotFound, reading
+from edgeslm.errors import HostFailure, reading
 from edgeslm.profiling.cooling import Reading
 from edgeslm.profiling.jobs import watched_words
 from edgeslm.profiling.matrix import HostEntry
+from edgeslm.ssh import OF_SSH, Connection, last_line
 from edgeslm.units import format_bytes
 
-_CONNECT_SECONDS = 15
-_ASK_SECONDS = 60
-_KEEP_SECONDS = 600
-_OF_SSH = 255
 _NO_SPACE, _DAMAGED = 28, 66
 _PLACE = """
 set -eu
@@ -63,27 +58,14 @@ class RemoteHost:
     """
 
     def __init__(self, entry: HostEntry) -> None:
-        if shutil.which("ssh") is None:
-            raise NotFound("no ssh client on this machine", hint="Install OpenSSH's client.")
         self.name = entry.name
         self.identity = f"{entry.address}"
         self._entry = entry
-        self._folder = Path(tempfile.mkdtemp(prefix="edgeslm-"))
-        try:
-            self._connect()
-        except BaseException:
-            self.close()
-            raise
+        self._connection = Connection(f"{entry.address}", entry.name, entry.ssh_config)
 
     def close(self) -> None:
         """End the connection."""
-        subprocess.run(
-            [*self._ssh(), "-O", "exit", *self._destination()],
-            capture_output=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._connection.close()
 
     def check(self) -> None:
         """Return if edgeslm is there, in this version.
@@ -92,11 +74,11 @@ class RemoteHost:
             HostFailure: it is not.
         """
         program = self._entry.edgeslm
-        done = self._ask(f"{_words(program)} --version")
+        done = self._connection.ask(f"{_words(program)} --version")
         said = done.stdout.split()
         if done.returncode or "edgeslm" not in said:
             raise HostFailure(
-                f"{self.name}: no edgeslm there ({program}): {_last(done.stderr)}",
+                f"{self.name}: no edgeslm there ({program}): {last_line(done.stderr)}",
                 hint=f"Install it there, or say where it is: hosts.{self.name}.edgeslm in the "
                 "matrix.",
             )
@@ -122,14 +104,14 @@ class RemoteHost:
         with reading(model):
             size = model.stat().st_size
         file = _words(f"{folder}/{name}")
-        if self._ask(f"sh -c {shlex.quote(_HAS)} has {file} {size}").returncode == 0:
+        if self._connection.ask(f"sh -c {shlex.quote(_HAS)} has {file} {size}").returncode == 0:
             return file
         script = f"sh -c {shlex.quote(_PLACE)} place {_words(folder)} {name} {size} {digest}"
         with reading(model):
             content = model.open("rb")
         with content:
             done = subprocess.run(
-                [*self._ssh(), *self._destination(), script],
+                self._connection.command(script),
                 stdin=content,
                 capture_output=True,
                 text=True,
@@ -143,87 +125,21 @@ class RemoteHost:
     def command(self, arguments: Sequence[str], file: str) -> list[str]:
         """What runs `edgeslm profile FILE ...` there; it ends when its input is closed here."""
         words = f"{_words(self._entry.edgeslm)} profile {file} {shlex.join(arguments)}"
-        return [*self._ssh(), *self._destination(), watched_words(words)]
+        return self._connection.command(watched_words(words))
 
     def read(self) -> Reading:
         """How warm and busy it is; nothing where it does not tell."""
-        done = self._ask(f"sh -c {shlex.quote(_READ)}")
+        done = self._connection.ask(f"sh -c {shlex.quote(_READ)}")
         return parse_reading(done.stdout) if done.returncode == 0 else Reading(None, None)
-
-    def _connect(self) -> None:
-        """Open the connection that all commands share."""
-        with (self._folder / "words").open("w+") as words:  # the connection keeps it open
-            try:
-                code = subprocess.run(
-                    [
-                        *(*self._ssh(), "-M", "-N", "-f"),
-                        *("-o", f"ControlPersist={_KEEP_SECONDS}"),
-                        *self._destination(),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=words,
-                    stderr=words,
-                    check=False,
-                    timeout=_ASK_SECONDS,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                code = _OF_SSH
-            words.seek(0)
-            said = words.read()
-        if code:
-            raise self._unreachable(said)
-
-    def _ssh(self) -> list[str]:
-        config = self._entry.ssh_config
-        return [
-            "ssh",
-            *(() if config is None else ("-F", str(config))),
-            *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"),
-            *("-o", f"ControlPath={self._folder}/s", "-o", "ServerAliveInterval=15"),
-            "-T",
-        ]
-
-    def _destination(self) -> list[str]:
-        return ["--", f"{self._entry.address}"]
-
-    def _ask(self, script: str) -> subprocess.CompletedProcess[str]:
-        """The answer to a short command there.
-
-        Raises:
-            HostFailure: the machine cannot be reached, or does not answer.
-        """
-        try:
-            done = subprocess.run(
-                [*self._ssh(), *self._destination(), script],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                stdin=subprocess.DEVNULL,
-                timeout=_ASK_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise self._unreachable("it does not answer") from error
-        if done.returncode == _OF_SSH:
-            raise self._unreachable(done.stderr)
-        return done
-
-    def _unreachable(self, words: str) -> HostFailure:
-        said, hint = _last(words), f"Try it by hand: ssh {self._entry.address} true"
-        if "Permission denied" in words:
-            hint = "Give it a key that works without a question: ssh-copy-id, or an agent."
-        elif "Host key verification failed" in words:
-            hint = f"Connect once by hand, and check its key: ssh {self._entry.address}"
-        return HostFailure(f"{self.name}: cannot be reached over ssh: {said}", hint=hint)
 
     def _not_placed(
         self, model: Path, size: int, done: subprocess.CompletedProcess[str]
     ) -> HostFailure:
-        if done.returncode == _OF_SSH:
-            return self._unreachable(done.stderr)
+        if done.returncode == OF_SSH:
+            return self._connection.unreachable(done.stderr)
         full = done.returncode == _NO_SPACE or "No space left" in done.stderr
         if full:
-            free = _last(done.stderr)
+            free = last_line(done.stderr)
             known = f", {format_bytes(1024 * int(free))} free" if free.isdecimal() else ""
             return HostFailure(
                 f"{self.name}: no room for {model.name} ({format_bytes(size)}{known})",
@@ -235,7 +151,8 @@ class RemoteHost:
                 hint="Run it again; check the network.",
             )
         return HostFailure(
-            f"{self.name}: cannot put {model.name} into {self._entry.folder}: {_last(done.stderr)}",
+            f"{self.name}: cannot put {model.name} into {self._entry.folder}: "
+            f"{last_line(done.stderr)}",
             hint=f"Name another folder: hosts.{self.name}.folder in the matrix.",
         )
 
@@ -270,8 +187,3 @@ def _words(path: str) -> str:
     if path.startswith("~/"):
         return f'"$HOME"/{shlex.quote(path[2:])}'
     return shlex.quote(path)
-
-
-def _last(words: str) -> str:
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"

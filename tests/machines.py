@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,32 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_machine(folder: Path) -> tuple[SshMachine, subprocess.Popen[bytes]]:
-    """Start one; the process is the caller's to end."""
+def start_machine(
+    folder: Path, *, user: str | None = None, settings: str = "", below: Sequence[str] = ()
+) -> tuple[SshMachine, subprocess.Popen[bytes]]:
+    """Start one; the process is the caller's to end.
+
+    Args:
+        folder: For its things.
+        user: Who logs in; whoever runs this.
+        settings: More lines for sshd_config.
+        below: A command that sshd is started by.
+    """
     sshd = find_sshd()
     assert sshd is not None
     for name in ("host_key", "user_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(command, check=True)
     Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in
-    port, user = (
-        free_port(),
-        subprocess.run(["id", "-un"], capture_output=True, text=True, check=True),
-    )
+    port = free_port()
+    if user is None:
+        words = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout
+        user = words.strip()
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\n"
         f"AuthorizedKeysFile {folder}/user_key.pub\nPidFile none\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
+        f"{settings}"
     )
     host_key = (folder / "host_key.pub").read_text()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
@@ -79,10 +90,10 @@ def start_machine(folder: Path) -> tuple[SshMachine, subprocess.Popen[bytes]]:
         f"Host *\n  IdentityFile {folder}/user_key\n  IdentitiesOnly yes\n  IdentityAgent none\n"
         f"  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
         "  StrictHostKeyChecking yes\n"
-        f"Host alias\n  HostName 127.0.0.1\n  Port {port}\n  User {user.stdout.strip()}\n"
+        f"Host alias\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n"
     )
     machine = SshMachine(
-        address=f"ssh://{user.stdout.strip()}@127.0.0.1:{port}",
+        address=f"ssh://{user}@127.0.0.1:{port}",
         config=folder / "ssh_config",
         folder=folder,
         program=write_program(folder / "edgeslm", folder / "cache"),
@@ -90,7 +101,9 @@ def start_machine(folder: Path) -> tuple[SshMachine, subprocess.Popen[bytes]]:
         log=folder / "sshd.log",
     )
     with machine.log.open("wb") as log:
-        process = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+        process = subprocess.Popen(
+            [*below, sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log
+        )
     until = time.monotonic() + 20
     while b"listening" not in machine.log.read_bytes():
         assert process.poll() is None, machine.log.read_text()

@@ -1,0 +1,1 @@
+"""Flash a board that runs, over ssh."""

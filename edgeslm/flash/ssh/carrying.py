@@ -1,0 +1,187 @@
+"""What was planned for a board, done; interrupted anywhere and repeated, it ends the same.
+
+Files arrive in a folder of their own, and the board verifies each. The runtime is unpacked by the
+installer, the bundle put into the store by the store: both have a name only once they are
+complete. What is current changes last, and only to what answered there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from edgeslm import progress
+from edgeslm.errors import HostFailure
+from edgeslm.flash import places
+from edgeslm.flash.plan import Report
+from edgeslm.flash.ssh import device_store, runtimes, services
+from edgeslm.flash.ssh.cargo import Cargo, Item
+from edgeslm.flash.ssh.deltas import NAME as DELTA
+from edgeslm.flash.ssh.deltas import send_delta
+from edgeslm.flash.ssh.device import Device
+from edgeslm.flash.ssh.planning import Chosen, Work, items_of
+from edgeslm.flash.wheels.installer import NAME, installer
+
+_RUNTIME = "runtime"
+_KEPT_VERSIONS = 2
+
+
+def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
+    """Do it.
+
+    Args:
+        work: What is left to do, by the board as it was asked last.
+        cargo: What is carried.
+        device: The board.
+
+    Raises:
+        HostFailure: something failed there; what was current is it still.
+        OutputFailure: it has no room.
+    """
+    began = time.monotonic()
+    by_delta = send_delta(device, cargo, work)
+    sent = _send(device, work.send) if by_delta is None else by_delta
+    if work.account:
+        services.make_account(device)
+    if work.keys:
+        folder = device.board.path(places.TRUSTED_KEYS)
+        device.call("write", files={f"{folder}/{name}": text for name, text in work.keys.items()})
+    before = device.board.looked.runtime
+    if work.install is not None:
+        sent += _install(device, cargo, work.install)
+    _store(device, cargo, replace(work, receive=work.receive and by_delta is None), before)
+    _note(device, cargo.version)
+    if device.board.looked.going_back_to is not None:
+        device.call("remove", paths=[device.board.going_back_file], if_empty=[])
+    if work.unit is not None:
+        device.call("write", files={device.board.unit_file: work.unit})
+    if work.tidy:
+        tidy(device)
+    notes = list(work.plan.notes)
+    if work.start:
+        notes += _start(device, work, before)
+    verified = sum(item.bytes for item in cargo.items) if work.receive else 0
+    address = services.address(device, work.service.port) if device.board.looked.systemd else None
+    seconds = time.monotonic() - began
+    return Report(work.plan, sent, verified, seconds, address, tuple(notes))
+
+
+def tidy(device: Device) -> None:
+    """Remove what was received and put where it belongs."""
+    folder = device.board.received_folder
+    names = ("blobs", "bundle", _RUNTIME, NAME, f"{NAME}.part", DELTA, f"{DELTA}.part")
+    device.call("remove", paths=[f"{folder}/{name}" for name in names], if_empty=[])
+
+
+def _send(device: Device, items: Iterable[Item]) -> int:
+    """Send what is lacking; an interrupted file goes on where it ended."""
+    wanted = list(items)
+    folder = f"{device.board.received_folder}/blobs"
+    sent = 0
+    with progress.bar("sending", sum(item.bytes for item in wanted), unit="bytes") as advance:
+        for item in wanted:
+            path = f"{folder}/{item.sha256}"
+            sent += device.send(path, item.path, item.bytes, item.sha256, advance)
+    return sent
+
+
+def _install(device: Device, cargo: Cargo, chosen: Chosen) -> int:
+    """Unpack the runtime there, and see that it starts."""
+    board = device.board
+    before = board.looked.runtime
+    if chosen.runtime.id in board.looked.runtimes:
+        runtimes.switch(device, chosen.runtime.id)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / NAME
+        file.write_bytes(data := installer())
+        program = f"{board.received_folder}/{NAME}"
+        device.call("remove", paths=[program], if_empty=[])  # that of another version
+        digest = hashlib.sha256(data).hexdigest()
+        sent = device.send(program, file, len(data), digest, lambda _: None)
+    assert cargo.runtimes is not None and cargo.runtime_list is not None  # noqa: S101  chosen of it
+    wheels = _place(device, _RUNTIME, items_of(cargo, cargo.runtimes, chosen), {})
+    words = [chosen.python, "-I", program, "--runtime", f"{wheels}/{cargo.runtime_list}"]
+    words += ["--wheels", wheels, "--root", board.looked.root, "--place", places.OPT]
+    device.run(words)
+    if device.look().looked.runtime != chosen.runtime.id:
+        raise HostFailure(
+            f"{device.name}: another runtime was unpacked there than was planned",
+            hint="Run it again.",
+        )
+    _ensure_starts(device, before)
+    return sent
+
+
+def _ensure_starts(device: Device, before: str | None) -> None:
+    try:
+        device.run([device.board.path(places.COMMAND), "--version"])
+    except HostFailure as error:
+        runtimes.switch_back(device, before)
+        raise HostFailure(
+            f"{device.name}: the runtime does not start there: {error.message}", hint=error.hint
+        ) from error
+
+
+def _store(device: Device, cargo: Cargo, work: Work, before: str | None) -> None:
+    """Have the bundle in the store, and as the current one."""
+    trusts, again = work.service.trusts, work.again
+    if work.receive:
+        files = {name: item.sha256 for name, item in cargo.files.items()}
+        folder = _place(device, "bundle", cargo.blobs, files)
+        device_store.add(
+            device, folder.removesuffix("/blobs/sha256"), trusts=trusts, again=work.again
+        )
+    if work.activate:
+        try:
+            device_store.activate(device, cargo.version, trusts=trusts, again=again)
+        except HostFailure:
+            runtimes.switch_back(device, before)
+            raise
+        if len(device.look().looked.versions) > _KEPT_VERSIONS:
+            device_store.collect(device)
+
+
+def _place(device: Device, name: str, items: Iterable[Item], files: dict[str, str]) -> str:
+    """A folder there that has files under their hashes; its path."""
+    board = device.board
+    folder = f"{board.received_folder}/{name}"
+    device.call(
+        "place",
+        to=folder,
+        blobs=[item.sha256 for item in items],
+        files=files,
+        received=f"{board.received_folder}/blobs",
+        versions=board.path(f"{places.STORE}/versions"),
+    )
+    return f"{folder}/blobs/sha256"
+
+
+def _note(device: Device, version: str) -> None:
+    """Write down which runtime the version goes with, for the day when it is gone back to."""
+    board = device.look()
+    if board.looked.runtime is not None and board.served.get(version) != board.looked.runtime:
+        known = {name: run for name, run in board.served.items() if name in board.looked.versions}
+        text = json.dumps({**known, version: board.looked.runtime}) + "\n"
+        device.call("write", files={board.served_file: text})
+
+
+def _start(device: Device, work: Work, before: str | None) -> list[str]:
+    """Restart the service; when it does not answer, what was there before is served again."""
+    previous = device.board.previous
+    try:
+        return services.start(device, work.service)
+    except HostFailure as error:
+        if not work.activate or previous is None:
+            raise
+        device_store.rollback(device)
+        runtimes.switch_back(device, device.board.served.get(previous, before))
+        services.start(device, work.service)
+        raise HostFailure(
+            f"{error.message}; the bundle from before is served again", hint=error.hint
+        ) from error
