@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeslm.profiling import memory
 from edgeslm.profiling.measurement import Conditions, Moment, Speed
-from edgeslm.profiling.steadiness import UNSURE, median_error
+from edgeslm.profiling.steadiness import DRIFTED, UNSURE, drift, median_error
 from edgeslm.runtime.machine import CpuTimes, Sensors, cores_taken
 from edgeslm.units import format_bytes
 
@@ -157,6 +157,7 @@ def taints(conditions: Conditions, decode: Sequence[Speed], threads: int) -> tup
         *_by_warming(conditions),
         *_by_swapping(conditions),
         *_by_spread(decode),
+        *_by_drift(decode),
     )
 
 
@@ -219,6 +220,14 @@ def _by_spread(decode: Sequence[Speed]) -> Iterator[str]:
     worst = max((error for error in errors if error is not None), default=0.0)
     if worst > UNSURE:
         yield f"decode runs differ so much that their median is known to {worst:.0%} only"
+
+
+def _by_drift(decode: Sequence[Speed]) -> Iterator[str]:
+    drifts = [drift(each.tokens_per_second.samples) for each in decode]
+    worst = max((each for each in drifts if each is not None), key=abs, default=0.0)
+    if abs(worst) > DRIFTED:
+        how = "faster" if worst > 0 else "slower"
+        yield f"the second half of the decode runs was {abs(worst):.0%} {how} than the first"
 
 
 def _times(run: tuple[Usage, Usage]) -> tuple[CpuTimes | None, CpuTimes | None]:

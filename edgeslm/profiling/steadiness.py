@@ -16,6 +16,8 @@ SURE = 0.015
 """A median that is known to this much, as a fraction of it, needs no more runs."""
 UNSURE = 0.05
 """One that is known no better than this is spoilt."""
+DRIFTED = 0.05
+"""A change from the first half of the runs to the second, beyond which neither half is the answer."""
 LEAST_RUNS = 3
 """Fewer tell nothing about themselves."""
 _NORMAL = 1.4826
@@ -39,6 +41,18 @@ def median_error(samples: Sequence[float]) -> float | None:
     deviation = _NORMAL * spread(samples)
     error = _NINETY_PERCENT * _MEDIAN * deviation / math.sqrt(len(samples))
     return error / statistics.median(samples)
+
+
+def drift(samples: Sequence[float]) -> float | None:
+    """By how much the second half of the samples lies above the first, as a fraction of it.
+
+    Returns:
+        None for fewer than three in each half; one in the middle belongs to neither.
+    """
+    half = len(samples) // 2
+    if half < LEAST_RUNS:
+        return None
+    return statistics.median(samples[-half:]) / statistics.median(samples[:half]) - 1
 
 
 def wants_more(samples: Sequence[float], most: int) -> bool:

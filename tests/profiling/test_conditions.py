@@ -104,6 +104,18 @@ def test_decode_runs_that_differ_taint() -> None:
     assert taints(QUIET, [speed_of(10, [1.0, 1.01, 1.02, 0.99, 1.3])], 4) == ()
 
 
+@pytest.mark.parametrize(("later", "says"), [(1.1, "9% slower"), (0.9, "11% faster")])
+def test_a_speed_that_changes_taints(later: float, says: str) -> None:
+    drifting = speed_of(10, [1.0, 1.01, 1.0, 1.0, later, later, later, later + 0.01])
+    (found,) = [each for each in taints(QUIET, [STEADY, drifting], 4) if "half" in each]
+    assert says in found
+
+
+def test_one_disturbed_run_is_no_change_of_speed() -> None:
+    disturbed = speed_of(10, [1.0, 1.01, 1.0, 0.99, 1.0, 1.4, 1.0])
+    assert taints(QUIET, [disturbed], 4) == ()
+
+
 def _run(at: float, seconds: float, everybody: float, own: float) -> tuple[CpuTimes, CpuTimes]:
     return CpuTimes(at, 0.0, 0.0), CpuTimes(at + seconds, everybody, own)
 

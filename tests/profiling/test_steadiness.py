@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.profiling.steadiness import median_error, wants_more
+from edgeslm.profiling.steadiness import drift, median_error, wants_more
 
 
 def test_equal_runs_are_sure() -> None:
@@ -43,6 +43,11 @@ def test_the_interval_holds_nine_of_ten_medians() -> None:
         assert error is not None
         held += abs(statistics.median(samples) - 100) <= error * 100
     assert 830 < held < 950
+
+
+def test_drift_is_from_half_to_half() -> None:
+    assert drift([1.0, 1.0, 1.0, 50.0, 1.2, 1.2, 1.2]) == pytest.approx(0.2)
+    assert drift([1.0] * 5) is None
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=3, max_size=30), st.floats(0.01, 100))
