@@ -17,7 +17,7 @@ SURE = 0.015
 UNSURE = 0.05
 """One that is known no better than this is spoilt."""
 DRIFTED = 0.05
-"""A change from the first half of the runs to the second, beyond which neither half is the answer."""
+"""A change from the first half of the runs to the second, beyond which neither is the answer."""
 LEAST_RUNS = 3
 """Fewer tell nothing about themselves."""
 _NORMAL = 1.4826
