@@ -142,6 +142,7 @@ def test_nothing_is_mixed_up_or_left_open(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("model", ["tiny", "real"])
 def test_nothing_leaks(tiny_model: Path, model: str) -> None:
     if model == "real" and not _MODEL:
