@@ -37,9 +37,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with writing(path):
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -196,7 +196,7 @@ def _check_target(path: Path, target: Path) -> None:
         )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk hold what was written to a file, or which names a folder holds."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -9,8 +9,7 @@ interrupted leaves nothing.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,7 @@ from edgeslm.bundle.replacing import ensure_replaceable, replaced
 from edgeslm.bundle.signing import PublicKey
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.verification import read_all, verify_bundle
-from edgeslm.bundle.writing import TAR_ENDING
+from edgeslm.bundle.writing import TAR_ENDING, write_pieces
 from edgeslm.errors import Failure, InvalidBundle, InvalidOption, NotFound, Unsupported, writing
 
 _SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -137,8 +136,8 @@ def pull_bundle(
             small[names.SIGNATURE_NAME] = signature
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
-            for name, text in small.items():
-                (folder / name).write_bytes(text)
+        for name, text in small.items():
+            write_pieces([text], folder / name, output)
         _download(remote, image, folder, output)
         layout = DirectoryLayout(folder, shown=output)
         contents = read_all(layout, image)
@@ -151,12 +150,13 @@ def _download(remote: _Remote, image: Image, folder: Path, output: Path) -> None
     blobs = [blob for blob in image.blobs.values() if blob != image.manifest]
     with progress.bar("pulling", sum(blob.size for blob in blobs), unit="bytes") as advance:
         for blob in blobs:
-            with writing(output), (folder / blob.name).open("xb") as stream:
-                for piece in remote.download(blob):
-                    stream.write(piece)
-                    advance(len(piece))
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_pieces(_told(remote.download(blob), advance), folder / blob.name, output)
+
+
+def _told(pieces: Iterable[bytes], advance: progress.Advance) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        advance(len(piece))
 
 
 def _push_signature(remote: _Remote, image: Image, signature: bytes) -> None:
@@ -328,11 +328,12 @@ class _Remote:
         """Ask, and once more if the registry first wants to know who asks.
 
         What is known of that goes along at once, so that no body is sent in vain; but only to the
-        registry itself, not to another machine that it has blobs sent to.
+        registry itself, not to another machine, nor in clear, where it has blobs sent to.
         """
+        place = urlsplit(url)
         headers = more.pop("headers", {})
         ask = partial(self._client.session.request, method, url, **more)
-        ours = urlsplit(url).netloc == self._place.registry
+        ours = (place.scheme, place.netloc) == (self._prefix, self._place.registry)
         answer = ask(headers=headers | (self._credentials() if ours else {}))
         if answer.status_code in (401, 403) and ours and self._authenticate(answer):
             answer = ask(headers=headers | self._credentials())
@@ -403,9 +404,16 @@ class _Oras:
             insecure=plain_http,
             auth_backend="basic" if scheme == "basic" else "token",
         )
-        # oras itself, which asks for tokens, would wait for ever
         request = made.session.request
-        made.session.request = lambda *what, **more: request(*what, **{"timeout": _SECONDS} | more)
+
+        def ask(method: str, url: str, **more: Any) -> Any:
+            if not plain_http and urlsplit(url).scheme != "https":
+                raise self._requests.exceptions.InvalidURL(
+                    f"it points to {url}, where all would go in clear"
+                )
+            return request(method, url, **{"timeout": _SECONDS} | more)
+
+        made.session.request = ask  # oras itself, which asks for tokens, would wait for ever
         return made
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeslm.bundle import directory as earlier
+from edgeslm.bundle import durable
 from edgeslm.bundle.layout import (
     DirectoryLayout,
     expected_files,
@@ -70,6 +71,8 @@ def ensure_replaceable_tar(tar: Path) -> None:
 def replaced(directory: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `directory` when the block succeeds.
 
+    After a power cut one of both is there whole, if the block had the disk hold the files' bytes.
+
     Raises:
         OutputFailure: it cannot be written, or something else than a bundle is there.
     """
@@ -80,6 +83,7 @@ def replaced(directory: Path) -> Iterator[Path]:
     with scratch_folder(target) as folder:
         yield folder
         with writing(directory):
+            durable.sync_tree(folder)
             _swap(folder, target)
 
 
@@ -95,7 +99,7 @@ def _settle(target: Path) -> None:
     if not old.exists():
         return
     if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _drop(old)
     else:
         old.rename(target)
 
@@ -104,6 +108,7 @@ def _swap(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which goes only once its successor is there."""
     if not target.exists():
         folder.rename(target)
+        durable.sync_folder(target.parent)
         return
     old = _old(target)
     target.rename(old)
@@ -112,4 +117,10 @@ def _swap(folder: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
+    _drop(old)
+
+
+def _drop(old: Path) -> None:
+    """Remove what has a successor, once the disk holds that one's name."""
+    durable.sync_folder(old.parent)
     shutil.rmtree(old, ignore_errors=True)

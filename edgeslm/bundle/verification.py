@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeslm import progress
-from edgeslm.bundle import names
+from edgeslm.bundle import durable, names
 from edgeslm.bundle.contents import Contents, read_contents, read_runtime_list
 from edgeslm.bundle.directory import MANIFEST_NAME, verify_directory
 from edgeslm.bundle.image import Image, read_config
@@ -110,6 +110,7 @@ def sign_bundle(path: Path, key: EllipticCurvePrivateKey) -> Contents:
             write_pieces([data], folder / names.SIGNATURE_NAME, target)
             with writing(target):
                 (folder / names.SIGNATURE_NAME).replace(target)
+                durable.sync_folder(path)
     else:
         _sign_tar(layout, data)
     return contents

@@ -25,7 +25,7 @@ from edgeslm.bundle.planning import Parts, Plan, Source, plan_bundle
 from edgeslm.bundle.replacing import ensure_replaceable, ensure_replaceable_tar, replaced
 from edgeslm.bundle.tar import write_tar
 from edgeslm.errors import OutputFailure, reading, writing
-from edgeslm.files import atomic_path, ensure_writable
+from edgeslm.files import atomic_path, ensure_writable, sync
 from edgeslm.gguf.validation import read_model
 
 TAR_ENDING = ".tar"
@@ -79,8 +79,9 @@ def _write_directory(output: Path, plan: Plan, small: Mapping[str, bytes]) -> No
     with replaced(output) as folder:
         with writing(output):
             (folder / names.BLOBS).mkdir(parents=True)
-            for name, data in small.items():
-                (folder / name).write_bytes(data)
+        for name, data in small.items():
+            write_pieces([data], folder / name, output)
+        with writing(output):
             mode = (folder / names.INDEX_NAME).stat().st_mode & 0o777
         with progress.bar("packing", _total(plan), unit="bytes") as advance:
             for source in plan.blobs:
@@ -89,6 +90,7 @@ def _write_directory(output: Path, plan: Plan, small: Mapping[str, bytes]) -> No
                     with writing(output):
                         source.data.rename(target)
                         target.chmod(mode)  # for whoever may read the rest
+                        sync(target)
                     advance(source.blob.size)
                 else:
                     write_pieces(_pieces(source, advance), target, output)

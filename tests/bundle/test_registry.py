@@ -17,7 +17,7 @@ from threading import Thread
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from made_bundles import layers_of, make_by_hand, write_pair
-from made_registries import token_registry
+from made_registries import pointing_registry, token_registry
 from registries import PASSWORD, USER, free_port, program, running
 
 from edgeslm.bundle import registry as registries
@@ -139,6 +139,22 @@ def test_tokens_are_for_reading_or_for_writing(packed: Path, tmp_path: Path) -> 
         reference = f"{address}/some/model:1"
         contents = push_bundle(packed, reference, plain_http=True)
         assert pull_bundle(reference, tmp_path / "pulled", plain_http=True) == contents
+
+
+@pytest.mark.parametrize(
+    "challenge", ['Basic realm="x"', 'Bearer realm="{}/token",service="tests",scope="x"']
+)
+def test_a_password_never_goes_in_clear(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, challenge: str
+) -> None:
+    """Even where an answer that came encrypted points to the same machine without that."""
+    with pointing_registry(tmp_path, challenge) as (address, certificate, seen):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        log_in(tmp_path, address, PASSWORD, monkeypatch)
+        with pytest.raises(Failure, match="in clear"):
+            push_bundle(packed, f"{address}/some/model:1")
+    assert seen
+    assert not [begun for begun in seen if begun[:1] != b"\x16"]  # a TLS handshake
 
 
 @pytest.mark.parametrize("reference", ["helper:1", "some/helper:1", "localhost/x", "a.b/", "", "/"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from edgeslm.bundle import replacing
 from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.replacing import ensure_replaceable
 from edgeslm.bundle.verification import verify_bundle
-from edgeslm.bundle.writing import write_bundle
+from edgeslm.bundle.writing import unpack_bundle, write_bundle
 from edgeslm.errors import EdgeslmError, OutputFailure
 from edgeslm.testing import tiny_gguf
 
@@ -60,6 +62,44 @@ def test_an_exchange_that_was_killed_is_settled(
     write_bundle(packed, Parts(model))
     verify_bundle(packed)
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".old"]
+
+
+@pytest.mark.parametrize("way", ["write", "unpack"])
+def test_the_disk_holds_the_new_one_before_the_old_one_goes(
+    tmp_path: Path, model: Path, packed: Path, tar: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    done: list[str] = []
+    rename, remove, sync = Path.rename, shutil.rmtree, os.fsync
+
+    def noting_sync(descriptor: int) -> None:
+        sync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def noting_rename(path: Path, target: Path) -> Path:
+        if target == packed:
+            there = [path, *path.rglob("*")]
+            assert not [each for each in there if each.stat().st_ino not in synced]
+            done.append("renamed")
+            synced.discard(tmp_path.stat().st_ino)
+        return rename(path, target)
+
+    def noting_remove(path: Path, **more: bool) -> None:
+        if path.suffix == ".old" and path.exists():
+            assert tmp_path.stat().st_ino in synced
+            done.append("removed")
+        remove(path, **more)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    monkeypatch.setattr(shutil, "rmtree", noting_remove)
+    if way == "write":
+        moved = tmp_path / "moved.gguf"
+        shutil.copyfile(model, moved)
+        write_bundle(packed, Parts(moved, move=True), sign=lambda _image: b"{}")
+    else:
+        unpack_bundle(tar, packed)
+    assert done == ["renamed", "removed"]
 
 
 def test_anything_else_is_left_alone(tmp_path: Path, model: Path, packed: Path) -> None:
