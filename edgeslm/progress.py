@@ -22,7 +22,7 @@ def bar(title: str, total: int, *, unit: str = "steps") -> Iterator[Advance]:
 
     Args:
         title: What is being done, in a few words.
-        total: The amount at which the bar is full.
+        total: The amount at which the bar is full; where more is done, it grows.
         unit: "bytes" prints sizes and a rate, "share" a percentage, for what takes long; anything
             else prints counts.
     """
@@ -32,7 +32,14 @@ def bar(title: str, total: int, *, unit: str = "steps") -> Iterator[Advance]:
     progress = _build(unit)
     with progress:
         task = progress.add_task(title, total=total)
-        yield lambda amount: progress.advance(task, amount)
+        done = 0
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            progress.update(task, completed=done, total=max(total, done))
+
+        yield advance
 
 
 def note(message: str) -> None:

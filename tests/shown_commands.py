@@ -337,8 +337,9 @@ def _put_file(target: Path, word: str, stand_ins: StandIns) -> None:
 
 
 def _put_example(name: str, folder: Path, stand_ins: StandIns) -> None:
-    """An example, and the models that it names."""
-    shutil.copy(EXAMPLES / name, folder / name)
-    for model in re.findall(r'"([\w-]+\.gguf)"', (folder / name).read_text()):
+    """An example, and the models that it names; nobody waits for these to warm up."""
+    text = (EXAMPLES / name).read_text()
+    (folder / name).write_text(text.replace("[runs]\n", "[runs]\nwarm_up_seconds = 0\n"))
+    for model in re.findall(r'"([\w-]+\.gguf)"', text):
         if not (folder / model).exists():
             os.link(stand_ins.model, folder / model)

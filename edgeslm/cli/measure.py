@@ -9,6 +9,7 @@ import typer
 from edgeslm.cli import options, output
 from edgeslm.cli.measured import print_measurement
 from edgeslm.errors import InvalidOption, MeasurementFailure
+from edgeslm.profiling.steadiness import MOST_RUNS, RUNS, WARM_UP_SECONDS
 from edgeslm.records import MEASUREMENT_SCHEMA, PREDICTION_SCHEMA, document, to_json
 from edgeslm.units import format_bytes, parse_bytes
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from edgeslm.records import Prediction
 
 _DIGITS = 9
-_REPEATS, _MOST_REPEATS = 7, 21
 
 
 def profile(
@@ -44,7 +44,16 @@ def profile(
             "--repeats",
             "-r",
             metavar="N",
-            help="Runs of each kind; default: 7, and up to 21 where they differ.",
+            help=f"Runs of each kind; default: {RUNS}, and more where they differ.",
+        ),
+    ] = None,
+    most_repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--most-repeats",
+            metavar="N",
+            min=1,
+            help=f"So many where they differ; default: {MOST_RUNS}, or what --repeats says.",
         ),
     ] = None,
     context: Annotated[
@@ -70,7 +79,7 @@ def profile(
             envvar="EDGESLM_WARM_UP",
             help="Decode uncounted first: a processor that has rested boosts for a while.",
         ),
-    ] = 20.0,
+    ] = WARM_UP_SECONDS,
     idle: Annotated[
         float,
         typer.Option(
@@ -133,8 +142,8 @@ def profile(
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
         depths=parse_depths(depth),
-        repeats=_REPEATS if repeats is None else repeats,
-        most_repeats=_MOST_REPEATS if repeats is None else None,
+        repeats=RUNS if repeats is None else repeats,
+        most_repeats=MOST_RUNS if repeats is None and most_repeats is None else most_repeats,
         warm_up_seconds=warm_up,
         idle_seconds=idle,
         budget_seconds=budget,

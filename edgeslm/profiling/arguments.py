@@ -30,6 +30,7 @@ def profile_arguments(options: ProfileOptions, memory_limit: int | None = None) 
         "--tokens": options.generated_tokens,
         "--depth": ",".join(map(str, options.depths)),
         "--repeats": options.repeats,
+        "--most-repeats": options.most_repeats,
         "--warm-up": options.warm_up_seconds,
         "--idle": options.idle_seconds,
         "--budget": options.budget_seconds,

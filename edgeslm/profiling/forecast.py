@@ -112,7 +112,7 @@ def _forecast(matrix: Matrix, cell: Cell, headers: _Headers, target: Target | No
 
 
 def _seconds(options: ProfileOptions, speeds: Mapping[int, _Speeds]) -> float:
-    """How long one profile takes, without longer stretches for a slow meter."""
+    """How long one profile takes, without runs added to those, or longer ones for a slow meter."""
     runs = 0.0
     for depth in options.depths:
         reading, writing = speeds[depth].prefill, speeds[depth].decode
@@ -120,7 +120,8 @@ def _seconds(options: ProfileOptions, speeds: Mapping[int, _Speeds]) -> float:
         runs += (options.repeats + _WARM_RUNS) * once + depth / reading
     if options.budget_seconds is not None:
         runs = min(runs, options.budget_seconds)
-    return _START_SECONDS + options.idle_seconds + runs + (options.sustained_seconds or 0.0)
+    before = _START_SECONDS + options.idle_seconds + options.warm_up_seconds
+    return before + runs + (options.sustained_seconds or 0.0)
 
 
 def _fit(header: Header, target: Target, cell: Cell, context: int) -> Fit:

@@ -35,6 +35,7 @@ from edgeslm.gguf.types import kv_tensor_type
 from edgeslm.llama.quantizer import file_type_name
 from edgeslm.profiling.matrix_table import Table
 from edgeslm.profiling.profile import ProfileOptions
+from edgeslm.profiling.steadiness import MOST_RUNS, RUNS, WARM_UP_SECONDS
 from edgeslm.ssh import is_address
 from edgeslm.units import parse_bits, parse_bytes
 
@@ -80,12 +81,14 @@ class HostEntry:
 
 @dataclass(frozen=True)
 class Runs:
-    """What every cell runs; see `edgeslm profile` for the meaning of each."""
+    """What every cell runs; see `edgeslm profile` for the meaning, and the default, of each."""
 
     prompt_tokens: int = 512
     generated_tokens: int = 128
     depths: tuple[int, ...] = (0,)
-    repeats: int = 7
+    repeats: int = RUNS
+    most_repeats: int = MOST_RUNS
+    warm_up_seconds: float = WARM_UP_SECONDS
     idle_seconds: float = 5.0
     budget_seconds: float | None = None
     sustained_seconds: float | None = None
@@ -350,11 +353,15 @@ def _axes(table: Table, models: Mapping[str, Path], hosts: Mapping[str, HostEntr
 def _runs(table: Table, contexts: Iterable[int | None]) -> Runs:
     usual = Runs()
     limit = table.text("memory_limit", None)
+    said = "repeats" in table.names()
+    repeats = table.count("repeats", usual.repeats)
     runs = Runs(
         prompt_tokens=table.count("prompt_tokens", usual.prompt_tokens),
         generated_tokens=table.count("generated_tokens", usual.generated_tokens),
         depths=table.values("depths", _depth, usual.depths),
-        repeats=table.count("repeats", usual.repeats),
+        repeats=repeats,
+        most_repeats=table.count("most_repeats", repeats if said else usual.most_repeats),
+        warm_up_seconds=table.seconds("warm_up_seconds", usual.warm_up_seconds) or 0.0,
         idle_seconds=table.seconds("idle_seconds", usual.idle_seconds) or 0.0,
         budget_seconds=table.seconds("budget_seconds", None),
         sustained_seconds=table.seconds("sustained_seconds", None),
@@ -374,6 +381,8 @@ def _as_options(runs: Runs, context: int | None) -> ProfileOptions:
         generated_tokens=runs.generated_tokens,
         depths=runs.depths,
         repeats=runs.repeats,
+        most_repeats=runs.most_repeats,
+        warm_up_seconds=runs.warm_up_seconds,
         idle_seconds=runs.idle_seconds,
         budget_seconds=runs.budget_seconds,
         sustained_seconds=runs.sustained_seconds,

@@ -40,6 +40,7 @@ from edgeslm.profiling.measurement import (
 from edgeslm.profiling.meters import find_meter
 from edgeslm.profiling.power import Idle, idle_power, needed_seconds
 from edgeslm.profiling.speed import Runner, probe
+from edgeslm.profiling.steadiness import MOST_RUNS, RUNS, WARM_UP_SECONDS
 from edgeslm.profiling.sustained import Sustained, run_sustained
 from edgeslm.progress import bar, note
 from edgeslm.runtime.cores import pinned
@@ -62,7 +63,8 @@ class ProfileOptions:
 
     `context_length` None takes just what the runs need; `threads` and `ubatch` None, what was
     tuned for the model here, or the defaults. `sustained_seconds` None leaves out the long run.
-    `most_repeats` allows more runs while a median is not known well; not within a budget.
+    `most_repeats` allows more runs while a median is not known well; not within a budget, and not
+    if it is None, or no more than `repeats`.
     `meter` is what `find_meter` takes for `wanted`.
     """
 
@@ -74,9 +76,9 @@ class ProfileOptions:
     prompt_tokens: int = 512
     generated_tokens: int = 128
     depths: tuple[int, ...] = (0,)
-    repeats: int = 7
-    most_repeats: int | None = None
-    warm_up_seconds: float = 0.0
+    repeats: int = RUNS
+    most_repeats: int | None = MOST_RUNS
+    warm_up_seconds: float = WARM_UP_SECONDS
     idle_seconds: float = 5.0
     budget_seconds: float | None = None
     sustained_seconds: float | None = None
@@ -132,7 +134,9 @@ class ProfileOptions:
     @property
     def most(self) -> int | None:
         """Runs of each kind there may be at most; None for no more than `repeats`."""
-        return self.most_repeats if self.budget_seconds is None else None
+        if self.budget_seconds is not None or (self.most_repeats or 0) <= self.repeats:
+            return None
+        return self.most_repeats
 
     @property
     def runs(self) -> Runs:

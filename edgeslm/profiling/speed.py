@@ -5,8 +5,9 @@ Decode is bound by memory: each token reads every weight once. They are timed ap
 random tokens (which text makes no difference to the arithmetic), with a given number of tokens in
 the KV cache, after one run of each that warms caches and clocks and is not counted. They take
 turns, so that what slows the machine for a while slows both, and a part of the runs only. Where
-runs differ so much that their median is not yet known well, more are added. Sampling is not
-included; `edgeslm run` reports the speed with it.
+runs differ so much that their median is not yet known well, more are added, in turn too, for a
+minute at most, or for as long as all of those before took. Sampling is not included; `edgeslm run`
+reports the speed with it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeslm.llama.context import Context
@@ -32,6 +33,8 @@ _PROBE_PROMPT, _PROBE_TOKENS = 32, 4
 _STRETCHES = 3
 _SHORT_STRETCH_SECONDS = 10.0
 _LONGEST_STRETCH_SECONDS = 60.0
+_MORE_SECONDS = 60.0
+"""Of runs that are added at a depth, unless those that were asked for took longer."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Runner:
         Args:
             depth: From 0.
             repeats: Runs of each kind.
-            advance: Told of each of these.
+            advance: Told of each run.
             most: So many, while their median is not known well; None for no more than `repeats`.
         """
         kinds = (self._prefill, self._decode)
@@ -115,17 +118,11 @@ class Runner:
         for kind in kinds:
             self._time(kind, depth)
             advance(1)
-        for _ in range(repeats):
-            for kind in kinds:
-                elapsed, stretch = self._counted(kind, depth)
-                seconds[kind].append(elapsed)
-                stretches[kind] += [] if stretch is None else [stretch]
-                advance(1)
-        for kind in kinds:
-            while wants_more(seconds[kind], most or repeats):
-                elapsed, stretch = self._counted(kind, depth)
-                seconds[kind].append(elapsed)
-                stretches[kind] += [] if stretch is None else [stretch]
+        for kind in self._turns(seconds, repeats, most or repeats):
+            elapsed, stretch = self._counted(kind, depth)
+            seconds[kind].append(elapsed)
+            stretches[kind] += [] if stretch is None else [stretch]
+            advance(1)
         prefill, decode = (
             Timed(
                 speed_of(kind.tokens, seconds[kind]),
@@ -134,6 +131,20 @@ class Runner:
             for kind in kinds
         )
         return TimedDepth(prefill, decode)
+
+    def _turns(
+        self, seconds: Mapping[_Kind, Sequence[float]], repeats: int, most: int
+    ) -> Iterator[_Kind]:
+        """Which kind is run next, as long as there is one; `seconds` are of those that were."""
+        for _ in range(repeats):
+            yield from seconds
+        usual = sum(map(sum, seconds.values()))
+        end = usual + max(usual, _MORE_SECONDS)
+        while sum(map(sum, seconds.values())) < end:
+            wanting = [kind for kind, runs in seconds.items() if wants_more(runs, most)]
+            if not wanting:
+                return
+            yield from wanting
 
     def _counted(self, kind: _Kind, depth: int) -> tuple[float, Stretch | None]:
         self._fill(depth)

@@ -12,6 +12,10 @@ from collections.abc import Sequence
 
 from edgeslm.profiling.racing import spread
 
+RUNS, MOST_RUNS = 7, 21
+"""Of each kind, where nobody says how many; the second where the first tell too little."""
+WARM_UP_SECONDS = 20.0
+"""Of decoding before all runs: a processor that has rested boosts about as long."""
 SURE = 0.015
 """A median that is known to this much, as a fraction of it, needs no more runs."""
 UNSURE = 0.05

@@ -33,6 +33,7 @@ prompt_tokens = 8
 generated_tokens = 4
 repeats = 2
 idle_seconds = 0
+warm_up_seconds = 0
 [order]
 cool_down_seconds = 0
 """

@@ -13,7 +13,13 @@ from edgeslm.profiling.bench import Tally, Watch, bench, keyed
 from edgeslm.profiling.matrix import Matrix, parse_matrix
 from edgeslm.profiling.variants import find_variants
 
-RUNS = {"prompt_tokens": 8, "generated_tokens": 4, "repeats": 1, "idle_seconds": 0}
+RUNS = {
+    "prompt_tokens": 8,
+    "generated_tokens": 4,
+    "repeats": 1,
+    "idle_seconds": 0,
+    "warm_up_seconds": 0,
+}
 
 
 def matrix_of(folder: Path, model: Path, **tables: Any) -> Matrix:

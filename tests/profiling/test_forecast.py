@@ -48,16 +48,17 @@ def test_longer_runs_take_longer(model: Path) -> None:
         return found.seconds
 
     usual = seconds()
-    assert seconds(repeats=30) > 4 * usual - 3 * 10
+    assert seconds(repeats=30) > 4 * usual - 3 * (10 + 20)
+    assert seconds(warm_up_seconds=0) == pytest.approx(usual - 20)
     assert seconds(depths=[0, 512]) > usual
     assert seconds(sustained_seconds=100) == pytest.approx(usual + 100)
     assert seconds(idle_seconds=50) == pytest.approx(usual + 45)
-    assert seconds(budget_seconds=1, repeats=1000) == pytest.approx(3 + 5 + 1)
+    assert seconds(budget_seconds=1, repeats=1000) == pytest.approx(3 + 5 + 20 + 1)
 
 
 def test_a_memory_limit_takes_two_profiles_that_keep_to_a_budget(model: Path) -> None:
     def seconds(**runs: Any) -> float:
-        (found,) = forecast(model, runs={"idle_seconds": 5, **runs})
+        (found,) = forecast(model, runs={"idle_seconds": 5, "warm_up_seconds": 0, **runs})
         assert found.seconds is not None
         return found.seconds
 

@@ -22,7 +22,15 @@ from edgeslm.profiling.speed import speed_of
 from edgeslm.targets.control_groups import control_groups
 
 MIB = 1 << 20
-SHORT = ProfileOptions(threads=1, prompt_tokens=16, generated_tokens=4, repeats=2, idle_seconds=0)
+SHORT = ProfileOptions(
+    threads=1,
+    prompt_tokens=16,
+    generated_tokens=4,
+    repeats=2,
+    idle_seconds=0,
+    most_repeats=None,
+    warm_up_seconds=0,
+)
 FIGURES = GroupFigures(100 * MIB, 12, 0, 900, 80, 7000)
 
 

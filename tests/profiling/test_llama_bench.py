@@ -23,7 +23,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def measured(tiny_model: Path) -> Result:
     options = ProfileOptions(
-        threads=1, prompt_tokens=8, generated_tokens=4, depths=(0, 16), repeats=3, idle_seconds=0
+        threads=1,
+        prompt_tokens=8,
+        generated_tokens=4,
+        depths=(0, 16),
+        repeats=3,
+        idle_seconds=0,
+        most_repeats=None,
+        warm_up_seconds=0,
     )
     return from_measurement(profile(tiny_model, options), Path("measured.json"))
 

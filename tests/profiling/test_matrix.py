@@ -132,9 +132,11 @@ def test_a_key_changes_with_all_that_changes_the_figures() -> None:
         ),
         matrix_of(runs={"repeats": 3}).key(plain, "one", "here"),
         matrix_of(runs={"depths": [0, 64]}).key(plain, "one", "here"),
+        matrix_of(runs={"warm_up_seconds": 0}).key(plain, "one", "here"),
+        matrix_of(runs={"most_repeats": 9}).key(plain, "one", "here"),
         matrix_of(hosts={"local": {"meter": "rapl"}}).key(plain, "one", "here"),
     }
-    assert len(keys) == 10
+    assert len(keys) == 12
     quick = matrix_of(quantize={"quick": True})
     assert quick.key(mix, "one", "here") != matrix.key(mix, "one", "here")
     assert quick.key(plain, "one", "here") == matrix.key(plain, "one", "here")
@@ -176,6 +178,8 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
         generated_tokens = 32
         depths = [0, 512]
         repeats = 3
+        most_repeats = 9
+        warm_up_seconds = 1.5
         idle_seconds = 0
         budget_seconds = 60.5
         sustained_seconds = 30
@@ -206,6 +210,8 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
     assert {cell.context for cell in matrix.cells} == {None, 2048}
     assert matrix.runs.memory_limit == 512_000_000
     assert matrix.runs.depths == (0, 512)
+    options = matrix.options(matrix.cells[0])
+    assert (options.repeats, options.most_repeats, options.warm_up_seconds) == (3, 9, 1.5)
     assert matrix.quantizing.calibration == tmp_path / "text.txt"
     assert matrix.hosts["pi5"].ssh_config == tmp_path / "ssh.conf"
     assert matrix.hosts["pi5"].meter == "none"
@@ -251,6 +257,8 @@ def test_everything_a_file_may_say(tmp_path: Path) -> None:
         ({"runs": {"idle_seconds": float("nan")}}, "runs.idle_seconds", None),
         ({"runs": {"idle_seconds": 5000}}, "idle baseline", None),
         ({"runs": {"sustained_seconds": 1}}, "sustained", None),
+        ({"runs": {"warm_up_seconds": 5000}}, "to warm up", None),
+        ({"runs": {"most_repeats": 0}}, "runs.most_repeats", None),
         ({"runs": {"memory_limit": "much"}}, "runs.memory_limit: not a size", None),
         ({"runs": {"repeats": True}}, "runs.repeats", None),
         ({"order": {"order": "random"}}, "order.order", "interleaved"),

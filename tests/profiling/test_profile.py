@@ -18,7 +18,15 @@ from edgeslm.profiling.profile import ProfileOptions, profile
 from edgeslm.records import MEASUREMENT_SCHEMA, Provenance, document, from_json, to_json
 from edgeslm.runtime import tuned
 
-SHORT = ProfileOptions(threads=1, prompt_tokens=32, generated_tokens=8, repeats=3, idle_seconds=0.1)
+SHORT = ProfileOptions(
+    threads=1,
+    prompt_tokens=32,
+    generated_tokens=8,
+    repeats=3,
+    idle_seconds=0.1,
+    most_repeats=None,
+    warm_up_seconds=0,
+)
 WATTS = 10.0
 
 

@@ -27,7 +27,14 @@ RECORDED = Path(__file__).parent / "recorded"
 @pytest.fixture(scope="module")
 def measured(tiny_model: Path) -> dict[str, Any]:
     options = ProfileOptions(
-        threads=1, prompt_tokens=8, generated_tokens=4, depths=(16, 0), repeats=2, idle_seconds=0
+        threads=1,
+        prompt_tokens=8,
+        generated_tokens=4,
+        depths=(16, 0),
+        repeats=2,
+        idle_seconds=0,
+        most_repeats=None,
+        warm_up_seconds=0,
     )
     return document(MEASUREMENT_SCHEMA, profile(tiny_model, options))
 

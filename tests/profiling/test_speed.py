@@ -7,10 +7,11 @@ import pytest
 
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.profiling import speed
 from edgeslm.profiling.conditions import Observer
 from edgeslm.profiling.instrument import Instrument, Mark
 from edgeslm.profiling.power import Stretch
-from edgeslm.profiling.speed import Runner, probe, speed_of
+from edgeslm.profiling.speed import Runner, _Kind, probe, speed_of
 from edgeslm.runtime.machine import Sensors
 
 
@@ -55,23 +56,43 @@ def test_both_kinds_take_turns_after_a_warm_up(context: NotingContext) -> None:
     assert found.decode.stretches == ()
 
 
+def take(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
+    """Have one run after the other take so long, by the clock."""
+    left, run = iter(seconds), Runner._time
+
+    def timed(self: Runner, kind: _Kind, depth: int) -> float:
+        run(self, kind, depth)
+        return next(left)
+
+    monkeypatch.setattr(Runner, "_time", timed)
+
+
 def test_runs_that_differ_get_more_of_them(
     context: NotingContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instrument, done = NotingInstrument(), []
     runner = Runner(context, 16, 4, instrument, Observer(Sensors()))
-    times = iter([9.0, 9.0, 1.0, 1.0, 1.0, 1.2, 1.0, 1.5, *[1.2] * 9])
-    counted = Runner._time
-
-    def timed(self: Runner, kind: object, depth: int) -> float:
-        counted(self, kind, depth)  # type: ignore[arg-type]
-        return next(times)
-
-    monkeypatch.setattr(Runner, "_time", timed)
+    take(monkeypatch, [9.0, 9.0, 1.0, 1.0, 1.0, 1.2, 1.0, 1.5, *[1.2] * 9])
     found = runner.measure(0, 3, done.append, most=9)
     assert len(found.prefill.speed.seconds.samples) == 3
     assert found.decode.speed.seconds.samples == (1.0, 1.2, 1.5, 1.2, 1.2)
-    assert sum(done) == 2 * (3 + 1)
+    assert sum(done) == 2 * (3 + 1) + 2
+    assert instrument.tokens == [16, 4, 16, 4, 16, 4, 4, 4]
+
+
+def test_runs_that_are_added_take_turns_and_have_an_end(
+    context: NotingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs(shortest: float) -> list[int]:
+        instrument = NotingInstrument()
+        runner = Runner(context, 16, 4, instrument, Observer(Sensors()))
+        take(monkeypatch, [1.0, 1.0, *(shortest * 1.1 ** (number % 6) for number in range(100))])
+        runner.measure(0, 3, lambda _: None, most=9)
+        return instrument.tokens
+
+    monkeypatch.setattr(speed, "_MORE_SECONDS", 20.0)
+    assert runs(1.0) == [16, 4] * 9
+    assert runs(4.0) == [16, 4] * 6  # no longer than those before
 
 
 def test_a_warm_up_counts_for_nothing(context: NotingContext) -> None:

@@ -26,7 +26,14 @@ from edgeslm.records import MEASUREMENT_SCHEMA, document
 def measured(tiny_model: Path) -> Measurement:
     """As if a Raspberry Pi 5 had measured it, and nothing had disturbed it."""
     options = ProfileOptions(
-        threads=1, prompt_tokens=8, generated_tokens=4, depths=(0, 16), repeats=2, idle_seconds=0
+        threads=1,
+        prompt_tokens=8,
+        generated_tokens=4,
+        depths=(0, 16),
+        repeats=2,
+        idle_seconds=0,
+        most_repeats=None,
+        warm_up_seconds=0,
     )
     found = profile(tiny_model, options)
     host = replace(found.host, target="rpi5-8gb", target_exact=True)

@@ -152,7 +152,8 @@ def test_what_the_command_line_opens_is_kept_there_until_it_is_closed(
 
 
 def test_a_profile_measures_there(tuned_model: Path, seen: list[set[int]]) -> None:
-    profile(tuned_model, ProfileOptions(prompt_tokens=16, generated_tokens=4, repeats=1))
+    short = {"prompt_tokens": 16, "generated_tokens": 4, "repeats": 1, "warm_up_seconds": 0}
+    profile(tuned_model, ProfileOptions(**short, most_repeats=None))
     assert seen
     assert all(cores == {FIRST} for cores in seen)
 
