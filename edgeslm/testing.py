@@ -30,7 +30,7 @@ MERGES = ("Ġ t", "h e", "i n", "r e", "a n", "Ġ a", "o u", "Ġt he", "in g", "
 _NORMAL, _CONTROL = 1, 3
 _HYBRIDS = ("granitehybrid", "lfm2")
 """Every third layer has attention, the others a state."""
-_ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "deci", *_HYBRIDS)
+_ARCHITECTURES = ("llama", "qwen2", "qwen2vl", "qwen3", "gemma3", "deci", *_HYBRIDS)
 _CONVOLVED, _STATES = 4, 16
 _ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
 
@@ -76,8 +76,9 @@ def tiny_gguf(
 
     Args:
         path: Where the file goes.
-        architecture: "llama", "qwen2", "qwen3", "gemma3"; "deci", whose layers differ in their
-            heads; or "lfm2", "granitehybrid", whose layers are mostly recurrent.
+        architecture: "llama", "qwen2", "qwen3", "gemma3"; "qwen2vl", whose tokens have several
+            positions; "deci", whose layers differ in their heads; or "lfm2", "granitehybrid", whose
+            layers are mostly recurrent.
         layers: Number of blocks.
         width: Length of an embedding.
         heads: Attention heads, a multiple of `kv_heads`.
@@ -232,7 +233,18 @@ def _hyperparameters(shape: _Shape, weight_type: str) -> list[Field]:
         if len(set(kv_heads)) > 1
         else Field(f"{own}.attention.head_count_kv", ValueType.UINT32, kv_heads[0]),
         *(Field(f"{own}.{name}", ValueType.FLOAT32, value) for name, value in floats.items()),
+        *_positions(shape),
     ]
+
+
+def _positions(shape: _Shape) -> list[Field]:
+    """How many pairs of a head's numbers turn with each of a token's positions."""
+    if shape.architecture != "qwen2vl":
+        return []
+    third = shape.head_width // 6
+    sections = [shape.head_width // 2 - 2 * third, third, third, 0]
+    name = f"{shape.architecture}.rope.dimension_sections"
+    return [Field(name, ValueType.ARRAY, sections, ValueType.INT32)]
 
 
 def _vocabulary_fields() -> list[Field]:
@@ -281,7 +293,7 @@ def _attention(shape: _Shape, layer: int) -> list[tuple[str, tuple[int, ...]]]:
         ("attn_v.weight", (width, kv)),
         ("attn_output.weight", (attended, width)),
     ]
-    if shape.architecture == "qwen2":
+    if shape.architecture in ("qwen2", "qwen2vl"):
         tensors += [("attn_q.bias", (attended,)), ("attn_k.bias", (kv,)), ("attn_v.bias", (kv,))]
     if shape.architecture in ("qwen3", "gemma3", "lfm2"):
         head = (shape.head_width,)

@@ -72,6 +72,11 @@ def work_of(header: Header) -> Work:
     )
 
 
+def prompt_weights(header: Header) -> int:
+    """Weights that each token of a prompt is multiplied with, whatever their type."""
+    return sum(_weights(header)[1].values())
+
+
 def bytes_read_per_token(header: Header) -> Counter[str]:
     """Bytes of weights that generating one token reads, by tensor type name.
 

@@ -154,6 +154,13 @@ class Model(Closing):
         return int(native.library().llama_model_n_swa(self.handle))
 
     @property
+    def several_positions(self) -> bool:
+        """Whether a token has several (M-RoPE), as in models that see pictures."""
+        lib = native.library()
+        kinds = (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE)
+        return lib.llama_model_rope_type(self.handle) in kinds
+
+    @property
     def recurrent(self) -> bool:
         """Whether some layers keep one state instead of keys and values per position."""
         lib = native.library()

@@ -15,7 +15,13 @@ import numpy as np
 from edgeslm.errors import NativeFailure
 from edgeslm.llama import native
 from edgeslm.llama.context import Context
-from edgeslm.llama.state_layout import Layout, layout_of, streams_of
+from edgeslm.llama.state_layout import (
+    CELL_WORDS,
+    CELL_WORDS_OF_SEVERAL_POSITIONS,
+    Layout,
+    layout_of,
+    streams_of,
+)
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
@@ -60,8 +66,8 @@ def restore_state(context: Context, sequence: int, data: memoryview) -> bool:
     return _restore(context, sequence, data)
 
 
-def can_copy_beginning(context: Context, held: int, count: int) -> bool:
-    """Whether the first `count` of `held` tokens can be taken from a sequence.
+def can_take_beginning(context: Context, held: int, count: int) -> bool:
+    """Whether a sequence has the first `count` of its `held` tokens for `take_beginning`.
 
     Not out of recurrent states, which know only the last token; nor from before a window that has
     moved on.
@@ -70,30 +76,28 @@ def can_copy_beginning(context: Context, held: int, count: int) -> bool:
     return not context.model.recurrent and (not window or held - window <= max(0, count - window))
 
 
-def copy_beginning(context: Context, source: int, target: int, count: int) -> bool:
-    """Have the empty sequence `target` hold the first `count` tokens of `source`.
+def take_beginning(context: Context, source: int, count: int) -> memoryview | None:
+    """The state of the first `count` tokens of a sequence, for `restore_state` in this context.
 
-    As much memory as the state of `source` takes is needed meanwhile; of the cache, only what the
-    tokens take.
+    It takes as much memory as the state of all its tokens.
 
     Returns:
-        False where not all of the tokens are there, or more than keys and values belongs to them;
-        `target` is empty then.
+        None where not all of the tokens are there, more than keys and values belongs to them, or
+        their state is not as we know it.
 
     Raises:
         NativeFailure: llama.cpp could not write the state.
     """
     if context.model.recurrent:
-        return False
+        return None
     streams = context.options.sequences
     # Pages of its own, which go back at once; `Context.decode` never sees it.
     data = memoryview(mmap.mmap(-1, state_bytes(context, source)))
     copy_state(context, source, data)
     layout = _layout(context, data)
     if layout is None or not layout.holds(count, context.model.sliding_window):
-        return False
-    end = layout.write(data, data, streams, count)
-    return _restore(context, target, data[:end])
+        return None
+    return data[: layout.write(data, data, streams, count)]
 
 
 def _restore(context: Context, sequence: int, data: memoryview) -> bool:
@@ -115,7 +119,12 @@ def _has_streams(context: Context) -> bool:
 def _layout(context: Context, data: memoryview) -> Layout | None:
     model = context.model
     compressed = model.hyper("attention.key_length_mla") is not None
-    return layout_of(data, values=not compressed, several=not model.recurrent)
+    return layout_of(
+        data,
+        values=not compressed,
+        several=not model.recurrent,
+        cell_words=CELL_WORDS_OF_SEVERAL_POSITIONS if model.several_positions else CELL_WORDS,
+    )
 
 
 def _pointer(view: memoryview) -> Any:

@@ -8,7 +8,8 @@ After `llama_kv_cache::state_write` (llama-kv-cache.cpp):
               recurrent layers keep, which is left as it is
     section   number of streams; for each the number of its cells and, where that is not 0, those
     cells     for each position, 1, sequence; whether values are transposed, number of layers;
-              for each layer type, bytes of a key, keys of all cells; then the same of values
+              for each layer type, bytes of a key, keys of all cells; then the same of values.
+              Where tokens have several positions (M-RoPE), there are three more words after the 1
     values    transposed: type, bytes of a number, numbers, and for each number those of all cells
 
 All are little-endian, of 4 bytes, but the bytes of a key or value, of 8. Whatever is not exactly so
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 _START = 8
 _WORD = 4
-_CELL_WORDS = 3
+CELL_WORDS, CELL_WORDS_OF_SEVERAL_POSITIONS = 3, 6
 _MOST = 1 << 16
 """Beyond any real number of layers, streams, or bytes of a number."""
 _Bytes = NDArray[np.uint8]
@@ -122,19 +123,22 @@ def streams_of(data: memoryview) -> int:
     return _Reader(data, _START).word() if len(data) >= _START + _WORD else 0
 
 
-def layout_of(data: memoryview, *, values: bool = True, several: bool = True) -> Layout | None:
+def layout_of(
+    data: memoryview, *, values: bool = True, several: bool = True, cell_words: int = CELL_WORDS
+) -> Layout | None:
     """The layout of a state; None if it is of another kind.
 
     Args:
         data: All of it.
         values: Whether there are any beside the keys.
         several: Whether all of it is sections; otherwise something else follows the first.
+        cell_words: So many for each cell, at the beginning of its section.
     """
     reader = _Reader(data, _START)
     sections: list[Section] = []
     try:
         while reader.at < len(data) and (several or not sections):
-            sections.append(_section(reader, values=values))
+            sections.append(_section(reader, values, cell_words))
     except ValueError:
         return None
     return Layout(tuple(sections), reader.at, len(data)) if sections else None
@@ -169,7 +173,7 @@ class _Reader:
         return before, Part(place, lines, width)
 
 
-def _section(reader: _Reader, *, values: bool) -> Section:
+def _section(reader: _Reader, values: bool, cell_words: int) -> Section:
     streams = reader.word(_MOST)
     found: Section | None = None
     for _ in range(streams):
@@ -177,16 +181,16 @@ def _section(reader: _Reader, *, values: bool) -> Section:
         if cells and found is not None:
             raise ValueError
         if cells:
-            found = _cells(reader, cells, values=values)
+            found = _cells(reader, cells, values, cell_words)
     return found or Section(np.empty(0, np.int32), ())
 
 
-def _cells(reader: _Reader, cells: int, *, values: bool) -> Section:
+def _cells(reader: _Reader, cells: int, values: bool, cell_words: int) -> Section:
     start = reader.at
-    words = reader.take(cells * _CELL_WORDS * _WORD).view("<i4").reshape(cells, _CELL_WORDS)
+    words = reader.take(cells * cell_words * _WORD).view("<i4").reshape(cells, cell_words)
     if (words[:, 1] != 1).any() or (words[:, 0] < 0).any():
         raise ValueError
-    parts = [Part(start, 1, _CELL_WORDS * _WORD)]
+    parts = [Part(start, 1, cell_words * _WORD)]
     start = reader.at
     transposed, layers = reader.word(1), reader.word(_MOST)
     parts.append(Part(start, 0, reader.at - start))

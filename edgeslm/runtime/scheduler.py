@@ -184,11 +184,11 @@ class Scheduler:
         )
         shared = best.overlap(prompt, slot.adapter)
         own = slot.overlap(prompt, slot.adapter)
-        if self._sharing.pays(best, shared, shared - own):
-            self._cut(slot, 0)
-            self._sharing.copy(best, slot, shared)
-        else:
-            self._cut(slot, own)
+        pays = self._sharing.pays(best, shared, shared - own)
+        taken = self._sharing.take(best, shared) if pays else None
+        self._cut(slot, own if taken is None else 0)
+        if taken is not None:
+            self._sharing.give(taken, slot)
         if self._beginnings is not None:
             job.boundary = self._beginnings.boundary(len(prompt), job.options.keep)
             self._beginnings.restore(slot, prompt)

@@ -8,17 +8,32 @@ compute; and the piece is memory beyond the cache's, for a moment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from edgeslm.estimate.work import prompt_weights
 from edgeslm.llama.context import Context
-from edgeslm.llama.state import can_copy_beginning, copy_beginning, state_bytes
+from edgeslm.llama.state import (
+    can_take_beginning,
+    restore_state,
+    state_bytes,
+    take_beginning,
+)
 from edgeslm.runtime.slots import Slot
 
-_BYTES_PER_WEIGHT = 1 / 64
+_BYTES_PER_WEIGHT = 1 / 50
 """Bytes of the source's state that are copied, by weights that one token less is multiplied with.
-Both took equally long at 1 / 40: 30 ms for 22.6 MB and 4.5 ms for a token (SmolLM2 Q4_1, F16 cache,
+Both took equally long at 1 / 31: 30 ms for 22.6 MB and 4.5 ms for a token (SmolLM2 Q4_1, F16 cache,
 two threads of an EPYC)."""
 _SMALL = 8 << 20
 """Bytes that may be taken at any time."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Tokens that a slot holds, and their state."""
+
+    tokens: list[int]
+    state: memoryview
 
 
 class Sharing:
@@ -33,6 +48,8 @@ class Sharing:
         self._context = context
         self._slots = slots
         self._length = context.length // len(slots)
+        self._weights = prompt_weights(context.model.header)
+        self._possible = True
 
     def pays(self, source: Slot, count: int, gained: int) -> bool:
         """Whether to copy from `source`.
@@ -43,20 +60,27 @@ class Sharing:
             gained: How many of them would have to be computed otherwise.
         """
         held = len(source.cached)
-        if gained <= 0 or not can_copy_beginning(self._context, held, count):
+        if not self._possible or gained <= 0:
+            return False
+        if not can_take_beginning(self._context, held, count):
             return False
         size = state_bytes(self._context, source.sequence)
-        return size <= _BYTES_PER_WEIGHT * self._context.model.parameters * gained and (
+        return size <= _BYTES_PER_WEIGHT * self._weights * gained and (
             size <= _SMALL or held + count <= self._untouched()
         )
 
-    def copy(self, source: Slot, target: Slot, count: int) -> bool:
-        """Have the empty `target` hold the first `count` tokens of `source`; False if it cannot."""
-        done = copy_beginning(self._context, source.sequence, target.sequence, count)
-        if done:
-            target.cached = source.cached[:count]
-            target.most = max(target.most, count)
-        return done
+    def take(self, source: Slot, count: int) -> Taken | None:
+        """The first `count` tokens of `source`; None if that cannot be: then not tried again."""
+        state = take_beginning(self._context, source.sequence, count)
+        self._possible = state is not None
+        return None if state is None else Taken(source.cached[:count], state)
+
+    def give(self, taken: Taken, target: Slot) -> None:
+        """Have the empty `target` hold what was taken, if it can be; otherwise not tried again."""
+        self._possible = restore_state(self._context, target.sequence, taken.state)
+        if self._possible:
+            target.cached = taken.tokens
+            target.most = max(target.most, len(taken.tokens))
 
     def _untouched(self) -> int:
         """Tokens for which the cache has not yet taken the memory that is planned for it."""

@@ -11,11 +11,11 @@ import pytest
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.state import (
-    can_copy_beginning,
-    copy_beginning,
+    can_take_beginning,
     copy_state,
     restore_state,
     state_bytes,
+    take_beginning,
 )
 from edgeslm.llama.state_layout import layout_of
 from edgeslm.testing import tiny_gguf
@@ -23,12 +23,13 @@ from edgeslm.testing import tiny_gguf
 LONG = [(7 * index + 13) % 250 for index in range(90)]
 REST = [5, 9, 100, 42]
 SLOTS = ContextOptions(length=4 * 256, batch=64, ubatch=64, threads=1, sequences=4, outputs=4)
+FAMILIES = [("llama", 7), ("gemma3", 7), ("gemma3", 2), ("lfm2", 7), ("qwen2vl", 2)]
 CACHES = pytest.mark.parametrize(
     ("kv_type", "flash"), [("F16", None), ("F16", False), ("F32", True), ("Q8_0", True)]
 )
 
 
-@pytest.fixture(scope="module", params=[("llama", 7), ("gemma3", 7), ("gemma3", 2), ("lfm2", 7)])
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Model]:
@@ -65,11 +66,13 @@ def test_a_copied_beginning_is_what_a_cold_run_computes(
         _read(context, 1, LONG[:held])
         _read(context, 2, LONG[50:70])
         context.forget(sequence=2)
-        if not can_copy_beginning(context, held, count):
+        if not can_take_beginning(context, held, count):
             assert model.recurrent or (model.sliding_window and count < held)
-            assert not copy_beginning(context, 1, 2, count)
+            assert take_beginning(context, 1, count) is None
             return
-        assert copy_beginning(context, 1, 2, count)
+        taken = take_beginning(context, 1, count)
+        assert taken is not None
+        assert restore_state(context, 2, taken)
         copied = _read(context, 2, REST, count)
         source = _read(context, 1, REST, held)
     with Context(model, options) as context:
@@ -105,8 +108,11 @@ def test_what_is_no_state_has_no_layout(model: Model) -> None:
         _read(context, 1, LONG[:20])
         state = bytearray(state_bytes(context, 1))
         copy_state(context, 1, memoryview(state))
-        several = not model.recurrent
-        assert layout_of(memoryview(state), several=several) is not None
+        how = {
+            "several": not model.recurrent,
+            "cell_words": 6 if model.several_positions else 3,
+        }
+        assert layout_of(memoryview(state), **how) is not None
         chance = np.random.default_rng(1)
         for _ in range(300):
             changed = bytearray(state)
@@ -114,9 +120,9 @@ def test_what_is_no_state_has_no_layout(model: Model) -> None:
                 changed[place] = int(chance.integers(256))
             cut = memoryview(changed)[: int(chance.integers(len(state) + 1))]
             for view in (memoryview(changed), cut):
-                layout = layout_of(view, several=several)  # it is not read beyond its end
+                layout = layout_of(view, **how)  # it is not read beyond its end
                 if layout is not None:
                     assert layout.end <= len(view)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("edgeslm.llama.state.layout_of", lambda *_, **__: None)
-            assert not copy_beginning(context, 1, 2, 10)
+            assert take_beginning(context, 1, 10) is None

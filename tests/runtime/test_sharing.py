@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from edgeslm.llama import state
 from edgeslm.llama.context import Batch, Context, ContextOptions
 from edgeslm.llama.model import Model
 from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.llama.state import state_bytes
+from edgeslm.runtime import sharing as sharing_module
 from edgeslm.runtime.generation import GenerationOptions
 from edgeslm.runtime.job import Job
 from edgeslm.runtime.scheduler import Scheduler
@@ -69,7 +71,10 @@ def test_the_target_holds_the_beginning_and_no_more(model: Model) -> None:
     with Context(model, SLOTS) as context:
         slots = [Slot(number) for number in range(3)]
         source = _held(context, slots[1], LONG[:30])
-        assert Sharing(context, slots).copy(source, slots[2], 20)
+        sharing = Sharing(context, slots)
+        taken = sharing.take(source, 20)
+        assert taken is not None
+        sharing.give(taken, slots[2])
         assert (slots[2].cached, slots[2].most) == (LONG[:20], 20)
         copied = state_bytes(context, 2)
         _held(context, slots[0], LONG[:20])
@@ -104,3 +109,41 @@ def test_the_copy_takes_no_more_memory_than_is_planned(
         assert not sharing.pays(source, 20, 20)
         monkeypatch.setattr("edgeslm.runtime.sharing._SMALL", 1 << 20)
         assert sharing.pays(source, 20, 20)
+
+
+def test_where_it_cannot_be_a_slot_keeps_what_it_holds_and_nothing_is_tried_again(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that llama.cpp writes in another way than we know costs one try."""
+    if model.sliding_window:
+        pytest.skip("the window has moved on before another prompt comes")
+    options = GenerationOptions(2, sampling=SamplingOptions(temperature=0))
+    tried: list[int] = []
+    with Context(model, replace(SLOTS, length=2 * 512, sequences=2)) as context:
+        scheduler = Scheduler(context)
+
+        def reused(prompt: list[int]) -> list[int]:
+            jobs = [Job([*prompt, 3, number], options) for number in range(2)]
+            for job in jobs:
+                scheduler.submit(job)
+                while not job.answering:
+                    scheduler.step()
+            return [job.reused_tokens for job in jobs]
+
+        assert reused(LONG[:30]) == [0, 31]
+        monkeypatch.setattr(state, "layout_of", lambda *_, **__: tried.append(1))
+        assert reused(LONG[:200]) == [30, 30]
+        assert reused(LONG[:300]) == [200, 200]
+        scheduler.close()
+    assert tried == [1]
+
+
+def test_what_a_token_costs_is_what_of_a_mixture_it_goes_through(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Context(model, SLOTS) as context:
+        slots = [Slot(number) for number in range(3)]
+        source = _held(context, slots[0], LONG[:30])
+        assert Sharing(context, slots).pays(source, 20, 20)
+        monkeypatch.setattr(sharing_module, "prompt_weights", lambda _header: 10)
+        assert not Sharing(context, slots).pays(source, 20, 20)
