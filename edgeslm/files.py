@@ -17,6 +17,8 @@ from edgeslm.errors import EdgeslmError, OutputFailure, UserError, reading, writ
 
 _PIECE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 16 << 10
+HASHES, LOADABLE = NOTES = "hashes", "loadable"
+"""Folders of notes: of a file's hash, and that llama.cpp opens it."""
 _PREFIX, _SUFFIX = ".edgeslm-", ".tmp"
 
 
@@ -251,9 +253,57 @@ def identity(path: Path) -> str:
         EdgeslmError: it cannot be read.
     """
     with reading(path):
-        status = path.stat()
+        return _identity(path.stat())
+
+
+def _identity(status: os.stat_result) -> str:
     when = (status.st_mtime_ns, status.st_ctime_ns)
     return "-".join(map(str, (status.st_dev, status.st_ino, status.st_size, *when)))
+
+
+def note_of(path: Path, kind: str, about: str = "") -> Path | None:
+    """Where what is known of a file as it is now is kept; None where the user has no home.
+
+    Args:
+        path: The file.
+        kind: What is known: the name of a folder of notes.
+        about: Tells several notes of a kind apart: empty, or ".more".
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    folder = cache_folder(kind)
+    return folder / (identity(path) + about) if folder else None
+
+
+@contextmanager
+def keeping_notes(path: Path) -> Iterator[None]:
+    """Keep what is known of a file while the block gives it another name, or takes one away.
+
+    That changes the time of its last change, and so its identity, but nothing in it. Of use where
+    the same user runs both: notes are in the own cache folder.
+
+    Raises:
+        EdgeslmError: it cannot be read.
+    """
+    with reading(path):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        before = os.fstat(descriptor)
+        yield
+        after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+        _rename_notes(_identity(before), _identity(after))
+
+
+def _rename_notes(before: str, after: str) -> None:
+    for folder in filter(None, map(cache_folder, NOTES)):
+        with suppress(OSError):  # no such folder, or somebody else's
+            for note in folder.iterdir():
+                if note.name.partition(".")[0] == before:
+                    note.rename(folder / f"{after}{note.name.removeprefix(before)}")
 
 
 def remembered_sha256(path: Path) -> str:
@@ -262,8 +312,7 @@ def remembered_sha256(path: Path) -> str:
     Raises:
         EdgeslmError: it cannot be read.
     """
-    folder = cache_folder("hashes")
-    note = folder / identity(path) if folder else None
+    note = note_of(path, HASHES)
     if note is not None:
         with suppress(OSError, UnicodeDecodeError):
             known = note.read_text(encoding="ascii")

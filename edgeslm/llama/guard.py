@@ -3,9 +3,10 @@
 `edgeslm.gguf` refuses what it knows llama.cpp to choke on. What it does not know ends the
 process: a failed assertion, a division by zero. So a file this machine has not loaded
 before is first opened, and asked for one token, in a child; if the child dies, its last
-words become an error. Files that passed are remembered by identity (device, inode, size,
-modification time) and llama.cpp build, so the price is paid once; the pages the child read
-stay in the page cache for the load that follows.
+words become an error. Files that passed are remembered by identity (device, inode, size, times
+of modification and change) and llama.cpp build, so the price is paid once, and again when the
+file is touched, as when it gets one more name outside `files.keeping_notes`; the pages the child
+read stay in the page cache for the load that follows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeslm.errors import NativeFailure
-from edgeslm.files import cache_folder, identity
+from edgeslm.files import LOADABLE, note_of
 from edgeslm.llama import native
 
 _PROBE = "edgeslm.llama.probe"
@@ -76,9 +77,8 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
 def _mark(path: Path) -> Path | None:
     """Where the mark of a file that passed lies; None without a usable cache folder."""
     build = native.build_info()
-    name = json.dumps([identity(path), build.binding, build.features])
-    folder = cache_folder("loadable")
-    return folder / hashlib.sha256(name.encode()).hexdigest()[:32] if folder else None
+    text = json.dumps([build.binding, build.features])
+    return note_of(path, LOADABLE, f".{hashlib.sha256(text.encode()).hexdigest()[:32]}")
 
 
 def _remember(mark: Path | None) -> None:

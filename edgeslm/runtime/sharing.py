@@ -48,7 +48,7 @@ class Sharing:
         self._context = context
         self._slots = slots
         self._length = context.length // len(slots)
-        self._weights = prompt_weights(context.model.header)
+        self._weights = prompt_weights(context.model.structure)
         self._possible = True
 
     def pays(self, source: Slot, count: int, gained: int) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm import files
 from edgeslm.errors import NativeFailure
 from edgeslm.files import cache_folder
 from edgeslm.llama import guard
@@ -42,6 +43,36 @@ def test_a_file_that_changed_is_tried_again(model: Path, monkeypatch: pytest.Mon
     started = _count_children(monkeypatch)
     guard.ensure_loadable(model)
     tiny_gguf(model, seed=1)
+    guard.ensure_loadable(model)
+    assert len(started) == 2
+
+
+def test_another_name_changes_nothing_where_the_notes_are_kept(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = _count_children(monkeypatch)
+    guard.ensure_loadable(model)
+    digest = files.remembered_sha256(model)
+    again = model.with_name("again.gguf")
+    with files.keeping_notes(model):
+        again.hardlink_to(model)
+    with files.keeping_notes(model):
+        model.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sha256", lambda _path: pytest.fail("read again"))
+        assert files.remembered_sha256(again) == digest
+    guard.ensure_loadable(again)
+    assert len(started) == 1
+
+
+def test_what_is_written_meanwhile_is_tried_again(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = _count_children(monkeypatch)
+    guard.ensure_loadable(model)
+    data = model.read_bytes()
+    with files.keeping_notes(model):
+        model.write_bytes(data)
     guard.ensure_loadable(model)
     assert len(started) == 2
 
