@@ -52,6 +52,7 @@ EXTRAS = {
     "report": ("matplotlib",),
     "sign": ("cryptography",),
     "registry": ("oras",),
+    "wheels": ("hatchling", "packaging"),
 }
 """What can be installed beside edgeslm, and the modules that this brings."""
 
