@@ -237,8 +237,13 @@ def _model(path: Path) -> _Model:
 def _warn(assumed: str | None, fits: Sequence[Fit]) -> None:
     if assumed:
         output.warn(assumed)
-    for note in dict.fromkeys(note for each in fits for note in each.notes):
-        output.warn(note)
+    notes = [
+        (each.board, (each.id, note.removeprefix(f"{each.id} ")))
+        for each in fits
+        for note in each.notes
+    ]
+    for boards, note in _merged(list(dict.fromkeys(notes))):
+        output.warn(f"{boards} {note}")
 
 
 def _compare_types(

@@ -130,6 +130,8 @@ class Context(Closing):
         self.threads = (options.threads, options.prefill_threads or options.threads)
         """For decode and prefill, now."""
         self.length = int(lib.llama_n_ctx(self._handle))
+        self.sequence_length = self.length // options.sequences
+        """Tokens that each sequence has room for."""
         self.most_tokens = min(options.batch, int(lib.llama_n_batch(self._handle)))
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
         self._batch = Batch(self.most_tokens)

@@ -118,5 +118,5 @@ def origin_of(context: Context, model_hash: str, adapter: str = "") -> Origin:
     parts = [native.build_info().binding, f"flash attention {options.flash_attention}"]
     trained = context.model.hyper("rope.scaling.original_context_length")
     if trained:  # some models turn positions otherwise where the context is longer
-        parts.append("long" if context.length // options.sequences > trained else "short")
+        parts.append("long" if context.sequence_length > trained else "short")
     return Origin(model_hash, ", ".join(parts), options.kv_type, adapter)

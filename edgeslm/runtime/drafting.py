@@ -45,7 +45,7 @@ class Drafts:
 
     def __init__(self, context: Context, model: DraftModel | None = None) -> None:
         self._possible = not context.model.recurrent
-        self._length = context.length // context.options.sequences
+        self._length = context.sequence_length
         self._most = min(MOST_ROWS, context.options.outputs, context.most_tokens)
         self._model = model
         self._model_rate = Rate(_MODEL_PRIOR)

@@ -52,7 +52,7 @@ class Scheduler:
         options = context.options
         self.context = context
         self.slots = [Slot(number) for number in range(options.sequences)]
-        self.length = context.length // options.sequences
+        self.length = context.sequence_length
         """Tokens that one prompt and its answer may have together."""
         self._beginnings = Beginnings(context, states) if states is not None else None
         self._turns = Turns()

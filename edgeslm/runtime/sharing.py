@@ -47,7 +47,7 @@ class Sharing:
     def __init__(self, context: Context, slots: Sequence[Slot]) -> None:
         self._context = context
         self._slots = slots
-        self._length = context.length // len(slots)
+        self._length = context.sequence_length
         self._weights = prompt_weights(context.model.structure)
         self._possible = True
 

@@ -123,6 +123,13 @@ def test_what_is_assumed_and_noted_is_told_with_types_too(
     assert "rpi4-4gb has 4 cores" in error
 
 
+def test_sizes_of_a_board_share_a_note(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit([config], target=["rpi4-4gb", "rpi4-8gb"], file_type="Q4_0", threads=9)
+
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if "4 cores" in line)
+    assert "rpi4 4gb, 8gb has 4 cores" in warning
+
+
 def test_a_file_cannot_say_what_was_assumed_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,7 +73,7 @@ def test_a_model_that_cannot_shift_ends_its_answer(tmp_path: Path) -> None:
 
 
 def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
-    """Cells that two slots share cannot move under one of them; those after them can."""
+    """What moves in one slot moves in none that copied its beginning from it."""
     common = model.tokenize("you are a helper who answers in rhymes " * 3)
     prompts = [common + model.tokenize(text) for text in ("one", "two")]
     context = ContextOptions(length=512, threads=1, sequences=2, outputs=2)
@@ -93,18 +93,3 @@ def test_neighbours_that_share_a_beginning_are_left_alone(model: Model) -> None:
         assert len(long.result(60).tokens) == 500
         again = engine.submit(prompts[1], short_options).result(60)
         assert again.tokens[:20] == alone.tokens[:20]
-
-
-def test_windows_do_not_fill_up_with_a_beginning_that_several_share(tmp_path: Path) -> None:
-    path = tiny_gguf(tmp_path / "window.gguf", architecture="gemma3", context_length=1024)
-    context = ContextOptions(length=4 * 512, batch=64, ubatch=64, threads=1, sequences=4, outputs=4)
-    with Model(path) as model, Engine(model, context) as engine:
-        common = model.tokenize("you are a helper who answers in rhymes " * 6)
-        assert len(common) > 150
-        engine.submit(common, GenerationOptions(1, sampling=ENDLESS)).result(60)
-        tickets = [
-            engine.submit([*common, 20 + number], GenerationOptions(120, sampling=ENDLESS))
-            for number in range(4)
-        ]
-        for ticket in tickets:
-            assert len(ticket.result(60).tokens) == 120
