@@ -9,14 +9,14 @@ folder of an image.
 A runtime lies in `opt/edgeslm/runtimes/<id>`: the unpacked wheels in `site`, and `bin/edgeslm`,
 which starts them. It is made as `<id>.partial`, synced to the disk, then renamed; the link
 `current` is replaced at once. So what `current` leads to is complete, whenever the power fails.
-`previous` leads to the one before; all others are removed.
+`previous` leads to the one before; all others are removed, as `<id>.partial` again: what has its
+name is whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import compileall
-import fcntl
 import json
 import os
 import re
@@ -39,7 +39,7 @@ from edgeslm.errors import (
     reading,
     writing,
 )
-from edgeslm.files import sha256
+from edgeslm.files import exclusive, sha256, sync
 from edgeslm.flash.places import OPT
 from edgeslm.flash.wheels.tags import Device, dotted, misfit, numbers, parse_name, this_device
 from edgeslm.flash.wheels.unpacking import unpack, unpacked_bytes
@@ -161,22 +161,28 @@ def install(
         OutputFailure: it cannot be written.
     """
     home = root / place
-    with writing(home):
-        folder = home / "runtimes"
-        folder.mkdir(parents=True, exist_ok=True)
-        final = folder / runtime.id
-        with _alone(folder):
-            new = not final.is_dir()
-            if new:
-                files = find_wheels(runtimes, runtime, wheels)
-                partial = final.with_name(f"{final.name}.partial")
-                with _complete(partial, final, durable=durable):
-                    _fill(partial, files, runtime)
-                    _write_launcher(partial, interpreter or f"/usr/bin/python{runtime.python}")
-                    if compiled and sys.version_info[:2] == numbers(runtime.python):
-                        _compile(partial / "site")
-            _switch(home, runtime.id)
-            return Installed(runtime.id, final, new, tuple(_tidy(home)))
+    folder = home / "runtimes"
+    final = folder / runtime.id
+    with writing(home), exclusive(folder, _waiting):
+        new = not final.is_dir()
+        if new:
+            files = find_wheels(runtimes, runtime, wheels)
+            with _complete(_partial(final), final, durable=durable):
+                _fill(_partial(final), files, runtime)
+                _write_launcher(_partial(final), interpreter or f"/usr/bin/python{runtime.python}")
+                if compiled and sys.version_info[:2] == numbers(runtime.python):
+                    _compile(_partial(final) / "site")
+        sync(folder)  # also where an earlier run was ended before it came to that
+        _switch(home, runtime.id)
+        return Installed(runtime.id, final, new, tuple(_tidy(home)))
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f"{final.name}.partial")
+
+
+def _waiting() -> None:
+    print("waiting for another installation", file=sys.stderr)
 
 
 @contextmanager
@@ -188,7 +194,6 @@ def _complete(partial: Path, final: Path, *, durable: bool) -> Iterator[None]:
         if durable:
             os.sync()
         partial.rename(final)
-        _sync_folder(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -250,17 +255,6 @@ def launcher_text(interpreter: str) -> str:
     )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep others that install waiting while the block runs."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _switch(home: Path, name: str) -> None:
     """`current` leads to that runtime, `previous` to the one that it led to."""
     before = _leads_to(home / "current")
@@ -276,7 +270,7 @@ def _link(home: Path, link: str, name: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"runtimes/{name}")
     temporary.replace(home / link)
-    _sync_folder(home)
+    sync(home)
 
 
 def _leads_to(link: Path) -> str | None:
@@ -292,16 +286,17 @@ def _tidy(home: Path) -> Iterator[str]:
     kept = {_leads_to(home / "current"), _leads_to(home / "previous")}
     for path in sorted((home / "runtimes").iterdir()):
         if path.name not in kept and re.fullmatch(r"[0-9a-f]{16}(\.partial)?", path.name):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             yield path.name
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(path: Path) -> None:
+    """As something half made: a runtime that is half removed must not be taken for a whole one."""
+    if path.suffix != ".partial":
+        shutil.rmtree(_partial(path), ignore_errors=True)
+        path = path.rename(_partial(path))
+        sync(path.parent)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

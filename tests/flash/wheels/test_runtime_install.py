@@ -122,6 +122,47 @@ def test_what_was_interrupted_is_never_current(
     assert not (done.path / "half").exists()
 
 
+def test_what_was_half_removed_is_never_current(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for number in range(3):
+        folder = tmp_path / f"wheels{number}"
+        folder.mkdir()
+        made.append((make_runtimes(folder, "3.13", program=f"print({number})\n".encode()), folder))
+    first, second, third = ((runtimes, folder, root) for runtimes, folder in made)
+    done = put(*first)
+    put(*second)
+
+    def interrupted(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "site" / "fast.py").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(installing.shutil, "rmtree", interrupted)
+        put(*third)
+    again = put(*first)
+    assert again.new
+    assert links(root)["current"] == done.id
+    assert (done.path / "site" / "fast.py").is_file()
+    assert kept(root) == {done.id, third[0].runtimes[0].id}
+
+
+def test_a_name_is_on_the_disk_before_it_is_current(
+    wheels: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the run that made it was ended after it had renamed it."""
+    runtimes = make_runtimes(wheels, "3.13")
+    done = put(runtimes, wheels, root)
+    (root / "opt" / "edgeslm" / "current").unlink()
+    order = []
+    monkeypatch.setattr(installing, "sync", lambda path: order.append((path.name, links(root))))
+
+    put(runtimes, wheels, root)
+    assert order == [("runtimes", {}), ("edgeslm", {"current": done.id})]
+
+
 def test_wheels_may_be_named_by_their_hashes(wheels: Path, root: Path) -> None:
     runtimes = make_runtimes(wheels, "3.13")
     for wheel in runtimes.wheels:
