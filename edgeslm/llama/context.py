@@ -350,6 +350,19 @@ def rows_of_logits(model: Model) -> int:
     return rows if rows < _GROUP else rows // _GROUP * _GROUP
 
 
+def require_numbers(model: Model, logits: NDArray[np.float32]) -> None:
+    """Return if [rows, vocabulary] logits of `model` are finite.
+
+    Raises:
+        NativeFailure: they are not.
+    """
+    if not np.isfinite(logits.sum(axis=1)).all():  # one NaN or infinity makes the sum one
+        raise NativeFailure(
+            f"{model.path}: computes no valid probabilities (NaN); its weights are damaged",
+            hint="Fetch, convert or quantize the model again.",
+        )
+
+
 def _never() -> bool:
     return False
 

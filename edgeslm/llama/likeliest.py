@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.llama.context import Context, ContextOptions
+from edgeslm.llama.context import Context, ContextOptions, require_numbers
 from edgeslm.llama.model import Model
 from edgeslm.records import LikelyTokens, Probe
 
@@ -32,6 +32,9 @@ def make_probe(model: Model) -> Probe | None:
     """What an open model says next to a text, step by step; None where it says nothing.
 
     Computed with one thread, so that it is the same every time on one kind of machine.
+
+    Raises:
+        NativeFailure: what it computes is no number.
     """
     if not model.can_generate:
         return None
@@ -54,6 +57,9 @@ def answers(context: Context, probe: Probe) -> Iterator[tuple[int, float]]:
 
     The divergence is that of Kullback and Leibler, in nats, of what is likely here from what was
     likely there, over the tokens that the probe lists and all others as one.
+
+    Raises:
+        NativeFailure: what is computed here is no number.
     """
     for row, listed in zip(
         _rows(context, probe.prompt, probe.continuation), probe.likeliest, strict=False
@@ -90,7 +96,9 @@ def _rows(context: Context, prompt: Sequence[int], said: Sequence[int]) -> Itera
 
 
 def _log_probabilities(context: Context) -> Row:
-    logits = context.logits().astype(np.float64)
+    computed = context.logits()
+    require_numbers(context.model, computed[np.newaxis])
+    logits = computed.astype(np.float64)
     logits -= logits.max()
     row: Row = logits - np.log(np.exp(logits).sum())
     return row

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeslm.errors import NativeFailure
+from edgeslm.gguf.reader import read_header
 from edgeslm.llama.likeliest import answers, divergence, make_probe, probing_context
 from edgeslm.llama.model import Model, ModelOptions
 from edgeslm.records import LikelyTokens, Probe, from_json, to_json
@@ -49,6 +51,21 @@ def test_another_model_differs(probe: Probe, tmp_path: Path) -> None:
     found = ask(other, probe)
     assert np.mean([each for _, each in found]) > 0.2
     assert [token for token, _ in found] != list(probe.continuation)
+
+
+def test_what_is_no_number_is_told(probe: Probe, tmp_path: Path) -> None:
+    damaged = tiny_gguf(tmp_path / "damaged.gguf", context_length=512)
+    norm = next(each for each in read_header(damaged).tensors if each.name == "output_norm.weight")
+    with damaged.open("r+b") as file:
+        file.seek(norm.offset)
+        file.write(np.float32("nan").tobytes())
+
+    said = r"damaged\.gguf: computes no valid probabilities"
+    options = ModelOptions(trusted=True)
+    with Model(damaged, options) as model, pytest.raises(NativeFailure, match=said):
+        make_probe(model)
+    with pytest.raises(NativeFailure, match=said):
+        ask(damaged, probe)
 
 
 def test_divergence_is_that_of_the_listed_tokens_and_the_rest() -> None:

@@ -6,8 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgeslm.errors import NativeFailure
+from edgeslm.gguf.reader import read_header
 from edgeslm.llama.likeliest import make_probe
 from edgeslm.llama.model import Model
 from edgeslm.records import LikelyTokens, Probe
@@ -119,3 +122,13 @@ def test_without_a_probe_it_is_only_seen_to_say_something(tiny_model: Path) -> N
     found = answer(tiny_model, None, 1)
     assert (found.divergence, found.same) == (None, None)
     assert (found.tokens_per_second or 0) > 1
+
+
+def test_without_a_probe_too_it_must_compute_numbers(tmp_path: Path) -> None:
+    damaged = tiny_gguf(tmp_path / "damaged.gguf", context_length=512)
+    norm = next(each for each in read_header(damaged).tensors if each.name == "output_norm.weight")
+    with damaged.open("r+b") as file:
+        file.seek(norm.offset)
+        file.write(np.float32("nan").tobytes())
+    with pytest.raises(NativeFailure, match="computes no valid probabilities"):
+        answer(damaged, None, 1)

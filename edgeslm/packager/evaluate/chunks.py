@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.errors import InvalidOption, NativeFailure, Unsupported
+from edgeslm.errors import InvalidOption, Unsupported
 from edgeslm.llama.closing import Closing
-from edgeslm.llama.context import Batch, Context, ContextOptions
+from edgeslm.llama.context import Batch, Context, ContextOptions, require_numbers
 from edgeslm.llama.model import Model
 
 SHORTEST_CHUNK = 16
@@ -157,19 +157,6 @@ def require_predictions(model: Model) -> None:
         raise Unsupported(
             f"{model.path}: does not predict text, it is an embedding model",
             hint="Only models that write text can be evaluated.",
-        )
-
-
-def require_numbers(model: Model, logits: NDArray[np.float32]) -> None:
-    """Return if [rows, vocabulary] logits of `model` are finite.
-
-    Raises:
-        NativeFailure: they are not.
-    """
-    if not np.isfinite(logits.sum(axis=1)).all():  # one NaN or infinity makes the sum one
-        raise NativeFailure(
-            f"{model.path}: computes no valid probabilities (NaN); its weights are damaged",
-            hint="Fetch, convert or quantize the model again.",
         )
 
 

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.errors import InvalidOption, UserError, reading
-from edgeslm.llama.context import Batch, Context, ContextOptions
+from edgeslm.llama.context import Batch, Context, ContextOptions, require_numbers
 from edgeslm.llama.model import Model
 from edgeslm.packager.evaluate.chunks import (
     not_yet,
-    require_numbers,
     require_predictions,
     rows_at_once,
 )
