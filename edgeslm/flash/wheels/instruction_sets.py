@@ -21,13 +21,15 @@ _ARM_BASES = {"armv8-a": 0, "armv8.1-a": 1, "armv8.2-a": 2, "armv8.3-a": 3, "arm
 _ARM_BASES |= {"armv8.5-a": 5, "armv8.6-a": 6, "armv9-a": 5}
 _ARM_IMPLIED = {1: ("atomics",), 4: ("asimddp",), 6: ("i8mm", "bf16")}
 """What a base has from that minor version on, as far as compilers use it without being asked."""
+_ARM_BROUGHT = {"armv9-a": ("sve2",)}
+"""Extensions that a base brings along."""
 _ARM_EXTENSIONS = {
     "dotprod": ("asimddp",),
     "fp16": ("fphp", "asimdhp"),
     "i8mm": ("i8mm",),
     "bf16": ("bf16",),
-    "sve": ("sve",),
-    "sve2": ("sve", "sve2"),
+    "sve": ("sve", "fphp", "asimdhp"),
+    "sve2": ("sve", "sve2", "fphp", "asimdhp"),
     "lse": ("atomics",),
     "crc": ("crc32",),
     "crypto": ("aes", "sha2"),
@@ -59,14 +61,17 @@ _X86_SWITCHES = {
 """llama.cpp's options GGML_..., by the feature that each stands for."""
 
 TELLTALES = {
-    AARCH64: {"asimddp": r"\t[su]dot\t", "i8mm": r"\t[su]mmla\t"},
+    AARCH64: {"asimddp": r"\t[su]dot\tv", "i8mm": r"\t[su]mmla\tv", "sve": r"\bz\d+\.[bhsd]\b"},
     X86_64: {
         "avx2": r"\tvpmaddubsw .*%ymm",
         "avx_vnni": r"vpdpbusd ",
         "avx512f": r"%zmm",
     },
 }
-"""Instructions in a disassembly that are there if, and only if, a feature was compiled for."""
+"""Instructions in a disassembly that are there if, and only if, a feature was compiled for.
+
+SVE has dot products and products of matrices of its own, with the same names, in registers z.
+"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def instruction_set(march: str) -> InstructionSet:
         )
     minor = _ARM_BASES[base]
     found = [name for since, names in _ARM_IMPLIED.items() if since <= minor for name in names]
-    for extension in extensions:
+    for extension in (*_ARM_BROUGHT.get(base, ()), *extensions):
         found += [name for name in _ARM_EXTENSIONS[extension] if name not in found]
     return InstructionSet(AARCH64, march, tuple(found))
 

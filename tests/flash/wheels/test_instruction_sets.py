@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidOption
-from edgeslm.flash.wheels.instruction_sets import instruction_set, native
+from edgeslm.flash.wheels.instruction_sets import AARCH64, TELLTALES, instruction_set, native
 from edgeslm.targets.loading import list_targets
 from edgeslm.targets.target import Target
 
@@ -28,6 +30,31 @@ def test_arm_takes_the_name_as_it_is() -> None:
     assert set(new.features) == {"atomics", "asimddp", "fphp", "asimdhp"}
     assert new.cmake_options == ("-DGGML_NATIVE=OFF", "-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16")
     assert new.tag == "armv8_2_a_dotprod_fp16"
+
+
+def test_a_base_or_extension_brings_others_along() -> None:
+    ninth, alone = instruction_set("armv9-a"), instruction_set("armv8.2-a+sve")
+
+    halves = {"fphp", "asimdhp"}  # the compiler uses them wherever there is SVE
+    assert set(ninth.features) == {"atomics", "asimddp", "sve", "sve2", *halves}
+    assert set(alone.features) == {"atomics", "sve", *halves}
+    assert set(instruction_set("armv8.2-a+sve2+dotprod").features) == set(ninth.features)
+
+
+@pytest.mark.parametrize(
+    ("line", "tells"),
+    [
+        ("   41278:\tsdot\tv0.4s, v1.16b, v2.16b", {"asimddp"}),
+        ("    a1c:\tsmmla\tv6.4s, v20.16b, v22.16b", {"i8mm"}),
+        ("    1f4:\tsdot\tz4.s, z0.b, z1.b", {"sve"}),
+        ("    1f4:\tsmmla\tz4.s, z0.b, z1.b", {"sve"}),
+        ("     10:\tld1w\t{z0.s}, p0/z, [x1, x2, lsl #2]", {"sve"}),
+        ("     10:\tbl\t10 <_Z3sdotz1.part.0>", set()),
+    ],
+)
+def test_an_instruction_tells_of_its_own_feature(line: str, tells: set[str]) -> None:
+    patterns = TELLTALES[AARCH64].items()
+    assert {name for name, pattern in patterns if re.search(pattern, line)} == tells
 
 
 def test_x86_is_a_list_of_switches() -> None:
