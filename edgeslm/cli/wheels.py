@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,8 +103,8 @@ def _sets(
     targets: list[str] | tuple[()], marches: list[str] | tuple[()], *, native: bool
 ) -> list[InstructionSet]:
     """What llama.cpp is compiled for, each once."""
+    from edgeslm import processor
     from edgeslm.flash.wheels import instruction_sets
-    from edgeslm.processor import features
     from edgeslm.targets.loading import load_target
 
     found = []
@@ -120,10 +119,7 @@ def _sets(
         found.append(instruction_sets.instruction_set(known))
     found += [instruction_sets.instruction_set(name) for name in marches]
     if native:
-        machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(
-            platform.machine(), platform.machine()
-        )
-        found.append(instruction_sets.native(machine, features()))
+        found.append(instruction_sets.native(processor.architecture(), processor.features()))
     if not found:
         raise InvalidOption(
             "for which board?", hint="Give --target ID (edgeslm targets list), --march or --native."

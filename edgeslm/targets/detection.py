@@ -78,7 +78,7 @@ def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
     """What every core of this machine can do, as Linux names it; empty where nobody says."""
     if root == Path("/") and (found := processor.features()):
         return found
-    return _features(_processors(root))
+    return processor.common_features(_processors(root))
 
 
 def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | None:
@@ -141,7 +141,7 @@ def _linux_host(root: Path) -> Host:
         board=_device_tree_model(root) or _dmi_board(root),
         cpu=_cpu_name(processors),
         cores=len(processors) or None,
-        features=_features(processors),
+        features=processor.common_features(processors),
         memory_bytes=_memory_bytes(root),
     )
 
@@ -185,13 +185,7 @@ def _dmi_board(root: Path) -> str | None:
 
 def _processors(root: Path) -> list[dict[str, str]]:
     """One dictionary per logical processor of /proc/cpuinfo."""
-    processors: list[dict[str, str]] = []
-    for block in small_text(root / "proc/cpuinfo").split("\n\n"):
-        lines = (line.partition(":") for line in block.splitlines())
-        fields = {key.strip(): value.strip() for key, separator, value in lines if separator}
-        if "processor" in fields:
-            processors.append(fields)
-    return processors
+    return processor.listed(small_text(root / "proc/cpuinfo"))
 
 
 def _cpu_name(processors: list[dict[str, str]]) -> str | None:
@@ -202,15 +196,6 @@ def _cpu_name(processors: list[dict[str, str]]) -> str | None:
         if name and name not in names:
             names.append(name)
     return " + ".join(names) or None
-
-
-def _features(processors: list[dict[str, str]]) -> tuple[str, ...]:
-    """What every core can do, in the order the first one lists it."""
-    lists = [(cpu.get("flags") or cpu.get("Features") or "").split() for cpu in processors]
-    if not lists:
-        return ()
-    common = set(lists[0]).intersection(*lists[1:])
-    return tuple(feature for feature in lists[0] if feature in common)
 
 
 def _memory_bytes(root: Path) -> int | None:

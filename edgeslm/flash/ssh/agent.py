@@ -105,7 +105,7 @@ def _machine() -> Given:
     with suppress(ValueError, OSError):  # another C library
         glibc = os.confstr("CS_GNU_LIBC_VERSION") or ""
     return {
-        "architecture": os.uname().machine,
+        "architecture": _architecture(),
         "system": named[1] if named else "",
         "glibc": glibc.split()[-1] if glibc else None,
         "page_bytes": page,
@@ -115,6 +115,12 @@ def _machine() -> Given:
         or _account(lambda names: names.getpwuid(os.getuid()).pw_name)
         or str(os.getuid()),
     }
+
+
+def _architecture() -> str:
+    """That of this Python: a 64-bit kernel runs 32-bit systems too."""
+    machine = os.uname().machine
+    return "armv7l" if machine == "aarch64" and sys.maxsize < 1 << 32 else machine
 
 
 def _account(asked: Callable[[Any], str]) -> str | None:

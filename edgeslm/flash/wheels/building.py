@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -23,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeslm import progress
+from edgeslm import processor, progress
 from edgeslm.errors import Failure, NotFound, reading, writing
 from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, sha256
 from edgeslm.flash.wheels.checking import LIBRARIES, Needs, check
@@ -78,8 +77,7 @@ def find_tools(architecture: str) -> Tools:
     Raises:
         NotFound: some are missing; the hint says how to get them.
     """
-    here = {"arm64": AARCH64, "amd64": X86_64}.get(platform.machine(), platform.machine())
-    prefix = "" if here == architecture else _PREFIXES[architecture]
+    prefix = "" if processor.architecture() == architecture else _PREFIXES[architecture]
     gcc, gpp = shutil.which(f"{prefix}gcc"), shutil.which(f"{prefix}g++")
     strip, packages = shutil.which(f"{prefix}strip"), []
     if gcc is None or gpp is None or strip is None:

@@ -47,6 +47,8 @@ from edgeslm.records import to_json
 
 OLDEST_PYTHON = (3, 11)
 """The launcher relies on PYTHONSAFEPATH: nothing in the current folder is imported."""
+_ARCHITECTURES = ("aarch64", "x86_64")
+"""What runtimes are made for."""
 _SPARE_BYTES = 16 << 20
 _NEVER_RUN = re.compile(
     "/(tests?|pygments/(lexers|styles|formatters)|numpy/(f2py|testing|typing|ma|polynomial)"
@@ -82,7 +84,9 @@ def choose(runtimes: RuntimeList, device: Device) -> Runtime:
         raise Unsupported(
             f"no runtime for {device.architecture}, Python {python}; "
             f"there is one for {'; '.join(there) or 'nothing'}",
-            hint=f"Make one: edgeslm wheels --target BOARD --python {python}",
+            hint=f"Make one: edgeslm wheels --target BOARD --python {python}"
+            if device.architecture in _ARCHITECTURES
+            else "Use a 64-bit system there, for Arm or x86: runtimes are made for no other.",
         )
     features = device.features
     able = [each for each in alike if features is None or set(each.features) <= features]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidBundle
-from edgeslm.processor import features
+from edgeslm.processor import architecture, features
 
 _NAME = re.compile(
     r"(?P<name>\w[\w.]*)-(?P<version>\w[\w.!+]*)(-(?P<build>\d[\w.]*))?"
@@ -97,13 +96,12 @@ def _platform_fits(tag: str, device: Device) -> bool:
 
 def this_device() -> Device:
     """The machine that this runs on."""
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine(), platform.machine())
     glibc = None
     with suppress(ValueError, OSError, AttributeError):
         words = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         found = re.fullmatch(r"(\d+)\.(\d+).*", words[-1]) if words else None
         glibc = (int(found[1]), int(found[2])) if found else None
-    return Device(machine, sys.version_info[:2], glibc, frozenset(features()) or None)
+    return Device(architecture(), sys.version_info[:2], glibc, frozenset(features()) or None)
 
 
 def dotted(version: Sequence[int]) -> str:

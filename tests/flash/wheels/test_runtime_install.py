@@ -221,6 +221,9 @@ def test_what_nobody_can_run_is_refused(wheels: Path) -> None:
         choose(runtimes, replace(FAR, python=(3, 11)))
     with pytest.raises(Unsupported, match="no runtime for x86_64"):
         choose(runtimes, replace(FAR, architecture="x86_64"))
+    with pytest.raises(Unsupported, match="no runtime for armv7l") as told:
+        choose(runtimes, replace(FAR, architecture="armv7l"))
+    assert "64-bit system" in (told.value.hint or "")
     with pytest.raises(Unsupported, match=r"needs glibc 2\.34, this system has 2\.31"):
         choose(runtimes, replace(FAR, features=None, glibc=(2, 31)))
 
