@@ -83,7 +83,7 @@ def wheels(
     for built, wanted in zip(made.built, sets, strict=True):
         how = "compiled" if built.new else "compiled before"
         print(f"{built.path.name}: {how} with {built.compiler}")
-        if not built.needs.disassembled:
+        if wanted.exact and not built.needs.disassembled:
             output.warn(
                 f"no objdump for {wanted.architecture}: its instructions were not looked at"
             )

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm import processor, progress
-from edgeslm.errors import Failure, NotFound, reading, writing
+from edgeslm.errors import Failure, InvalidBundle, NotFound, reading, writing
 from edgeslm.files import atomic_path, cache_folder, exclusive, scratch_folder, sha256
 from edgeslm.flash.wheels.checking import LIBRARIES, Needs, check
 from edgeslm.flash.wheels.instruction_sets import AARCH64, X86_64, InstructionSet
@@ -45,7 +46,8 @@ _DEBIAN = {
 }
 _OPENMP = "libgomp.so.1"
 _STEP = re.compile(r"\[(\d+)/(\d+)\]")
-_OURS = ("CMAKE_", "SKBUILD_", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CC", "CXX", "PYTHONPATH", "GGML_")
+_OURS = re.compile("(CMAKE|SKBUILD|GGML)_.*|CFLAGS|CXXFLAGS|LDFLAGS|CC|CXX|PYTHONPATH", re.DOTALL)
+"""Variables of the user's environment that would get in the way."""
 _KEPT_LINES = 60
 
 
@@ -117,7 +119,7 @@ def build(wanted: InstructionSet, jobs: int | None = None) -> Built:
         raise NotFound("no folder to keep what is built in", hint="Set EDGESLM_CACHE to one.")
     kept = cache / _key(wanted, tools)
     with exclusive(cache, lambda: progress.note("waiting for another build")):
-        if (found := _kept(kept, wanted)) is not None:
+        if (found := _kept(kept, wanted, tools.objdump)) is not None:
             return found
         source = _source(cache)
         work = cache / "building"  # always the same, so that ccache knows the files
@@ -135,16 +137,26 @@ def _key(wanted: InstructionSet, tools: Tools) -> str:
     return f"{VERSION}-{wanted.march}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _kept(folder: Path, wanted: InstructionSet) -> Built | None:
+def _kept(folder: Path, wanted: InstructionSet, objdump: str | None) -> Built | None:
+    """What was built before; its instructions are looked at now if nobody could then."""
     try:
         note = json.loads((folder / "built.json").read_text(encoding="utf-8"))
         needs = from_json(Needs, note["needs"])
         path = folder / _file_name(wanted)
         if sha256(path) != note["sha256"]:
             return None
+        if wanted.exact and objdump is not None and not needs.disassembled:
+            needs = check(path.name, read_wheel(path), wanted, objdump)
+            _write_note(path, needs, note["compiler"])
         return Built(path, needs, str(note["compiler"]), new=False)
-    except (OSError, ValueError, KeyError, TypeError, NotFound):
+    except (OSError, ValueError, KeyError, TypeError, NotFound, InvalidBundle):
         return None
+
+
+def _write_note(wheel: Path, needs: Needs, compiler: str) -> None:
+    known = {"sha256": sha256(wheel), "compiler": compiler, "needs": to_json(needs)}
+    with atomic_path(wheel.with_name("built.json")) as temporary:
+        temporary.write_text(json.dumps(known), encoding="utf-8")
 
 
 def _file_name(wanted: InstructionSet) -> str:
@@ -199,12 +211,11 @@ def run_pip(
             f"{sys.executable} has no pip",
             hint="Get it with: python3 -m ensurepip, or use another.",
         )
-    theirs = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check", "--no-input"]
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
     process = subprocess.Popen(
         command,
-        env=theirs | dict(environment or {}),
+        env=_without_ours(os.environ) | dict(environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -223,6 +234,10 @@ def run_pip(
         raise Failure(
             f"{problem}: {said[0].strip() if said else 'pip says nothing'}", hint=_hint(lines)
         )
+
+
+def _without_ours(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not _OURS.fullmatch(name)}
 
 
 def _hint(lines: Iterable[str]) -> str:
@@ -291,7 +306,7 @@ def _environment(
     work: Path, toolchain: Path, wanted: InstructionSet, tools: Tools, jobs: int
 ) -> dict[str, str]:
     without_common = Path(__file__).with_name("without-common.cmake")
-    unnamed = f"-ffile-prefix-map={work}=."
+    unnamed = shlex.quote(f"-ffile-prefix-map={work}=.")  # a shell reads the flags
     options = [
         f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
         f"-DCMAKE_C_FLAGS={unnamed}",
@@ -304,7 +319,7 @@ def _environment(
     if tools.ccache is not None:
         options += [f"-DCMAKE_{kind}_COMPILER_LAUNCHER={tools.ccache}" for kind in ("C", "CXX")]
     return {
-        "CMAKE_ARGS": " ".join(options),
+        "CMAKE_ARGS": shlex.join(options),  # split again in the same way
         "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
         "_PYTHON_HOST_PLATFORM": f"linux-{wanted.architecture}",
     }
@@ -327,9 +342,7 @@ def _keep(wheel: Path, folder: Path, wanted: InstructionSet, tools: Tools) -> Bu
         folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         write_wheel(temporary, files, _INFO)
-    known = {"sha256": sha256(path), "compiler": tools.version, "needs": to_json(needs)}
-    with atomic_path(folder / "built.json") as temporary:
-        temporary.write_text(json.dumps(known), encoding="utf-8")
+    _write_note(path, needs, tools.version)
     return Built(path, needs, tools.version)
 
 

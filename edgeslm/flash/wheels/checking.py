@@ -69,9 +69,10 @@ def check(
     libraries = {each: read_library(data, each) for each, data in inside.items()}
     for each, library in libraries.items():
         _check_library(each, library, set(inside), wanted.architecture)
-    if objdump is not None:
-        _check_instructions(inside[_COMPUTES], wanted, objdump)
-    return _needs(libraries, disassembled=objdump is not None)
+    if objdump is None or not wanted.exact:
+        return _needs(libraries, disassembled=False)
+    _check_instructions(inside[_COMPUTES], wanted, objdump)
+    return _needs(libraries, disassembled=True)
 
 
 def _check_library(name: str, library: Library, inside: set[str], architecture: str) -> None:
@@ -96,8 +97,6 @@ def _needs(libraries: Mapping[str, Library], *, disassembled: bool) -> Needs:
 
 
 def _check_instructions(library: bytes, wanted: InstructionSet, objdump: str) -> None:
-    if not wanted.exact:
-        return
     found = telltales(library, wanted.architecture, objdump)
     for feature, there in found.items():
         if there != (feature in wanted.features):

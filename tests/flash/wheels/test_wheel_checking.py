@@ -9,6 +9,7 @@ from made_wheels import make_library
 from edgeslm.errors import InvalidBundle
 from edgeslm.flash.wheels.checking import check, telltales
 from edgeslm.flash.wheels.instruction_sets import instruction_set
+from edgeslm.flash.wheels.instruction_sets import native as native_set
 from edgeslm.llama import native
 
 NAME = "llama_cpp_python-0.3.36-py3-none-linux_aarch64.whl"
@@ -63,3 +64,9 @@ def test_instructions_tell_what_was_compiled_for() -> None:
 
     assert found["avx2"] == ("AVX2" in built)
     assert found["avx512f"] == ("AVX512" in built)
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_nothing_is_looked_for_where_the_compiler_decided() -> None:
+    needs = check(NAME, files(), native_set("aarch64", ("asimd", "asimddp")), "objdump")
+    assert not needs.disassembled
