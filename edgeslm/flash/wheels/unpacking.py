@@ -93,7 +93,7 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
     for info in archive.infolist():
         if problem := _unsafe(info):
             raise InvalidBundle(f"{where}: {info.filename[:300]!r} {problem}", hint=_NOT_THIS)
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         if info.filename in found:
             raise InvalidBundle(f"{where}: {info.filename} is there twice", hint=_NOT_THIS)
@@ -108,7 +108,7 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
 
 
 def _unsafe(info: zipfile.ZipInfo) -> str | None:
-    name = info.filename[:-1] if info.is_dir() else info.filename
+    name = info.filename.removesuffix("/")
     parts = name.split("/")
     if {"", ".", ".."} & set(parts) or any(ord(sign) < 0x20 or sign in "\\:\x7f" for sign in name):
         return "leads out of its folder, or is no plain name"
@@ -117,6 +117,10 @@ def _unsafe(info: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is neither a file nor a folder"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed as no wheel is"
+    if info.header_offset < 0:
+        return "lies before the beginning"
     return None
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import stat
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_wheels import make_wheel
 
-from edgeslm.errors import EdgeslmError, InvalidBundle
+from edgeslm.errors import InvalidBundle
 from edgeslm.flash.wheels.tags import parse_name
 from edgeslm.flash.wheels.unpacking import unpack
 
@@ -113,6 +114,27 @@ def test_two_wheels_do_not_share_a_place(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "a.py").read_bytes() == b"1"
 
 
+@pytest.mark.parametrize("what", ["no name", "another compression", "no list", "no beginning"])
+def test_damage_that_zipfile_does_not_see_is_refused(tmp_path: Path, what: str) -> None:
+    path = by_hand(tmp_path, {"a.py": b"a" * 100})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    end = data.index(b"PK\5\6")
+    if what == "no name":
+        data[entry + 46 : entry + 50] = b"\0.py"
+    elif what == "another compression":
+        data[entry + 10] = zipfile.ZIP_BZIP2
+    elif what == "no list":
+        data[end + 12 : end + 16] = (end + 1).to_bytes(4, "little")
+        data[end + 16 : end + 20] = bytes(4)
+    else:
+        data[end + 18] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(InvalidBundle):
+        unpacked(path, tmp_path / "site")
+    assert not [each for each in (tmp_path / "site").rglob("*") if each.is_file()]
+
+
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
@@ -128,10 +150,10 @@ def test_a_damaged_wheel_is_refused_or_the_same(
     else:
         data[place] = value
     path.write_bytes(data)
-    site = tmp_path / "site"
+    site = Path(tempfile.mkdtemp(dir=tmp_path))
     try:
         unpacked(path, site)
-    except (EdgeslmError, OSError):
+    except InvalidBundle:
         return
     names = [file for file in site.rglob("*.py") if file.stat().st_size]
     assert {file.read_bytes() for file in names} <= {b"a = 1\n" * 50, b"b"}
