@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from edgeslm import files
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -195,11 +197,7 @@ def remove_tree(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Have the disk hold which names a folder holds."""
     _tell(Kind.SYNC_FOLDER, path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.sync(path)
 
 
 def sync_tree(path: Path) -> None:
