@@ -40,8 +40,8 @@ def flash(
         typer.Option(
             "--runtime",
             metavar="DIR",
-            help="A prepared runtime: unpacked packages in site/, bin/; over ssh what edgeslm "
-            "wheels made, where the bundle brings none.",
+            help="What the board runs it with, instead of what the bundle brings along: a folder "
+            "that edgeslm wheels made.",
         ),
     ] = None,
     trust: Annotated[
@@ -148,7 +148,7 @@ def flash(
 
     Examples:
         edgeslm flash --list
-        edgeslm flash packed/ --to board.img --base raspios.img.xz --runtime runtime/ --dry-run
+        edgeslm flash packed/ --to board.img --base raspios.img.xz --dry-run
         edgeslm flash board.img --to /dev/sdX
         edgeslm flash packed/ --to ssh://pi@raspberrypi.local --open
         edgeslm flash --to ssh://pi@raspberrypi.local --rollback

@@ -188,10 +188,17 @@ def _to_device(wanted: Wanted, to: str) -> None:
 def _to_directory(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import directory
     from edgeslm.flash.carried import opened
+    from edgeslm.flash.runtimes import find_runtimes
 
     refuse(wanted, "a folder")
-    with opened(bundle_of(wanted), scratch(), wanted.trust) as carried:
-        tree = directory.tree_for(carried, wanted.runtime)
+    with (
+        opened(bundle_of(wanted), scratch(), wanted.trust) as carried,
+        scratch_folder(scratch()) as folder,
+    ):
+        brought = None
+        if carried.has_runtimes or wanted.runtime is not None:
+            brought = find_runtimes(carried.folder, wanted.runtime)
+        tree = directory.tree_for(carried, brought, folder)
         place = directory.look(Path(to))
         plan = directory.plan_directory(carried, place, tree)
         if _shown(wanted, plan):
@@ -224,14 +231,16 @@ def _prepared(
     wanted: Wanted, stack: ExitStack, base: Path, settings: Settings, to: str, beside: Path
 ) -> tuple[Plan, Callable[[Path], Made]]:
     """The plan of an image, and what makes it; the bundle stays at hand as long as the stack."""
-    from edgeslm.flash.carried import device_tree, opened
+    from edgeslm.flash.carried import Load, opened
     from edgeslm.flash.image import making
+    from edgeslm.flash.runtimes import find_runtimes
     from edgeslm.flash.service import Service
 
     carried = stack.enter_context(opened(bundle_of(wanted), beside, wanted.trust))
-    tree = device_tree(carried, _runtime(wanted), Service(port=wanted.port), wanted.trust)
-    plan = making.plan_image(to, carried, str(base), making.facts(base, tree), settings)
-    return plan, lambda target: making.make_image(plan, base, target, tree, settings)
+    brought = find_runtimes(carried.folder, wanted.runtime)
+    load = Load(carried, brought, Service(port=wanted.port), wanted.trust)
+    plan = making.plan_image(to, carried, str(base), making.facts(base, load), settings)
+    return plan, lambda target: making.make_image(plan, base, target, load, settings)
 
 
 def _image_at_hand(named: Path, make: Callable[[Path], Made] | None, stack: ExitStack) -> Path:
@@ -285,15 +294,6 @@ def _base(wanted: Wanted) -> Path:
             hint="Add --base IMAGE: Raspberry Pi OS, 64 bits (.img or .img.xz).",
         )
     return wanted.base
-
-
-def _runtime(wanted: Wanted) -> Path:
-    if wanted.runtime is None:
-        raise InvalidOption(
-            "nothing on the board could run the model",
-            hint="Add --runtime DIR: unpacked packages in site/, the program bin/edgeslm.",
-        )
-    return wanted.runtime
 
 
 def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from edgeslm.bundle.contents import Contents
 from edgeslm.bundle.layout import open_layout, read_image
+from edgeslm.bundle.runtimes import RUNTIME_NAME, Runtime
 from edgeslm.bundle.signing import read_public_key
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import unpack_bundle
-from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.errors import InvalidTarget, NotFound, Unsupported
 from edgeslm.files import scratch_folder
 from edgeslm.flash import places, service
+from edgeslm.flash.runtimes import Brought
+from edgeslm.flash.service import Service
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
+from edgeslm.targets.loading import load_target
+from edgeslm.targets.target import Target
 
 STORE_SCHEMA = "edgeslm.store/1"
 ACCOUNT_UNIT = "etc/systemd/system/edgeslm-account.service"
 _ACCOUNT_WANTED = "etc/systemd/system/multi-user.target.wants/edgeslm-account.service"
 _SYSUSERS = "etc/sysusers.d/edgeslm.conf"
 _TMPFILES = "etc/tmpfiles.d/edgeslm.conf"
-_LAUNCHER = "bin/edgeslm"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,27 @@ class Carried:
     @property
     def bytes(self) -> int:
         """Of all its files."""
-        return sum(entry.size for entry in tree_of(self.folder, "x").files)
+        return tree_of(self.folder, "x").bytes
+
+    @property
+    def has_runtimes(self) -> bool:
+        """Whether it brings along what a device runs it with."""
+        return any(entry.file == RUNTIME_NAME for entry in self.contents.files)
+
+    @cached_property
+    def board(self) -> Target | None:
+        """The board that it was packed for; None where it does not say, or nobody here knows it."""
+        name = (self.contents.prediction or {}).get("target")
+        with suppress(NotFound, InvalidTarget):
+            return load_target(name) if isinstance(name, str) else None
+        return None
+
+    def features(self, architecture: str) -> frozenset[str] | None:
+        """What that board's processor can do; None where nobody knows."""
+        board = self.board
+        if board is None or board.architecture != architecture:
+            return None
+        return frozenset(board.features)
 
 
 @contextmanager
@@ -81,19 +105,55 @@ def opened(bundle: Path, beside: Path, keys: Sequence[Path] = ()) -> Iterator[Ca
         yield Carried(bundle, folder / "bundle", contents)
 
 
+@dataclass(frozen=True)
+class Load:
+    """All that is put onto a device that does not run yet.
+
+    Attributes:
+        carried: The bundle.
+        brought: The runtimes there are.
+        served: How it is served.
+        keys: Who signs the bundles that are served; nobody has to where there are none.
+    """
+
+    carried: Carried
+    brought: Brought
+    served: Service
+    keys: tuple[Path, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """At most, since the runtime is chosen once the device's system is seen."""
+        return self.carried.bytes + self.brought.most_bytes
+
+    def tree(self, runtime: Runtime, scratch: Path) -> Tree:
+        """The files.
+
+        Args:
+            runtime: The one for the device, of those that are brought.
+            scratch: See `Brought.tree`.
+
+        Raises:
+            EdgeslmError: something cannot be read, or is damaged.
+        """
+        return device_tree(
+            self.carried, self.brought.current_tree(runtime, scratch), self.served, self.keys
+        )
+
+
 def device_tree(
-    carried: Carried, runtime: Path, served: service.Service, keys: Sequence[Path] = ()
+    carried: Carried, runtime: Tree, served: Service, keys: Sequence[Path] = ()
 ) -> Tree:
     """Everything that a device needs to serve a bundle, as files.
 
     All of it is root's: what serves cannot change what it serves.
 
     Raises:
-        EdgeslmError: something cannot be read, or `runtime` is no runtime.
+        EdgeslmError: something cannot be read.
     """
     return Tree.of(
         [
-            *runtime_tree(runtime).entries,
+            *runtime.entries,
             *store_tree(carried.folder, carried.contents.digest or "").entries,
             *_service_entries(replace(served, trusts=bool(keys))),
             *(
@@ -108,26 +168,6 @@ def _public_bytes(key: Path) -> bytes:
     """The bytes of a file that really holds a public key, not the private one beside it."""
     read_public_key(key)
     return key.read_bytes()
-
-
-def runtime_tree(runtime: Path) -> Tree:
-    """A prepared runtime, `site/` and `bin/edgeslm`, as the current one of a device.
-
-    Raises:
-        InvalidOption: it is none.
-    """
-    launcher = runtime / _LAUNCHER
-    if not (runtime / "site").is_dir() or not launcher.is_file():
-        raise InvalidOption(
-            f"{runtime}: no runtime for a device: site/ or {_LAUNCHER} is missing",
-            hint="Name a folder with the unpacked packages in site/ and the program bin/edgeslm.",
-        )
-    found = tree_of(runtime, "x")
-    parts = [f"{entry.path} {entry.sha256()}\n" for entry in found.files]
-    identity = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
-    place = f"{places.OPT}/runtimes/{identity}"
-    link = Entry(f"{places.OPT}/current", Link(f"runtimes/{identity}"), 0o777)
-    return Tree.of([*tree_of(runtime, place).entries, link])
 
 
 def store_tree(bundle: Path, digest: str) -> Tree:
@@ -153,7 +193,7 @@ def store_tree(bundle: Path, digest: str) -> Tree:
     )
 
 
-def _service_entries(served: service.Service) -> list[Entry]:
+def _service_entries(served: Service) -> list[Entry]:
     return [
         Entry(places.UNIT, service.unit(served).encode()),
         Entry(places.WANTED, Link(f"/{places.UNIT}"), 0o777),

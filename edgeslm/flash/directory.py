@@ -11,22 +11,26 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm import progress
+from edgeslm.bundle.runtimes import Runtime
 from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported, reading, writing
 from edgeslm.files import atomic_path, sha256, small_text
 from edgeslm.flash.carried import Carried
 from edgeslm.flash.plan import Plan, Report, Step, at_rate
+from edgeslm.flash.runtimes import Brought
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
+from edgeslm.flash.wheels.install import OLDEST_PYTHON
+from edgeslm.flash.wheels.tags import Device, numbers
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
 
 FOLDER = "edgeslm"
 """Everything lies in it, so that nothing else on the card is touched."""
-_README = "README.txt"
+_README, _RUNTIME = "README.txt", "runtime"
 _LAST = ("bundle/oci-layout", "bundle/model.sig", "bundle/index.json")
 _FAT_NAMES = frozenset({"vfat", "msdos", "umsdos"})
 _FAT_MOST_BYTES = (4 << 30) - 1
@@ -84,21 +88,58 @@ def file_system_of(path: Path, mountinfo: str) -> str:
     return found
 
 
-def tree_for(carried: Carried, runtime: Path | None) -> Tree:
-    """What is put there. Links become what they lead to: FAT has none."""
+def tree_for(carried: Carried, brought: Brought | None, scratch: Path) -> Tree:
+    """What is put there. Nobody knows which Python will be there, so there is a runtime for each.
+
+    Args:
+        carried: The bundle.
+        brought: The runtimes there are; None for none.
+        scratch: A folder for them, which stays as long as the tree is used.
+
+    Raises:
+        Unsupported: there is none for the board that the bundle was packed for, or it has links.
+    """
     entries = [*tree_of(carried.folder, f"{FOLDER}/bundle").entries]
-    if runtime is not None:
-        entries += tree_of(runtime, f"{FOLDER}/runtime").entries
-    readme = _readme(runtime is not None)
+    folders = {}
+    if brought is not None:
+        chosen = _choose(carried, brought)
+        for runtime in chosen:
+            name = _RUNTIME if len(chosen) == 1 else f"{_RUNTIME}-{runtime.python}"
+            entries += brought.tree(runtime, scratch / name, f"{FOLDER}/{name}").entries
+            folders[runtime.python] = name
+    readme = _readme(folders)
     return Tree.of([*_without_links(entries), Entry(f"{FOLDER}/{_README}", readme.encode())])
 
 
-def _readme(with_runtime: bool) -> str:
-    if with_runtime:
-        start = "PYTHONPATH=runtime/site python3 -s -m edgeslm serve bundle"
-    else:
-        start = "edgeslm serve bundle"
-    return f"Start it in this folder, with Python 3.10 or newer:\n    {start}\n"
+def _choose(carried: Carried, brought: Brought) -> list[Runtime]:
+    """For each Python the runtime that suits the board, or the only kind of board there is."""
+    architectures = {each.architecture for each in brought.listed.runtimes}
+    if carried.board is not None:
+        architectures = {carried.board.architecture}
+    if len(architectures) != 1:
+        raise Unsupported(
+            f"{carried.named}: does not say for which board it is, and the runtimes are for "
+            f"{', '.join(sorted(architectures)) or 'none'}",
+            hint="Pack it for one: edgeslm pack MODEL -o BUNDLE --target BOARD --runtime DIR",
+        )
+    (architecture,) = architectures
+    features = carried.features(architecture)
+    pythons = sorted({numbers(each.python) for each in brought.alike(architecture)})
+    return [
+        brought.choose(Device(architecture, python, None, features))
+        for python in pythons or [OLDEST_PYTHON]
+    ]
+
+
+def _readme(runtimes: Mapping[str, str]) -> str:
+    """How to start it; `runtimes` are folders by the Python that they are for."""
+    if not runtimes:
+        return "Start it in this folder, with edgeslm:\n    edgeslm serve bundle\n"
+    return "".join(
+        f"Start it in this folder, with Python {python}:\n"
+        f"    PYTHONPATH={place}/site python{python} -s -m edgeslm serve bundle\n"
+        for python, place in runtimes.items()
+    )
 
 
 def _without_links(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -210,7 +251,7 @@ def _remove_others(place: Place, tree: Tree) -> None:
     """Files of an earlier bundle, which nothing leads to any more."""
     ours = {entry.path for entry in tree.entries}
     for name in place.there:
-        if name not in ours and name.startswith((f"{FOLDER}/bundle/", f"{FOLDER}/runtime/")):
+        if name not in ours and name.startswith((f"{FOLDER}/bundle/", f"{FOLDER}/{_RUNTIME}")):
             with writing(place.path / name):
                 (place.path / name).unlink(missing_ok=True)
 

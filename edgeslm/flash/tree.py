@@ -113,7 +113,7 @@ class Tree:
 def tree_of(folder: Path, place: str) -> Tree:
     """What lies in a folder of this machine, all of it root's, under `place`.
 
-    Programs stay programs; nobody but root may write. Caches of compiled Python are left out.
+    Programs stay programs; nobody but root may write.
 
     Raises:
         EdgeslmError: it cannot be read, or holds what is neither file, folder nor link.
@@ -131,9 +131,8 @@ def _scan(folder: Path, place: str) -> Iterator[Entry]:
         if stat.S_ISLNK(mode):
             yield Entry(path, Link(str(here.readlink())), 0o777)
         elif stat.S_ISDIR(mode):
-            if item.name != "__pycache__":
-                yield Entry(path, None, 0o755)
-                yield from _scan(here, path)
+            yield Entry(path, None, 0o755)
+            yield from _scan(here, path)
         elif stat.S_ISREG(mode):
             yield Entry(path, here, 0o755 if mode & 0o100 else 0o644)
         else:

@@ -67,7 +67,7 @@ def test_an_image_with_settings_and_a_list_for_imager(packed: Path, tmp_path: Pa
 
 
 def test_a_dry_run_writes_nothing(packed: Path, tmp_path: Path) -> None:
-    base, runtime = make_image(tmp_path, "bookworm"), make_runtime(tmp_path / "runtime")
+    base, runtime = make_image(tmp_path, "bookworm"), make_runtime(tmp_path / "runtime", "3.11")
     words = [packed, "--to", tmp_path / "board.img", "--base", base, "--runtime", runtime]
     before = sorted(tmp_path.iterdir())
     text = run(*words, "--dry-run")
@@ -85,6 +85,13 @@ def test_a_folder(packed: Path, tmp_path: Path) -> None:
 
     assert text.startswith("wrote ")
     assert verify_bundle(tmp_path / "edgeslm" / "bundle") == verify_bundle(packed)
+
+
+def test_what_a_board_runs_it_with_has_to_come_from_somewhere(packed: Path, tmp_path: Path) -> None:
+    base = make_image(tmp_path, "trixie")
+
+    with pytest.raises(NotFound, match="brings no runtime"):
+        run(packed, "--to", tmp_path / "board.img", "--base", base)
 
 
 def test_without_a_destination_it_explains() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import made_bundles
@@ -12,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgeslm.bundle.signing import read_private_key
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.bundle.writing import write_tar_file
-from edgeslm.errors import InvalidBundle, InvalidOption, UserError
-from edgeslm.flash.carried import device_tree, opened, runtime_tree
+from edgeslm.errors import InvalidBundle, UserError
+from edgeslm.flash.carried import Carried, Load, opened
+from edgeslm.flash.runtimes import find_runtimes
 from edgeslm.flash.service import Service
-from edgeslm.flash.tree import Link
+from edgeslm.flash.tree import Link, Tree
 
 
 def tar_of(packed: Path, tar: Path) -> Path:
@@ -27,9 +29,15 @@ def tar_of(packed: Path, tar: Path) -> Path:
     return tar
 
 
+def tree_of(carried: Carried, runtime: Path, keys: Sequence[Path] = ()) -> Tree:
+    brought = find_runtimes(carried.folder, runtime)
+    (one,) = brought.listed.runtimes
+    return Load(carried, brought, Service(), tuple(keys)).tree(one, Path("/nowhere"))
+
+
 def test_all_that_a_device_needs(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = device_tree(carried, runtime, Service())
+        tree = tree_of(carried, runtime)
     found = {entry.path: entry for entry in tree.entries}
     digest = carried.digest.removeprefix("sha256:")
     version = f"var/lib/edgeslm/store/versions/{digest[:32]}"
@@ -53,7 +61,7 @@ def test_all_that_a_device_needs(packed: Path, runtime: Path, tmp_path: Path) ->
 def test_a_tar_gives_the_same(packed: Path, runtime: Path, tmp_path: Path) -> None:
     tar = tar_of(packed, tmp_path / "packed.tar")
     with opened(packed, tmp_path / "x") as plain, opened(tar, tmp_path / "x") as unpacked:
-        trees = [device_tree(each, runtime, Service()) for each in (plain, unpacked)]
+        trees = [tree_of(each, runtime) for each in (plain, unpacked)]
         first, second = ([(entry.path, entry.sha256()) for entry in tree.files] for tree in trees)
         assert first == second
     assert list(tmp_path.iterdir()) == [tar]
@@ -79,7 +87,7 @@ def test_only_the_signed_where_keys_are_given(packed: Path, runtime: Path, tmp_p
     public = [key.with_suffix(".pub") for key in keys]
 
     with opened(signed, tmp_path / "x", public[:1]) as carried:
-        tree = device_tree(carried, runtime, Service(), public[:1])
+        tree = tree_of(carried, runtime, public[:1])
     found = {entry.path: entry for entry in tree.entries}
     assert found["etc/edgeslm/trusted_keys/a.pub"].content == public[0].read_bytes()
     unit = found["etc/systemd/system/edgeslm.service"].content
@@ -88,20 +96,13 @@ def test_only_the_signed_where_keys_are_given(packed: Path, runtime: Path, tmp_p
         with pytest.raises(UserError), opened(bundle, tmp_path / "x", [key]):
             pass
     with pytest.raises(UserError):
-        device_tree(carried, runtime, Service(), [keys[0]])
-
-
-def test_no_runtime_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-
-    with pytest.raises(InvalidOption, match="no runtime"):
-        runtime_tree(tmp_path)
+        tree_of(carried, runtime, [keys[0]])
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd here")
 def test_systemd_makes_the_account(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = device_tree(carried, runtime, Service())
+        tree = tree_of(carried, runtime)
     root = tmp_path / "root"
     for entry in tree.entries:
         if entry.path.startswith("etc/") and isinstance(entry.content, bytes):
@@ -129,7 +130,7 @@ def test_systemd_makes_the_account(packed: Path, runtime: Path, tmp_path: Path) 
 
 def test_what_is_put_into_a_store_is_a_bundle(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = device_tree(carried, runtime, Service())
+        tree = tree_of(carried, runtime)
     for entry in tree.entries:
         if entry.path.startswith("var/lib/") and isinstance(entry.content, (bytes, Path)):
             target = tmp_path / "root" / entry.path

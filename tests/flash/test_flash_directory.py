@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.bundle.runtimes import RuntimeList
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported
 from edgeslm.flash import directory
-from edgeslm.flash.carried import opened
+from edgeslm.flash.carried import Carried, opened
 from edgeslm.flash.directory import (
     Place,
     file_system_of,
@@ -23,6 +24,7 @@ from edgeslm.flash.directory import (
     write_directory,
 )
 from edgeslm.flash.plan import Report
+from edgeslm.flash.runtimes import Brought, find_runtimes
 from edgeslm.flash.tree import Entry, Tree
 
 
@@ -35,9 +37,13 @@ def plain(runtime: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def given(carried: Carried, runtime: Path | None) -> Brought | None:
+    return None if runtime is None else find_runtimes(carried.folder, runtime)
+
+
 def flash(packed: Path, runtime: Path | None, card: Path) -> Report:
     with opened(packed, card / "x") as carried:
-        tree, place = tree_for(carried, runtime), look(card)
+        tree, place = tree_for(carried, given(carried, runtime), card), look(card)
         return write_directory(plan_directory(carried, place, tree), place, tree)
 
 
@@ -51,9 +57,29 @@ def test_what_is_on_the_card(packed: Path, plain: Path, tmp_path: Path) -> None:
     assert os.access(card / "edgeslm/runtime/bin/edgeslm", os.X_OK)
     readme = (card / "edgeslm/README.txt").read_text()
     assert readme.count("\n") == 2
-    assert "PYTHONPATH=runtime/site python3 -s -m edgeslm serve bundle" in readme
+    assert "PYTHONPATH=runtime/site python3.13 -s -m edgeslm serve bundle" in readme
     assert (card / "holiday.jpg").read_bytes() == b"mine"
     assert report.written_bytes == report.verified_bytes == report.plan.steps[0].bytes > 0
+
+
+def test_a_runtime_for_each_python_that_may_be_there(
+    packed: Path, brought: Brought, tmp_path: Path
+) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    with opened(packed, card / "x") as carried:
+        tree, place = tree_for(carried, brought, tmp_path / "scratch"), look(card)
+        write_directory(plan_directory(carried, place, tree), place, tree)
+
+    readme = (card / "edgeslm/README.txt").read_text()
+    for python in ("3.11", "3.13"):
+        assert f"PYTHONPATH=runtime-{python}/site python{python} -s -m edgeslm serve" in readme
+        assert (card / f"edgeslm/runtime-{python}/site/fast.py").exists()
+    flash(packed, None, card)
+    assert not list((card / "edgeslm").rglob("fast.py"))
+    others = RuntimeList("", "", (), (replace(brought.listed.runtimes[0], architecture="x86_64"),))
+    with pytest.raises(Unsupported, match="no runtime for aarch64"):
+        tree_for(carried, replace(brought, listed=others), tmp_path / "other")
 
 
 def test_what_is_there_already_is_not_written_again(
@@ -91,7 +117,7 @@ def test_files_of_an_earlier_bundle_go_and_others_stay(
 
 def test_no_room(packed: Path, plain: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = tree_for(carried, plain)
+        tree = tree_for(carried, given(carried, plain), tmp_path)
         place = Place(tmp_path, tree.bytes - 1, "ext4", {})
         with pytest.raises(OutputFailure, match="no room"):
             plan_directory(carried, place, tree)
@@ -126,7 +152,7 @@ def test_the_file_system_of_a_folder() -> None:
 
 def test_a_link_in_the_runtime_is_refused(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried, pytest.raises(Unsupported, match="a link"):
-        tree_for(carried, runtime)
+        tree_for(carried, given(carried, runtime), tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeslm import progress
-from edgeslm.errors import Failure, InvalidImage, OutputFailure, writing
+from edgeslm.bundle.runtimes import Runtime
+from edgeslm.errors import Failure, InvalidImage, OutputFailure, Unsupported, writing
 from edgeslm.files import atomic_path, scratch_folder
 from edgeslm.flash import programs
-from edgeslm.flash.carried import Carried
+from edgeslm.flash.carried import Carried, Load
 from edgeslm.flash.image import ext4, fat
 from edgeslm.flash.image.ext4 import Ext4
 from edgeslm.flash.image.fat import Fat, is_fat
@@ -21,9 +22,11 @@ from edgeslm.flash.image.first_boot import first_boot_files
 from edgeslm.flash.image.partitions import SECTOR, Table, grown, read_table
 from edgeslm.flash.image.settings import Settings
 from edgeslm.flash.image.sparse import COMPRESSED, copy_region, unpack, unpacked_bytes
-from edgeslm.flash.image.system import CMDLINE, FirstBoot, System, look
+from edgeslm.flash.image.system import CMDLINE, FirstBoot, System, look, missing_libraries
 from edgeslm.flash.plan import Plan, Report, Step, at_rate
 from edgeslm.flash.tree import Tree
+from edgeslm.flash.wheels.install import OLDEST_PYTHON
+from edgeslm.flash.wheels.tags import Device, dotted, numbers
 from edgeslm.units import format_bytes
 
 _ALIGN = 8 << 20
@@ -44,14 +47,13 @@ class Facts:
         base_bytes: Of the base as it is.
         unpacked_bytes: Of the base unpacked; None where only unpacking tells.
         compressed: Whether it has to be unpacked.
-        tree_bytes, files: What is added.
+        added_bytes: What is added, at most.
     """
 
     base_bytes: int
     unpacked_bytes: int | None
     compressed: bool
-    tree_bytes: int
-    files: int
+    added_bytes: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Made:
     bytes: int
 
 
-def facts(base: Path, tree: Tree) -> Facts:
+def facts(base: Path, load: Load) -> Facts:
     """What is known beforehand.
 
     Raises:
@@ -77,7 +79,7 @@ def facts(base: Path, tree: Tree) -> Facts:
     """
     known = unpacked_bytes(base)
     compressed = base.suffix in COMPRESSED
-    return Facts(base.stat().st_size, known, compressed, tree.bytes, len(tree.files))
+    return Facts(base.stat().st_size, known, compressed, load.bytes)
 
 
 def plan_image(
@@ -94,9 +96,9 @@ def plan_image(
         ),
         Step("grow its root partition by what is added"),
         Step(
-            f"add the model, the runtime and the service: {known.files} files",
-            known.tree_bytes,
-            at_rate(known.tree_bytes, _ADDED, _SOURCE),
+            "add the model, the runtime that suits the system in it, and the service",
+            known.added_bytes,
+            at_rate(known.added_bytes, _ADDED, _SOURCE),
         ),
     ]
     if settings.any:
@@ -105,7 +107,7 @@ def plan_image(
         Step(
             "check both file systems and read every added file back",
             0,
-            at_rate(known.tree_bytes, _CHECKED, _SOURCE),
+            at_rate(known.added_bytes, _CHECKED, _SOURCE),
         )
     )
     notes = [
@@ -115,7 +117,7 @@ def plan_image(
     return Plan(destination, str(carried.named), carried.digest, tuple(steps), tuple(notes))
 
 
-def make_image(plan: Plan, base: Path, output: Path, tree: Tree, settings: Settings) -> Made:
+def make_image(plan: Plan, base: Path, output: Path, load: Load, settings: Settings) -> Made:
     """Write the image; it appears under its name when all of it was checked.
 
     Raises:
@@ -126,45 +128,76 @@ def make_image(plan: Plan, base: Path, output: Path, tree: Tree, settings: Setti
     """
     began = time.monotonic()
     programs.ensure_installed([*ext4.PROGRAMS, *fat.PROGRAMS])
-    _ensure_room(base, output, tree)
-    with atomic_path(output) as image:
+    _ensure_room(base, output, load)
+    with atomic_path(output) as image, scratch_folder(output) as scratch:
         with progress.bar(f"copying {base.name}", base.stat().st_size, unit="bytes") as advance:
             unpack(base, image, advance)
         work = _Work(image)
         work.root.repair()
         system = look(work.root, work.boot)
-        _ensure_usable(system)
+        runtime = _choose(load, system)
+        _ensure_runs(work.root, system, runtime)
         files = first_boot_files(settings, system, work.cmdline())
+        tree = load.tree(runtime, scratch)
         work.fill(tree, files)
         _forget(image)
         verified = work.verify(tree, files)
         size = image.stat().st_size
         written = tree.bytes + sum(map(len, files.values()))
     report = Report(plan, written, verified, time.monotonic() - began)
-    return Made(replace(report, notes=_afterwards(output, settings)), system, size)
+    notes = (_about(load, runtime), *_afterwards(output, settings, load.served.port))
+    return Made(replace(report, notes=notes), system, size)
 
 
-def _afterwards(output: Path, settings: Settings) -> tuple[str, ...]:
+def _about(load: Load, runtime: Runtime) -> str:
+    """What a person has to know who has several boards."""
+    for_ = "for any board" if not runtime.features else f"needs {' '.join(runtime.features)}"
+    known = load.carried.features(runtime.architecture) is not None
+    board = load.carried.board
+    why = f", as {board.name} has" if known and board is not None and runtime.features else ""
+    return f"Its runtime is {runtime.march}, Python {runtime.python}: {for_}{why}."
+
+
+def _afterwards(output: Path, settings: Settings, port: int) -> tuple[str, ...]:
     name = settings.hostname
-    where = f"http://{name}.local:8080" if name else "port 8080 of the board"
+    where = f"http://{name}.local:{port}" if name else f"port {port} of the board"
     return (
         f"Write it to a card: edgeslm flash {output} --to /dev/NAME (edgeslm flash --list).",
         f"After the first start the model answers at {where}.",
     )
 
 
-def _ensure_usable(system: System) -> None:
+def _choose(load: Load, system: System) -> Runtime:
+    """The runtime for the system in the image, and the board that the bundle was packed for."""
     if system.python is None:
         raise InvalidImage(
             f"{system.name} in the image has no Python", hint="Use an image with python3 in it."
         )
+    python = numbers(system.python)
+    if python < OLDEST_PYTHON:
+        raise Unsupported(
+            f"{system.name} in the image has Python {system.python}, too old a one",
+            hint=f"Use a newer image: the runtime needs Python {dotted(OLDEST_PYTHON)}.",
+        )
+    glibc = None if system.glibc is None else numbers(system.glibc)
+    features = load.carried.features(system.machine)
+    return load.brought.choose(Device(system.machine, python, glibc, features))
 
 
-def _ensure_room(base: Path, output: Path, tree: Tree) -> None:
+def _ensure_runs(root: Ext4, system: System, runtime: Runtime) -> None:
+    missing = missing_libraries(root, system.machine, runtime.libraries)
+    if missing:
+        raise Unsupported(
+            f"{system.name} in the image lacks {', '.join(missing)}, which the runtime needs",
+            hint="Use an image that has it: Raspberry Pi OS has.",
+        )
+
+
+def _ensure_room(base: Path, output: Path, load: Load) -> None:
     """Refuse what cannot fit: at least what the base takes on the disk, and what is added."""
     with writing(output):
         free = shutil.disk_usage(output.resolve().parent).free
-        needed = base.stat().st_blocks * 512 + tree.bytes
+        needed = base.stat().st_blocks * 512 + load.bytes + load.brought.most_bytes
     if free < needed:
         raise OutputFailure(
             f"cannot write {output}: it takes more than {format_bytes(needed)}, "
