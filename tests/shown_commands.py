@@ -307,7 +307,12 @@ def _put_model(target: Path, words: Sequence[str], stand_ins: StandIns) -> None:
 
 
 def _put_folder(target: Path, word: str, stand_ins: StandIns) -> None:
-    if re.fullmatch(r"packed[\w-]*/", word):
+    if word == "packed-whole/":
+        wheels = _made("made_wheels").make_several(target.parent.parent / "wheels", ("3.13",))
+        runtimes = (wheels / "runtime.json").read_bytes()
+        parts = Parts(stand_ins.model, wheels=sorted(wheels.glob("*.whl")), runtimes=runtimes)
+        write_bundle(target, parts)
+    elif re.fullmatch(r"packed[\w-]*/", word):
         shutil.copytree(stand_ins.packed, target, copy_function=os.link)
     elif re.fullmatch(r"[\w.-]+/", word):
         shutil.copytree(stand_ins.checkpoint, target)

@@ -148,7 +148,7 @@ def flash(
 
     Examples:
         edgeslm flash --list
-        edgeslm flash packed/ --to board.img --base raspios.img.xz --dry-run
+        edgeslm flash packed-whole/ --to board.img --base raspios.img.xz --dry-run
         edgeslm flash board.img --to /dev/sdX
         edgeslm flash packed/ --to ssh://pi@raspberrypi.local --open
         edgeslm flash --to ssh://pi@raspberrypi.local --rollback

@@ -238,7 +238,8 @@ def _prepared(
 
     carried = stack.enter_context(opened(bundle_of(wanted), beside, wanted.trust))
     brought = find_runtimes(carried.folder, wanted.runtime)
-    load = Load(carried, brought, Service(port=wanted.port), wanted.trust)
+    served = Service(port=wanted.port, most_bytes=carried.free_bytes)
+    load = Load(carried, brought, served, wanted.trust)
     plan = making.plan_image(to, carried, str(base), making.facts(base, load), settings)
     return plan, lambda target: making.make_image(plan, base, target, load, settings)
 

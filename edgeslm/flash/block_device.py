@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice, reading
-from edgeslm.flash.plan import Plan, Report, Step, at_rate
+from edgeslm.flash.plan import Plan, Report, Step, on_card
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
 
@@ -28,8 +28,6 @@ PIECE_BYTES = 4 << 20
 _SYNC_PIECES = 8
 """After so many the disk is asked to hold them: what is shown as written then really is."""
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.EIO, errno.ENOMEDIUM, errno.EREMOTEIO})
-_CARD_RATE = 10
-_CARD_SOURCE = "SD Association: class 10 and U1 cards write 10 MB/s at least"
 _REREAD = 0x125F
 """BLKRRPART of linux/fs.h: look at the partition table again."""
 
@@ -41,8 +39,8 @@ def plan_device(destination: str, what: str, image: str, digest: str, size: int)
         image,
         digest,
         (
-            Step(f"write {image} to {what}", size, at_rate(size, _CARD_RATE, _CARD_SOURCE)),
-            Step("read it back and compare", 0, at_rate(size, _CARD_RATE, _CARD_SOURCE)),
+            Step(f"write {image} to {what}", size, on_card(size)),
+            Step("read it back and compare", 0, on_card(size)),
         ),
         (f"Everything on {destination} is lost.",),
     )

@@ -13,6 +13,8 @@ from edgeslm.bundle.contents import Contents
 from edgeslm.bundle.layout import open_layout, read_image
 from edgeslm.bundle.runtimes import RUNTIME_NAME, Runtime
 from edgeslm.bundle.signing import read_public_key
+from edgeslm.bundle.store import INCOMING, Store
+from edgeslm.bundle.store_state import NAME_DIGITS, STATE_NAME, State
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import unpack_bundle
@@ -20,15 +22,14 @@ from edgeslm.errors import InvalidTarget, NotFound, Unsupported
 from edgeslm.files import scratch_folder
 from edgeslm.flash import places, service
 from edgeslm.flash.runtimes import Brought
-from edgeslm.flash.service import Service
+from edgeslm.flash.service import Service, account_line
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
+from edgeslm.records import STORE_SCHEMA, document
 from edgeslm.targets.loading import load_target
 from edgeslm.targets.target import Target
 
-STORE_SCHEMA = "edgeslm.store/1"
 ACCOUNT_UNIT = "etc/systemd/system/edgeslm-account.service"
 _ACCOUNT_WANTED = "etc/systemd/system/multi-user.target.wants/edgeslm-account.service"
-_SYSUSERS = "etc/sysusers.d/edgeslm.conf"
 _TMPFILES = "etc/tmpfiles.d/edgeslm.conf"
 
 
@@ -68,6 +69,12 @@ class Carried:
         with suppress(NotFound, InvalidTarget):
             return load_target(name) if isinstance(name, str) else None
         return None
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The memory that board has for it, as estimated when it was packed; None for unknown."""
+        found = (self.contents.prediction or {}).get("memory_free_bytes")
+        return found if isinstance(found, int) and found > 0 else None
 
     def features(self, architecture: str) -> frozenset[str] | None:
         """What that board's processor can do; None where nobody knows."""
@@ -177,18 +184,13 @@ def store_tree(bundle: Path, digest: str) -> Tree:
         bundle: Its folder.
         digest: 64 hex digits.
     """
-    state: dict[str, object] = {
-        "schema": STORE_SCHEMA,
-        "current": digest[:32],
-        "previous": None,
-        "refused": [],
-    }
-    text = json.dumps(state, indent=2) + "\n"
+    store, version = Store(Path(places.STORE)), digest[:NAME_DIGITS]
+    state = document(STORE_SCHEMA, State().switched(version))
     return Tree.of(
         [
-            *tree_of(bundle, f"{places.STORE}/versions/{digest[:32]}").entries,
-            Entry(f"{places.STORE}/incoming", None, 0o755),
-            Entry(f"{places.STORE}/state.json", text.encode()),
+            *tree_of(bundle, str(store.folder(version))).entries,
+            Entry(str(store.root / INCOMING), None, 0o755),
+            Entry(str(store.root / STATE_NAME), f"{json.dumps(state, indent=2)}\n".encode()),
         ]
     )
 
@@ -199,12 +201,11 @@ def _service_entries(served: Service) -> list[Entry]:
         Entry(places.WANTED, Link(f"/{places.UNIT}"), 0o777),
         Entry(ACCOUNT_UNIT, _ACCOUNT.encode()),
         Entry(_ACCOUNT_WANTED, Link(f"/{ACCOUNT_UNIT}"), 0o777),
-        Entry(_SYSUSERS, _USER_LINE.encode()),
+        Entry(places.SYSUSERS, account_line(f"/{places.HOME}").encode()),
         Entry(_TMPFILES, _HOME_LINE.encode()),
     ]
 
 
-_USER_LINE = f'u {places.USER} - "serves a language model" /{places.HOME}\n'
 _HOME_LINE = f"d /{places.HOME} 0755 {places.USER} {places.USER} -\n"
 _ACCOUNT = f"""\
 [Unit]
@@ -216,7 +217,7 @@ Before={places.SERVICE}
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/bin/systemd-sysusers /{_SYSUSERS}
+ExecStart=/usr/bin/systemd-sysusers /{places.SYSUSERS}
 ExecStart=/usr/bin/systemd-tmpfiles --create /{_TMPFILES}
 
 [Install]

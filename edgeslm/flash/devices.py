@@ -14,13 +14,13 @@ from pathlib import Path
 
 from edgeslm.errors import NotFound, RefusedDevice, Unsupported
 from edgeslm.files import small_text
+from edgeslm.targets.mounts import mounts
 from edgeslm.units import format_bytes
 
 _SECTOR = 512
 """What sysfs counts sizes in, whatever the disk's own sectors are."""
 _NO_DISKS = re.compile(r"(ram|zram|dm-|md|sr|fd|nbd|mtdblock)\d")
 _BOOT_PART = re.compile(r"mmcblk\d+(boot|rpmb|gp)\d*")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 _SYSTEM_FOLDERS = frozenset({"/", "/boot", "/boot/firmware", "/boot/efi", "/usr", "/var", "/home"})
 
 
@@ -190,15 +190,11 @@ def _mounts(root: Path, names: set[str], numbers: set[str]) -> Iterator[str]:
     """Folders where one of the named devices is mounted, by its number and by its name."""
     mapped = {small_text(root / "sys" / "block" / name / "dm" / "name") for name in names} - {""}
     numbers = numbers | {small_text(root / "sys" / "block" / name / "dev") for name in names} - {""}
-    for line in small_text(root / "proc" / "self" / "mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, source = before.split(), [*after.split(), "", ""][1]
-        if len(fields) < 5:
-            continue
-        place, _, name = source.rpartition("/")
+    for mount in mounts(root):
+        place, _, name = mount.source.rpartition("/")
         by_name = (place == "/dev" and name in names) or (place == "/dev/mapper" and name in mapped)
-        if fields[2] in numbers or by_name:
-            yield _unescaped(fields[4])
+        if mount.device in numbers or by_name:
+            yield mount.place
 
 
 def _swaps(root: Path) -> Iterator[str]:
@@ -206,11 +202,6 @@ def _swaps(root: Path) -> Iterator[str]:
         path, *_ = line.split()
         if path.startswith("/dev/"):
             yield path.rpartition("/")[2]
-
-
-def _unescaped(text: str) -> str:
-    r"""As mountinfo has blanks in it: \040."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _model(folder: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +19,13 @@ from edgeslm.bundle.runtimes import Runtime
 from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported, reading, writing
 from edgeslm.files import atomic_path, sha256, small_text
 from edgeslm.flash.carried import Carried
-from edgeslm.flash.plan import Plan, Report, Step, at_rate
+from edgeslm.flash.plan import Plan, Report, Step, on_card
 from edgeslm.flash.runtimes import Brought
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
 from edgeslm.flash.wheels.install import OLDEST_PYTHON
 from edgeslm.flash.wheels.tags import Device, numbers
 from edgeslm.progress import Advance
+from edgeslm.targets.mounts import parse_mounts
 from edgeslm.units import format_bytes
 
 FOLDER = "edgeslm"
@@ -35,7 +35,6 @@ _LAST = ("bundle/oci-layout", "bundle/model.sig", "bundle/index.json")
 _FAT_NAMES = frozenset({"vfat", "msdos", "umsdos"})
 _FAT_MOST_BYTES = (4 << 30) - 1
 _PIECE_BYTES = 1 << 20
-_RATE, _SOURCE = 10, "SD Association: class 10 and U1 cards write 10 MB/s at least"
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,10 @@ def look(path: Path, root: Path = Path("/")) -> Place:
 def file_system_of(path: Path, mountinfo: str) -> str:
     """The name of the file system that a folder lies on; empty where it is not said. Pure."""
     best, found = -1, ""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(), after.split()
-        if len(fields) < 5 or not kind:
-            continue
-        place = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
+    for mount in parse_mounts(mountinfo):
+        place = Path(mount.place)
         if len(place.parts) >= best and (path == place or place in path.parents):
-            best, found = len(place.parts), kind[0]
+            best, found = len(place.parts), mount.kind
     return found
 
 
@@ -163,8 +158,8 @@ def plan_directory(carried: Carried, place: Place, tree: Tree) -> Plan:
     _ensure_fits(place, missing, count)
     how_many = f"write {len(missing)} of {len(tree.files)} files"
     steps = (
-        Step(how_many, count, at_rate(count, _RATE, _SOURCE)),
-        Step("read all of them back and compare", 0, at_rate(tree.bytes, _RATE, _SOURCE)),
+        Step(how_many, count, on_card(count)),
+        Step("read all of them back and compare", 0, on_card(tree.bytes)),
     )
     note = f"Everything goes into {place.path / FOLDER}; what else lies on the disk is not touched."
     return Plan(str(place.path), str(carried.named), carried.digest, steps, (note,))

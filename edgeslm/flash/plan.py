@@ -76,6 +76,11 @@ def at_rate(count: int, megabytes_per_second: float, source: str) -> Figure:
     return Figure(count / (megabytes_per_second * 1e6), Provenance.ESTIMATED, source)
 
 
+def on_card(count: int) -> Figure:
+    """The seconds that a card takes for so many bytes, at most."""
+    return at_rate(count, 10, "SD Association: class 10 and U1 cards write 10 MB/s at least")
+
+
 def describe(plan: Plan) -> list[str]:
     """The plan in lines of text."""
     named = f"{plan.bundle} ({plan.digest})" if plan.digest else plan.bundle

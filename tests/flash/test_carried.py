@@ -10,14 +10,18 @@ import made_bundles
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edgeslm.bundle.model_path import find_model
+from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.store import Store
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
-from edgeslm.bundle.writing import write_tar_file
+from edgeslm.bundle.writing import write_bundle, write_tar_file
 from edgeslm.errors import InvalidBundle, UserError
 from edgeslm.flash.carried import Carried, Load, opened
 from edgeslm.flash.runtimes import find_runtimes
 from edgeslm.flash.service import Service
 from edgeslm.flash.tree import Link, Tree
+from edgeslm.targets.loading import load_target
 
 
 def tar_of(packed: Path, tar: Path) -> Path:
@@ -128,15 +132,42 @@ def test_systemd_makes_the_account(packed: Path, runtime: Path, tmp_path: Path) 
     assert "edgeslm-account" not in checked.stderr, checked.stderr
 
 
-def test_what_is_put_into_a_store_is_a_bundle(packed: Path, runtime: Path, tmp_path: Path) -> None:
+def test_the_store_is_one_that_the_devices_commands_work_with(
+    packed: Path, runtime: Path, tmp_path: Path
+) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = tree_of(carried, runtime)
-    for entry in tree.entries:
-        if entry.path.startswith("var/lib/") and isinstance(entry.content, (bytes, Path)):
-            target = tmp_path / "root" / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = entry.content
-            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    versions = tmp_path / "root/var/lib/edgeslm/store/versions"
+        put(tree_of(carried, runtime), tmp_path / "root")
+    store = Store(tmp_path / "root/var/lib/edgeslm/store")
 
-    assert verify_bundle(next(versions.iterdir())).contents.digest == carried.contents.digest
+    (version,) = store.versions()
+    assert version.current
+    assert (version.digest, version.name) == (carried.digest, store.state.current)
+    assert verify_bundle(store.folder(store.find(None))).contents == carried.contents
+    model = find_model(store.root)
+    assert model.read_bytes() == find_model(packed).read_bytes()
+    write_bundle(tmp_path / "next", Parts(model))
+    added = store.add(tmp_path / "next")
+    assert added.shared_bytes >= model.stat().st_size
+    assert store.activate(added.version).previous == version.name
+    assert store.rollback().current == version.name
+
+
+def put(tree: Tree, root: Path) -> None:
+    """Make files of a tree, but for links."""
+    for entry in tree.entries:
+        target = root / entry.path
+        if entry.content is None:
+            target.mkdir(parents=True)
+        elif not isinstance(entry.content, Link):
+            data = entry.content
+            target.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
+
+
+def test_what_the_board_has_for_it(packed: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with opened(packed, tmp_path / "x") as carried:
+        assert carried.free_bytes == load_target("rpi5-4gb").memory.free_bytes
+        assert "asimddp" in (carried.features("aarch64") or ())
+        assert carried.features("x86_64") is None
+    write_bundle(tmp_path / "plain", Parts(tiny_model))
+    with opened(tmp_path / "plain", tmp_path / "x") as carried:
+        assert carried.free_bytes is carried.board is carried.features("aarch64") is None

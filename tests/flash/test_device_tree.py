@@ -54,6 +54,7 @@ def test_a_folder_of_this_machine(tmp_path: Path) -> None:
         ("opt/x", 0o755, None),
         ("opt/x/alias", 0o777, Link("bin")),
         ("opt/x/bin", 0o755, None),
+        ("opt/x/bin/__pycache__", 0o755, None),
         ("opt/x/bin/run", 0o755, tmp_path / "bin" / "run"),
     ]
 

@@ -28,8 +28,8 @@ def test_it_serves_the_store_as_a_user_of_its_own() -> None:
     assert not any(line.startswith(("Ambient", "MemoryMax")) for line in told)
 
 
-def test_the_plan_is_a_limit() -> None:
-    assert "MemoryMax=264000000" in lines(Service(planned_bytes=200_000_000))
+def test_what_the_board_has_is_a_limit() -> None:
+    assert "MemoryMax=264000000" in lines(Service(most_bytes=264_000_000))
 
 
 def test_a_port_for_the_privileged_takes_one_right() -> None:
@@ -45,7 +45,7 @@ def test_a_port_for_the_privileged_takes_one_right() -> None:
         {"port": 0},
         {"port": 70000},
         {"host": "0 -x"},
-        {"name": "a\nExecStart=x"},
+        {"host": "a\nExecStart=x"},
         {"root": "/a b"},
         {"root": "/%h"},
         {"account": "x y"},
@@ -79,7 +79,7 @@ def test_a_users_own_systemd_cannot_shut_it_off() -> None:
 @pytest.mark.parametrize(
     "service",
     [
-        Service(port=80, planned_bytes=200_000_000, slots=2, context=1024),
+        Service(port=80, most_bytes=200_000_000),
         Service(root="/srv/edge", account="root", trusts=True),
         Service(root="/srv/edge", account=None),
     ],

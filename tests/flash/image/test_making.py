@@ -27,6 +27,8 @@ from made_images import (
 from made_wheels import make_runtimes
 
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import write_bundle
 from edgeslm.cli import flashing
 from edgeslm.errors import InvalidImage, NotFound, OutputFailure, Unsupported
@@ -250,6 +252,13 @@ def test_with_nothing_but_a_bundle_and_a_base(
     assert "exec /usr/bin/python3.11 -m edgeslm" in program
     library = on_root(output, SMALL, "cat /opt/edgeslm/current/site/llama/lib/libllama.so")
     assert library == best
+    _debugfs(output, f"rdump /var/lib/edgeslm/store {tmp_path}")
+    (version,) = Store(tmp_path / "store").versions()
+    assert version.current
+    assert version.digest == f"sha256:{verify_bundle(tmp_path / 'packed').contents.digest}"
+    unit = on_root(output, SMALL, "cat /etc/systemd/system/edgeslm.service").splitlines()
+    limits = [f"MemoryMax={load_target(target).memory.free_bytes}"] if target else []
+    assert [line for line in unit if line.startswith("MemoryMax")] == limits
 
 
 @pytest.mark.parametrize("wrong", ["i386", "python", "alpine", "old", "glibc", "library"])
