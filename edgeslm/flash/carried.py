@@ -22,7 +22,7 @@ from edgeslm.errors import InvalidTarget, NotFound, Unsupported
 from edgeslm.files import scratch_folder
 from edgeslm.flash import places, service
 from edgeslm.flash.runtimes import Brought
-from edgeslm.flash.service import Service, account_line
+from edgeslm.flash.service import Service, account_line, home_lines
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
 from edgeslm.records import STORE_SCHEMA, document
 from edgeslm.targets.loading import load_target
@@ -202,11 +202,10 @@ def _service_entries(served: Service) -> list[Entry]:
         Entry(ACCOUNT_UNIT, _ACCOUNT.encode()),
         Entry(_ACCOUNT_WANTED, Link(f"/{ACCOUNT_UNIT}"), 0o777),
         Entry(places.SYSUSERS, account_line(f"/{places.HOME}").encode()),
-        Entry(_TMPFILES, _HOME_LINE.encode()),
+        Entry(_TMPFILES, home_lines(f"/{places.HOME}").encode()),
     ]
 
 
-_HOME_LINE = f"d /{places.HOME} 0755 {places.USER} {places.USER} -\n"
 _ACCOUNT = f"""\
 [Unit]
 Description=The account that serves a language model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidOption
+from edgeslm.files import HASHES
 from edgeslm.flash import places
 
 
@@ -89,6 +90,20 @@ def account_line(home: str) -> str:
     return f'u {places.USER} - "serves a language model" {home}\n'
 
 
+def home_lines(home: str) -> str:
+    """What systemd-tmpfiles makes for that account. See tmpfiles.d(5).
+
+    It may add files to its home and to its caches, and cannot move away what is root's there: the
+    store, and the notes of hashes. Where only signed bundles are served, what it wrote itself must
+    not stand for a hash; they are computed at each start then.
+    """
+    cache = f"{home}/.cache/edgeslm"
+    shared = "".join(
+        f"d {folder} 1775 root {places.USER} -\n" for folder in (home, f"{home}/.cache", cache)
+    )
+    return f"{shared}d {cache}/{HASHES} 0755 root root -\n"
+
+
 def _at(service: Service, place: str) -> str:
     return f"{service.root.rstrip('/')}/{place}"
 
@@ -133,6 +148,7 @@ def _shut_off(service: Service) -> list[str]:
         f"ProtectHome={'read-only' if at_home else 'yes'}",
         f"PrivateTmp={'no' if in_tmp else 'yes'}",
         f"ReadWritePaths={_at(service, places.HOME)}",
+        f"ReadOnlyPaths=-{_at(service, places.STORE)}",
         *(["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if service.port < 1024 else []),
         *_capabilities(service),
     ]

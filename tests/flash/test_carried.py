@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -118,6 +119,16 @@ def test_systemd_makes_the_account(packed: Path, runtime: Path, tmp_path: Path) 
     line = next(line for line in (root / "etc/passwd").read_text().splitlines())
     assert line.startswith("edgeslm:x:")
     assert line.endswith(":/var/lib/edgeslm:/usr/sbin/nologin")
+    if os.geteuid() == 0:
+        (root / "var/lib").mkdir(parents=True)
+        program = ["systemd-tmpfiles", f"--root={root}", "--create", "edgeslm.conf"]
+        subprocess.run(program, check=True, capture_output=True)
+        group = int(line.split(":")[3])
+        for folder in ("", ".cache", ".cache/edgeslm"):
+            found = (root / "var/lib/edgeslm" / folder).stat()
+            assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, group, 0o1775)
+        found = (root / "var/lib/edgeslm/.cache/edgeslm/hashes").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, 0o755)
     checked = subprocess.run(
         [
             "systemd-analyze",
