@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgeslm.cli import output
-from edgeslm.errors import InvalidOption
+from edgeslm.errors import InvalidOption, reading
 from edgeslm.files import atomic_path, read_text, scratch_folder, sha256
 from edgeslm.records import FLASH_SCHEMA, to_json
 from edgeslm.units import format_bytes, format_seconds
@@ -97,15 +97,15 @@ def carry(wanted: Wanted, to: str) -> None:
             "are for boards over ssh",
             hint="Use --to ssh://USER@HOST, or leave them out.",
         )
-    for fits, handle in DESTINATIONS:
-        if fits(to):
-            handle(wanted, to)
-            return
-    raise InvalidOption(
-        f"not a destination: {to}",
-        hint="Name a new image (board.img), a disk (/dev/NAME), a folder that is there, or "
-        "ssh://USER@HOST.",
-    )
+    with reading(Path(to)):
+        handle = next((handle for fits, handle in DESTINATIONS if fits(to)), None)
+    if handle is None:
+        raise InvalidOption(
+            f"not a destination: {to}",
+            hint="Name a new image (board.img), a disk (/dev/NAME), a folder that is there, or "
+            "ssh://USER@HOST.",
+        )
+    handle(wanted, to)
 
 
 def show_disks(json: bool) -> None:
@@ -156,7 +156,7 @@ def _to_image(wanted: Wanted, to: str) -> None:
 
 def _to_device(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import block_device
-    from edgeslm.flash.devices import ensure_allowed, find_device
+    from edgeslm.flash.devices import ensure_allowed, ensure_same, find_device
 
     device = find_device(Path(to))
     ensure_allowed(device, 0)
@@ -180,8 +180,10 @@ def _to_device(wanted: Wanted, to: str) -> None:
         ensure_allowed(device, 0 if make else size)
         _confirm(device, wanted)
         image = _image_at_hand(named, make, stack)
-        ensure_allowed(find_device(Path(to)), image.stat().st_size)
-        report = block_device.write_device(plan, image, device.path)
+        found = find_device(Path(to))  # asking, and making the image, took its time
+        ensure_same(device, found)
+        ensure_allowed(found, image.stat().st_size)
+        report = block_device.write_device(plan, image, found.path, meant=found)
     _tell(wanted, report)
 
 
@@ -315,7 +317,9 @@ def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
 
 
 def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:
-    if target.exists() and base.exists() and target.samefile(base):
+    with reading(base):
+        same = target.exists() and base.exists() and target.samefile(base)
+    if same:
         raise InvalidOption(f"{target}: is the base itself", hint="Name another image with --to.")
     if target.exists() and not wanted.dry_run:
         ask(f"{target} is there already. Replace it?", wanted)

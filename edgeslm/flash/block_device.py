@@ -20,6 +20,7 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice, reading
+from edgeslm.flash.devices import Device, ensure_opened
 from edgeslm.flash.plan import Plan, Report, Step, on_card
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
@@ -46,7 +47,9 @@ def plan_device(destination: str, what: str, image: str, digest: str, size: int)
     )
 
 
-def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = True) -> Report:
+def write_device(
+    plan: Plan, image: Path, device: Path, *, exclusive: bool = True, meant: Device | None = None
+) -> Report:
     """Write an image to a disk, and compare what can be read from it.
 
     Args:
@@ -54,9 +57,10 @@ def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = Tru
         image: The image, not compressed.
         device: The disk, or a file that stands for one and is large enough.
         exclusive: Whether the kernel is asked to refuse a disk that is in use.
+        meant: What was confirmed: what is opened has to be that one.
 
     Raises:
-        RefusedDevice: it is in use.
+        RefusedDevice: it is in use, or not the one that was meant.
         OutputFailure: it could not be opened or written; it is not usable then.
         Failure: it reads back differently.
     """
@@ -64,7 +68,7 @@ def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = Tru
     with reading(image):
         size = image.stat().st_size
     with progress.bar(f"writing {device}", size, unit="bytes") as advance:
-        digests = _write(image, device, advance, exclusive)
+        digests = _write(image, device, advance, exclusive, meant)
     with progress.bar("reading back", size, unit="bytes") as advance:
         _compare(device, size, digests, advance)
     _look_again(device)
@@ -72,7 +76,9 @@ def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = Tru
     return Report(plan, size, size, time.monotonic() - began, None, notes)
 
 
-def _write(image: Path, device: Path, advance: Advance, exclusive: bool) -> list[bytes]:
+def _write(
+    image: Path, device: Path, advance: Advance, exclusive: bool, meant: Device | None = None
+) -> list[bytes]:
     """Write all of it; the digest of each piece."""
     with (
         reading(image),
@@ -80,6 +86,8 @@ def _write(image: Path, device: Path, advance: Advance, exclusive: bool) -> list
         _opened(device, exclusive) as target,
         ThreadPoolExecutor(2, "flash") as pool,
     ):
+        if meant is not None:
+            ensure_opened(meant, os.fstat(target).st_rdev)
         first = source.read(PIECE_BYTES)
         _put(device, target, bytes(len(first)), 0)
         digests, syncing, offset = [_digest(first)], list[Future[None]](), len(first)

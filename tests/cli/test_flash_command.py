@@ -14,7 +14,8 @@ from edgeslm.cli import flashing
 from edgeslm.cli.flashing import Told, Wanted, carry
 from edgeslm.cli.main import app
 from edgeslm.errors import InvalidOption, NotFound, RefusedDevice, UserError
-from edgeslm.flash import devices
+from edgeslm.flash import block_device, devices
+from edgeslm.flash.plan import Plan, Report
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
 
@@ -23,6 +24,16 @@ from made_images import SMALL, make_image, make_runtime, on_boot
 from made_machines import make_laptop
 
 RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def no_disk_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made laptop's disks have the names of real ones: nothing here may write any."""
+
+    def write_device(*given: object, **more: object) -> None:
+        pytest.fail(f"a disk would have been written: {given} {more}")
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +152,38 @@ def test_a_disk_that_is_too_small(laptop: Path, tmp_path: Path) -> None:
         carry(Wanted(image, yes=True), "/dev/sda")
 
 
+def test_a_disk_that_is_another_one_after_the_question(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "board.img"
+    image.write_bytes(bytes(1024))
+
+    def confirm(*_: object, **__: object) -> bool:
+        (laptop / "sys" / "block" / "sda" / "diskseq").write_text("8\n")
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(flashing.typer, "confirm", confirm)
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        carry(Wanted(image), "/dev/sda")
+
+
+def test_the_disk_that_was_confirmed_is_written(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, written = tmp_path / "board.img", list[object]()
+    image.write_bytes(bytes(1024))
+
+    def write_device(plan: Plan, *given: object, **more: object) -> Report:
+        written.extend([*given, more])
+        return Report(plan, 1024, 1024, 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    carry(Wanted(image, yes=True), "/dev/sda")
+    sda = devices.find_device(Path("/dev/sda"))
+    assert written == [image, Path("/dev/sda"), {"meant": sda}]
+
+
 def test_nobody_to_ask(laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "board.img"
     image.write_bytes(bytes(1024))
@@ -176,6 +219,7 @@ def test_the_name_of_a_built_in_disk_is_typed(
         (Wanted(Path("x")), "new.img", "an image is made from another one"),
         (Wanted(None), "FOLDER", "needs a bundle"),
         (Wanted(Path("x")), "new.iso", "not a destination"),
+        (Wanted(Path("x")), f"{'a' * 300}/board.img", "a" * 300),
         (Wanted(Path("x"), Told(wifi="a"), base=Path("b")), "new.img", "in which country"),
         (Wanted(Path("x"), Told(wifi_country="DE"), base=Path("b")), "new.img", "--wifi"),
     ],

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice
 from edgeslm.flash import block_device
 from edgeslm.flash.block_device import PIECE_BYTES, plan_device, write_device
+from edgeslm.flash.devices import Device, find_device
 from edgeslm.flash.plan import Plan
 
 PLAN = plan_device("/dev/sdx", "sdx (Stick, 32.0 GB)", "board.img", "", 100)
@@ -151,6 +153,28 @@ def test_a_real_block_device(tmp_path: Path, loop: Path) -> None:
     write_device(PLAN, image, loop)
 
     subprocess.run(["cmp", "-n", str(image.stat().st_size), image, loop], check=True)
+
+
+def test_only_the_one_that_was_meant(tmp_path: Path, loop: Path) -> None:
+    image = some_image(tmp_path / "board.img", PIECE_BYTES)
+    meant = find_device(loop)
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        write_device(PLAN, image, loop, meant=replace(meant, marks=("another",)))
+    assert loop.read_bytes()[:6] == b"oldold"
+
+    write_device(PLAN, image, loop, meant=meant)
+    assert loop.read_bytes()[:PIECE_BYTES] == image.read_bytes()
+
+
+def test_another_disk_is_not_touched(tmp_path: Path) -> None:
+    """What is opened is compared, whatever its name: a file is no disk at all."""
+    image, disk = some_image(tmp_path / "board.img", PIECE_BYTES), tmp_path / "disk"
+    disk.write_bytes(b"old")
+    meant = Device("sda", 1 << 30, "", "usb", True, False, (), (), False, number="8:0")
+
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        write_device(PLAN, image, disk, exclusive=False, meant=meant)
+    assert disk.read_bytes() == b"old"
 
 
 def test_one_that_is_mounted_is_refused_by_the_kernel(tmp_path: Path, loop: Path) -> None:
