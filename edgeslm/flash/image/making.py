@@ -130,6 +130,8 @@ def make_image(plan: Plan, base: Path, output: Path, load: Load, settings: Setti
     programs.ensure_installed([*ext4.PROGRAMS, *fat.PROGRAMS])
     _ensure_room(base, output, load)
     with atomic_path(output) as image, scratch_folder(output) as scratch:
+        if settings.secret:
+            image.chmod(0o600)
         with progress.bar(f"copying {base.name}", base.stat().st_size, unit="bytes") as advance:
             unpack(base, image, advance)
         work = _Work(image)

@@ -31,7 +31,7 @@ from edgeslm.bundle.store import Store
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import write_bundle
 from edgeslm.cli import flashing
-from edgeslm.errors import InvalidImage, NotFound, OutputFailure, Unsupported
+from edgeslm.errors import Failure, InvalidImage, NotFound, OutputFailure, Unsupported
 from edgeslm.estimate.prediction import predict
 from edgeslm.flash import programs
 from edgeslm.flash.carried import Load, opened
@@ -93,6 +93,7 @@ def test_bookworm_in_its_exact_layout(packed: Path, brought: Brought, tmp_path: 
     made = make(packed, brought, base, output)
 
     assert made.system.version == "bookworm"
+    assert output.stat().st_mode & 0o777 == 0o600  # a password's hash and a network's key are in it
     assert made.system.first_boot is FirstBoot.SYSTEMD
     assert output.stat().st_size == made.bytes > base.stat().st_size
     assert output.stat().st_blocks * 512 < 100 * MIB
@@ -149,6 +150,7 @@ def test_nothing_told_leaves_the_boot_partition_alone(
             return file.read(SMALL.boot_bytes)
 
     assert boot(output) == boot(base)
+    assert output.stat().st_mode == base.stat().st_mode
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +198,15 @@ def test_what_was_changed_afterwards_is_noticed(
 def test_files_that_stood_there_are_replaced_and_folders_are_not(tmp_path: Path) -> None:
     image = make_image(tmp_path, "bookworm")
     root = Ext4(image, SMALL.root_start)
+    odd = tmp_path / 'a "new"\nline'
+    odd.write_bytes(b"y" * 5000)
     tree = Tree.of(
         [
+            Entry("opt/odd", odd),
             Entry("etc/fstab", b"other\n", 0o600, 1000, 100_000),
             Entry("etc/os-release", b"a file now\n"),
             Entry("opt/link", Link("nowhere")),
+            Entry("opt/long", Link('a "long" way/' * 5)),
             Entry("opt/empty", b""),
             Entry("opt/a blank/b", b"x" * 3_000_000),
         ]
@@ -212,6 +218,21 @@ def test_files_that_stood_there_are_replaced_and_folders_are_not(tmp_path: Path)
     assert root.read("etc/fstab") == b"other\n"
     with pytest.raises(InvalidImage, match="in the way"):
         root.add(Tree.of([Entry("etc", b"")]))
+
+
+def test_a_link_that_leads_elsewhere_is_noticed(tmp_path: Path) -> None:
+    root = Ext4(make_image(tmp_path, "bookworm"), SMALL.root_start)
+
+    def links(last: str) -> list[Tree]:
+        """Short ones, and those that the file system keeps as it keeps files."""
+        made = (Entry(f"opt/{n}", Link("a" * (n - 1) + last), 0o777) for n in (5, 59, 60, 300))
+        return [Tree.of([entry]) for entry in made]
+
+    root.add(sum(links("a"), Tree(())))
+    for same, other in zip(links("a"), links("b"), strict=True):
+        root.verify(same, lambda _: None)
+        with pytest.raises(Failure, match="reads back differently"):
+            root.verify(other, lambda _: None)
 
 
 def test_a_base_that_is_damaged(packed: Path, brought: Brought, tmp_path: Path) -> None:
