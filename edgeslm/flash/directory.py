@@ -46,12 +46,14 @@ class Place:
         free_bytes: What the disk has room for.
         file_system: Its name in the kernel, as in "vfat"; empty where nobody knows.
         there: The sizes of files that lie in it, by their paths below it.
+        links: Links that lie in it, by their paths below it.
     """
 
     path: Path
     free_bytes: int
     file_system: str
     there: dict[str, int]
+    links: frozenset[str] = frozenset()
 
 
 def look(path: Path, root: Path = Path("/")) -> Place:
@@ -64,13 +66,24 @@ def look(path: Path, root: Path = Path("/")) -> Place:
         raise NotFound(f"{path}: no such folder", hint=f"Mount the card first, or: mkdir {path}")
     with reading(path):
         free = shutil.disk_usage(path).free
+        found = {str(file.relative_to(path)): file for file in _below(path / FOLDER)}
+        links = frozenset(name for name, file in found.items() if file.is_symlink())
         there = {
-            str(file.relative_to(path)): file.stat().st_size
-            for file in (path / FOLDER).rglob("*")
-            if file.is_file()
+            name: file.stat().st_size
+            for name, file in found.items()
+            if name not in links and file.is_file()
         }
     mounts = small_text(root / "proc" / "self" / "mountinfo")
-    return Place(path, free, file_system_of(path.resolve(), mounts), there)
+    return Place(path, free, file_system_of(path.resolve(), mounts), there, links)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """A folder, if there is one, and all in it; links are not followed, the folder neither."""
+    if os.path.lexists(folder):
+        yield folder
+    if folder.is_dir() and not folder.is_symlink():
+        for item in os.scandir(folder):
+            yield from _below(Path(item.path))
 
 
 def file_system_of(path: Path, mountinfo: str) -> str:
@@ -151,8 +164,16 @@ def plan_directory(carried: Carried, place: Place, tree: Tree) -> Plan:
     """What is written. Pure, from what was looked at.
 
     Raises:
-        OutputFailure: it does not fit, or one file is larger than the file system can hold.
+        OutputFailure: it does not fit, one file is larger than the file system can hold, or a
+            link stands where something would be written, and leads elsewhere.
     """
+    for entry in tree.entries:
+        if entry.path in place.links:
+            raise OutputFailure(
+                f"{place.path / entry.path} is a link, and what is written there would lie "
+                "somewhere else",
+                hint="Remove it, or name the folder that it leads to.",
+            )
     missing = [entry for entry in tree.files if place.there.get(entry.path) != entry.size]
     count = sum(entry.size for entry in missing)
     _ensure_fits(place, missing, count)
@@ -219,7 +240,8 @@ def _put(root: Path, entry: Entry, advance: Advance) -> int:
         with writing(target):
             target.mkdir(exist_ok=True)
         return 0
-    same_size = target.is_file() and target.stat().st_size == entry.size
+    with reading(target):
+        same_size = target.is_file() and target.stat().st_size == entry.size
     if same_size and sha256(target) == entry.sha256():
         advance(entry.size)
         return 0
@@ -227,9 +249,8 @@ def _put(root: Path, entry: Entry, advance: Advance) -> int:
         for piece in _pieces(entry):
             file.write(piece)
             advance(len(piece))
-    if entry.mode & 0o100:
-        with writing(target):
-            target.chmod(entry.mode)
+        if entry.mode & 0o100:
+            temporary.chmod(entry.mode)
     return entry.size
 
 
@@ -245,7 +266,7 @@ def _pieces(entry: Entry) -> Iterator[bytes]:
 def _remove_others(place: Place, tree: Tree) -> None:
     """Files of an earlier bundle, which nothing leads to any more."""
     ours = {entry.path for entry in tree.entries}
-    for name in place.there:
+    for name in (*place.there, *place.links):
         if name not in ours and name.startswith((f"{FOLDER}/bundle/", f"{FOLDER}/{_RUNTIME}")):
             with writing(place.path / name):
                 (place.path / name).unlink(missing_ok=True)

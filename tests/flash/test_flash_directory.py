@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm import files
 from edgeslm.bundle.runtimes import RuntimeList
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported
@@ -153,6 +154,39 @@ def test_the_file_system_of_a_folder() -> None:
 def test_a_link_in_the_runtime_is_refused(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried, pytest.raises(Unsupported, match="a link"):
         tree_for(carried, given(carried, runtime), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["edgeslm", "edgeslm/bundle/blobs", "edgeslm/README.txt"])
+def test_a_link_on_the_card_that_leads_out_of_it(
+    packed: Path, plain: Path, tmp_path: Path, name: str
+) -> None:
+    card, other = tmp_path / "card", tmp_path / "other"
+    (card / name).parent.mkdir(parents=True)
+    other.mkdir()
+    (card / name).symlink_to(other / "precious" if name.endswith("txt") else other)
+
+    with pytest.raises(OutputFailure, match="is a link"):
+        flash(packed, plain, card)
+    assert list(other.iterdir()) == []
+
+
+def test_a_program_is_one_as_soon_as_it_has_its_name(
+    packed: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, modes = tmp_path / "card", list[int]()
+    card.mkdir()
+    real = files.sync
+
+    def sync(path: Path) -> None:
+        """The folder is told to hold a name: nothing may be left to do for that file then."""
+        real(path)
+        program = card / "edgeslm/runtime/bin/edgeslm"
+        if program.exists():
+            modes.append(program.stat().st_mode & 0o777)
+
+    monkeypatch.setattr(files, "sync", sync)
+    flash(packed, plain, card)
+    assert set(modes) == {0o755}
 
 
 def test_no_folder(tmp_path: Path) -> None:
