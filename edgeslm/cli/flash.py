@@ -61,7 +61,7 @@ def flash(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     port: Annotated[
         int, typer.Option("--port", metavar="N", help="Where the board answers.")
-    ] = 8080,
+    ] = flashing.PORT,
     hostname: Annotated[
         str | None, typer.Option("--hostname", metavar="NAME", help="The board's name.")
     ] = None,

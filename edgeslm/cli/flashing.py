@@ -34,6 +34,8 @@ EXPLANATION = (
     "  --to ssh://user@host[:port][/folder]   a board that runs",
     "With --dry-run it only says what it would do.",
 )
+PORT = 8080
+"""Where a board answers if nothing else is said."""
 _IMAGES = (".img", ".img.xz", ".img.gz")
 
 
@@ -79,7 +81,7 @@ class Wanted:
     trust: tuple[Path, ...] = ()
     dry_run: bool = False
     yes: bool = False
-    port: int = 8080
+    port: int = PORT
     imager_json: str | None = None
     json: bool = False
     over_ssh: OverSsh = OverSsh()
@@ -145,6 +147,10 @@ def _to_image(wanted: Wanted, to: str) -> None:
     target = Path(to)
     base, settings = _base(wanted), _settings(wanted.told)
     _ensure_new(target, base, wanted)
+    if wanted.imager_json is not None:
+        from edgeslm.flash.image.imager import ensure_address
+
+        ensure_address(wanted.imager_json)
     with ExitStack() as stack:
         plan, make = _prepared(wanted, stack, base, settings, to, target)
         if _shown(wanted, plan):
@@ -163,11 +169,12 @@ def _to_device(wanted: Wanted, to: str) -> None:
     named = bundle_of(wanted)
     with ExitStack() as stack:
         if _is_image(named) and wanted.base is None:
-            refuse(wanted, "an image that is written as it is", runtime=True)
+            refuse(wanted, "an image that is written as it is", *_OF_BOARDS, *_FOR_SERVING)
             size = _image_bytes(named)
             plan = block_device.plan_device(to, device.describe(), str(named), "", size)
             make: Callable[[Path], Made] | None = None
         else:
+            refuse(wanted, "a disk", "--imager-json")
             base, settings = _base(wanted), _settings(wanted.told)
             making, make = _prepared(wanted, stack, base, settings, to, scratch())
             size = _image_bytes(base) + making.bytes
@@ -192,9 +199,9 @@ def _to_directory(wanted: Wanted, to: str) -> None:
     from edgeslm.flash.carried import opened
     from edgeslm.flash.runtimes import find_runtimes
 
-    refuse(wanted, "a folder")
+    refuse(wanted, "a folder", *_OF_BOARDS, "--port", "--trust")
     with (
-        opened(bundle_of(wanted), scratch(), wanted.trust) as carried,
+        opened(bundle_of(wanted), scratch()) as carried,
         scratch_folder(scratch()) as folder,
     ):
         brought = None
@@ -216,7 +223,7 @@ def _is_board(to: str) -> bool:
 def _to_board(wanted: Wanted, to: str) -> None:
     from edgeslm.cli import flash_ssh
 
-    refuse(wanted, "a board over ssh")
+    refuse(wanted, "a board over ssh", *_OF_BOARDS)
     flash_ssh.to_board(wanted, to)
 
 
@@ -299,17 +306,27 @@ def _base(wanted: Wanted) -> Path:
     return wanted.base
 
 
-def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
-    """Return if nothing was typed that would be left undone."""
+_TOLD = "--hostname, --user, --wifi and the like"
+_OF_BOARDS = ("--base", _TOLD, "--imager-json")
+_FOR_SERVING = ("--runtime", "--trust", "--port")
+
+
+def refuse(wanted: Wanted, what: str, *options: str) -> None:
+    """Return if none of these options was typed, since it would be left undone.
+
+    Raises:
+        InvalidOption: one was.
+    """
     given = {
         "--base": wanted.base is not None,
-        "--hostname, --user, --wifi and the like": wanted.told != Told(),
+        _TOLD: wanted.told != Told(),
         "--imager-json": wanted.imager_json is not None,
-        "--runtime": runtime and wanted.runtime is not None,
-        "--trust": runtime and bool(wanted.trust),
+        "--runtime": wanted.runtime is not None,
+        "--trust": bool(wanted.trust),
+        "--port": wanted.port != PORT,
     }
-    for option, typed in given.items():
-        if typed:
+    for option in options:
+        if given[option]:
             raise InvalidOption(
                 f"{option} cannot be used with {what}",
                 hint="Leave it out, or make an image first: --to board.img --base IMAGE.",
@@ -321,8 +338,15 @@ def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:
         same = target.exists() and base.exists() and target.samefile(base)
     if same:
         raise InvalidOption(f"{target}: is the base itself", hint="Name another image with --to.")
-    if target.exists() and not wanted.dry_run:
-        ask(f"{target} is there already. Replace it?", wanted)
+    listed = [] if wanted.imager_json is None else [_listed(target)]
+    for path in (target, *listed):
+        if path.exists() and not wanted.dry_run:
+            ask(f"{path} is there already. Replace it?", wanted)
+
+
+def _listed(target: Path) -> Path:
+    """Where the list for Raspberry Pi Imager is written."""
+    return target.with_suffix(".json")
 
 
 def _settings(told: Told) -> Settings:
@@ -441,7 +465,7 @@ def _list_for_imager(
         date=date.today().isoformat(),
         first_boot=imager_format(settings, made.system),
     )
-    beside = target.with_suffix(".json")
+    beside = _listed(target)
     with atomic_path(beside) as temporary:
         temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return {"imager_list": str(beside)}

@@ -73,8 +73,10 @@ def test_an_image_with_settings_and_a_list_for_imager(packed: Path, tmp_path: Pa
     (item,) = json.loads((tmp_path / "board.json").read_text())["os_list"]
     assert item["extract_size"] == output.stat().st_size
     assert item["init_format"] == "none"
-    with pytest.raises(InvalidOption, match="there already"):
-        run(packed, "--to", output, "--base", base, "--runtime", runtime)
+    for name in ("board.img", "board.json"):
+        with pytest.raises(InvalidOption, match=f"{name} is there already"):
+            run(packed, "--to", output, "--base", base, "--runtime", runtime, *words[-3:-1])
+        (tmp_path / name).unlink()
 
 
 def test_a_dry_run_writes_nothing(packed: Path, tmp_path: Path) -> None:
@@ -215,7 +217,12 @@ def test_the_name_of_a_built_in_disk_is_typed(
     [
         (Wanted(Path("x.img"), Told(hostname="a")), "/dev/sda", "--hostname"),
         (Wanted(Path("x.img"), runtime=Path("y")), "/dev/sda", "--runtime"),
+        (Wanted(Path("x.img"), port=80), "/dev/sda", "--port"),
+        (Wanted(Path("x"), base=Path("b"), imager_json="http://x/y"), "/dev/sda", "--imager-json"),
+        (Wanted(Path("x"), base=Path("b"), imager_json="board.img"), "new.img", "not an address"),
         (Wanted(Path("x"), Told(user="a")), "FOLDER", "--hostname"),
+        (Wanted(Path("x"), port=80), "FOLDER", "--port"),
+        (Wanted(Path("x"), trust=(Path("key.pub"),)), "FOLDER", "--trust"),
         (Wanted(Path("x")), "new.img", "an image is made from another one"),
         (Wanted(None), "FOLDER", "needs a bundle"),
         (Wanted(Path("x")), "new.iso", "not a destination"),
