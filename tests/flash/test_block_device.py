@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,35 @@ def test_a_disk_that_ends_too_early_is_told(tmp_path: Path) -> None:
         write_device(PLAN, image, Path("/dev/full"), exclusive=False)
 
 
-def test_a_disk_of_others(tmp_path: Path) -> None:
+def test_a_disk_that_is_not_there(tmp_path: Path) -> None:
     image = some_image(tmp_path / "board.img", PIECE_BYTES)
 
-    with pytest.raises(OutputFailure, match="cannot write"):
+    with pytest.raises(OutputFailure, match=r"cannot write .*No such file"):
         write_device(PLAN, image, tmp_path / "nowhere", exclusive=False)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_disk_of_others(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"old")
+    disk.chmod(0o400)
+
+    with as_nobody(), pytest.raises(OutputFailure, match="permission denied") as raised:
+        block_device._opened(disk, exclusive=False).__enter__()
+    assert "sudo" in str(raised.value.hint)
+    assert disk.read_bytes() == b"old"
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights to everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def attach(file: Path) -> Path:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import lzma
-import os
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -336,22 +333,25 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert "apt install e2fsprogs mtools" in str(raised.value.hint)
 
 
-def test_interrupted_it_leaves_nothing(packed: Path, brought: Brought, tmp_path: Path) -> None:
-    base = make_image(tmp_path, "bookworm", Layout(MIB, 34 * MIB, 200 * MIB))
-    with base.open("r+b") as file:  # enough to be caught at
-        file.seek(100 * MIB)
-        file.write(os.urandom(100 * MIB))
-    folder = tmp_path / "out"
+@pytest.mark.parametrize("stage", [(making, "read_table"), (Ext4, "add"), (Ext4, "verify")])
+def test_interrupted_it_leaves_nothing(
+    packed: Path,
+    brought: Brought,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: tuple[object, str],
+) -> None:
+    """When the base was unpacked, before it is filled, and before the last look at it."""
+    base, folder = make_image(tmp_path, "bookworm"), tmp_path / "out"
     folder.mkdir()
-    words: Sequence[str] = ("flash", str(packed), "--to", str(folder / "board.img"))
-    command = [sys.executable, "-m", "edgeslm", *words, "--base", str(base)]
-    process = subprocess.Popen([*command, "--runtime", str(brought.folder)], stderr=subprocess.PIPE)
-    while not any(path.stat().st_size > MIB for path in folder.glob(".edgeslm-*")):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    def interrupted(*_: object) -> None:
+        assert any(path.stat().st_size > MIB for path in folder.glob(".edgeslm-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*stage, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(packed, brought, base, folder / "board.img")
     assert list(folder.iterdir()) == []
 
 
