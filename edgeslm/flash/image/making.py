@@ -21,7 +21,7 @@ from edgeslm.flash.image.fat import Fat, is_fat
 from edgeslm.flash.image.first_boot import first_boot_files
 from edgeslm.flash.image.partitions import SECTOR, Table, grown, read_table
 from edgeslm.flash.image.settings import Settings
-from edgeslm.flash.image.sparse import COMPRESSED, copy_region, unpack, unpacked_bytes
+from edgeslm.flash.image.sparse import COMPRESSED, move_region, unpack, unpacked_bytes
 from edgeslm.flash.image.system import CMDLINE, FirstBoot, System, look, missing_libraries
 from edgeslm.flash.plan import Plan, Report, Step, at_rate
 from edgeslm.flash.tree import Tree
@@ -273,10 +273,10 @@ class _Work:
         with scratch_folder(self._image) as folder, writing(self._image):
             alone = folder / "root"
             alone.touch()
-            copy_region(self._image, old.start, old.size, alone)
-            os.truncate(self._image, old.start)
+            os.truncate(self._image, old.start + old.size)  # behind it nothing is kept
+            move_region(self._image, old.start, alone)
             Ext4(alone).resize(self.table.last.size // block * block)
-            copy_region(alone, 0, alone.stat().st_size, self._image, old.start)
+            move_region(alone, 0, self._image, old.start)
         with writing(self._image), self._image.open("r+b") as file:
             file.truncate(new_size)
             for patch in patches:
