@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeslm.cli import flashing, options, output
+from edgeslm.cli import flash_told, flashing, options, output
 from edgeslm.errors import InvalidOption
 
 
@@ -172,7 +172,7 @@ def flash(
             again=again,
             config=ssh_config,
         ),
-        told=flashing.Told(
+        told=flash_told.Told(
             hostname=hostname,
             user=user,
             password_file=password_file,

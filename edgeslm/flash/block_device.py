@@ -33,14 +33,14 @@ _REREAD = 0x125F
 """BLKRRPART of linux/fs.h: look at the partition table again."""
 
 
-def plan_device(destination: str, what: str, image: str, digest: str, size: int) -> Plan:
-    """What writing an image of `size` bytes to a disk does. Pure."""
+def plan_device(destination: str, what: str, image: str, digest: str, size: int | None) -> Plan:
+    """What writing an image of `size` bytes, if that is known, to a disk does. Pure."""
     return Plan(
         destination,
         image,
         digest,
         (
-            Step(f"write {image} to {what}", size, on_card(size)),
+            Step(f"write {image} to {what}", size or 0, on_card(size)),
             Step("read it back and compare", 0, on_card(size)),
         ),
         (f"Everything on {destination} is lost.",),

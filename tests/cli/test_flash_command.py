@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import sys
 from pathlib import Path
 
@@ -11,10 +13,12 @@ from typer.testing import CliRunner
 
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.cli import flashing
-from edgeslm.cli.flashing import Told, Wanted, carry
+from edgeslm.cli.flash_told import Told
+from edgeslm.cli.flashing import Wanted, carry
 from edgeslm.cli.main import app
 from edgeslm.errors import InvalidOption, NotFound, RefusedDevice, UserError
 from edgeslm.flash import block_device, devices
+from edgeslm.flash.image import making
 from edgeslm.flash.plan import Plan, Report
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
@@ -184,6 +188,51 @@ def test_the_disk_that_was_confirmed_is_written(
     carry(Wanted(image, yes=True), "/dev/sda")
     sda = devices.find_device(Path("/dev/sda"))
     assert written == [image, Path("/dev/sda"), {"meant": sda}]
+
+
+def test_a_disk_for_an_image_that_is_made_first(
+    laptop: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, runtime = make_image(tmp_path, "trixie"), make_runtime(tmp_path / "runtime")
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI anna@laptop\n")
+    words = [packed, "--to", "/dev/sda", "--base", base, "--runtime", runtime, "--json", "--yes"]
+    words += ["--hostname", "pi5", "--user", "anna", "--ssh-key", tmp_path / "key.pub"]
+    words += ["--port", 8000]
+    sizes: list[int] = []
+
+    def write_device(plan: Plan, image: Path, device: Path, meant: devices.Device) -> Report:
+        sizes.append(image.stat().st_size)
+        return Report(plan, sizes[0], sizes[0], 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    report = json.loads(run(*words))["report"]
+    (step,) = [each for each in report["plan"]["steps"] if each["what"].startswith("write the im")]
+    assert abs(step["bytes"] - sizes[0]) <= 8 << 20
+    assert report["address"] == "http://pi5.local:8000"
+    assert not any("Write it to a card" in note for note in report["notes"])
+
+    (laptop / "sys" / "block" / "sda" / "size").write_text(f"{(sizes[0] - (16 << 20)) // 512}\n")
+    monkeypatch.setattr(making, "make_image", lambda *_: pytest.fail("it cannot fit"))
+    with pytest.raises(RefusedDevice, match="too small"):
+        run(*words)
+
+
+@pytest.mark.parametrize(("ending", "size"), [(".img.xz", 5000), (".img.gz", 0)])
+def test_what_is_packed_is_unpacked_first(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, size: int
+) -> None:
+    image, written = tmp_path / f"board{ending}", list[bytes]()
+    image.write_bytes((lzma if ending == ".img.xz" else gzip).compress(bytes(5000)))
+
+    def write_device(plan: Plan, image: Path, *_: object, **__: object) -> Report:
+        written.append(image.read_bytes())
+        return Report(plan, 5000, 5000, 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    steps = json.loads(run(image, "--to", "/dev/sda", "--yes", "--json"))["report"]["plan"]["steps"]
+    assert written == [bytes(5000)]
+    assert [step["bytes"] for step in steps] == [size, size, 0]
+    assert all((step["seconds"]["value"] is None) == (size == 0) for step in steps[1:])
 
 
 def test_nobody_to_ask(laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.bundle.runtimes import Runtime
-from edgeslm.errors import Failure, InvalidImage, OutputFailure, Unsupported, writing
+from edgeslm.errors import Failure, InvalidImage, OutputFailure, Unsupported, reading, writing
 from edgeslm.files import atomic_path, scratch_folder
 from edgeslm.flash import programs
 from edgeslm.flash.carried import Carried, Load
@@ -47,13 +47,37 @@ class Facts:
         base_bytes: Of the base as it is.
         unpacked_bytes: Of the base unpacked; None where only unpacking tells.
         compressed: Whether it has to be unpacked.
+        base_disk_bytes: What the disk has of it: less where there are holes.
         added_bytes: What is added, at most.
+        beside_bytes: What is unpacked beside the image meanwhile, at most.
     """
 
     base_bytes: int
     unpacked_bytes: int | None
     compressed: bool
+    base_disk_bytes: int
     added_bytes: int
+    beside_bytes: int
+
+    @property
+    def image_bytes(self) -> int | None:
+        """Of the image, about; None where only unpacking tells."""
+        if self.unpacked_bytes is None:
+            return None
+        return _aligned(self.unpacked_bytes + _with_tables(self.added_bytes))
+
+    @property
+    def room_bytes(self) -> int:
+        """What the disk has to have room for while the image is made.
+
+        The base unpacked takes more than packed, but less than it says: its zeros take nothing.
+        """
+        return self.base_disk_bytes + self.more_bytes
+
+    @property
+    def more_bytes(self) -> int:
+        """The same, once the base is copied."""
+        return self.added_bytes + self.beside_bytes
 
 
 @dataclass(frozen=True)
@@ -78,20 +102,28 @@ def facts(base: Path, load: Load) -> Facts:
         EdgeslmError: the base cannot be read.
     """
     known = unpacked_bytes(base)
-    compressed = base.suffix in COMPRESSED
-    return Facts(base.stat().st_size, known, compressed, load.bytes)
+    with reading(base):
+        found = base.stat()
+    return Facts(
+        base_bytes=found.st_size,
+        unpacked_bytes=known,
+        compressed=base.suffix in COMPRESSED,
+        base_disk_bytes=found.st_blocks * 512,
+        added_bytes=load.bytes,
+        beside_bytes=0 if load.brought.unpacked else load.brought.most_bytes,
+    )
 
 
 def plan_image(
     destination: str, carried: Carried, base: str, known: Facts, settings: Settings
 ) -> Plan:
     """What making an image does. Pure."""
-    size = known.unpacked_bytes or known.base_bytes
+    size = known.unpacked_bytes
     unpack_rate = _UNPACKED if known.compressed else _PLAIN
     steps = [
         Step(
             f"{'unpack' if known.compressed else 'copy'} {base}",
-            size,
+            size or 0,
             at_rate(size, unpack_rate, _SOURCE),
         ),
         Step("grow its root partition by what is added"),
@@ -110,7 +142,10 @@ def plan_image(
             at_rate(known.added_bytes, _CHECKED, _SOURCE),
         )
     )
+    gets = known.image_bytes
     notes = [
+        f"Making it takes more than {format_bytes(known.room_bytes)} of room"
+        + ("." if gets is None else f"; the image gets about {format_bytes(gets)}."),
         "Nothing needs a network or a compiler when the board starts.",
         *([] if settings.any else ["The board asks for a user on its screen at its first start."]),
     ]
@@ -128,12 +163,14 @@ def make_image(plan: Plan, base: Path, output: Path, load: Load, settings: Setti
     """
     began = time.monotonic()
     programs.ensure_installed([*ext4.PROGRAMS, *fat.PROGRAMS])
-    _ensure_room(base, output, load)
+    known = facts(base, load)
+    _ensure_room(output, known.room_bytes)
     with atomic_path(output) as image, scratch_folder(output) as scratch:
         if settings.secret:
             image.chmod(0o600)
         with progress.bar(f"copying {base.name}", base.stat().st_size, unit="bytes") as advance:
             unpack(base, image, advance)
+        _ensure_room(output, known.more_bytes)
         work = _Work(image)
         work.root.repair()
         system = look(work.root, work.boot)
@@ -146,9 +183,11 @@ def make_image(plan: Plan, base: Path, output: Path, load: Load, settings: Setti
         verified = work.verify(tree, files)
         size = image.stat().st_size
         written = tree.bytes + sum(map(len, files.values()))
-    report = Report(plan, written, verified, time.monotonic() - began)
-    notes = (_about(load, runtime), *_afterwards(output, settings, load.served.port))
-    return Made(replace(report, notes=notes), system, size)
+    took = time.monotonic() - began
+    address = settings.hostname and f"http://{settings.hostname}.local:{load.served.port}"
+    where = address or f"port {load.served.port} of the board"
+    notes = (_about(load, runtime), f"After the first start the model answers at {where}.")
+    return Made(Report(plan, written, verified, took, address, notes), system, size)
 
 
 def _about(load: Load, runtime: Runtime) -> str:
@@ -158,15 +197,6 @@ def _about(load: Load, runtime: Runtime) -> str:
     board = load.carried.board
     why = f", as {board.name} has" if known and board is not None and runtime.features else ""
     return f"Its runtime is {runtime.march}, Python {runtime.python}: {for_}{why}."
-
-
-def _afterwards(output: Path, settings: Settings, port: int) -> tuple[str, ...]:
-    name = settings.hostname
-    where = f"http://{name}.local:{port}" if name else f"port {port} of the board"
-    return (
-        f"Write it to a card: edgeslm flash {output} --to /dev/NAME (edgeslm flash --list).",
-        f"After the first start the model answers at {where}.",
-    )
 
 
 def _choose(load: Load, system: System) -> Runtime:
@@ -195,16 +225,16 @@ def _ensure_runs(root: Ext4, system: System, runtime: Runtime) -> None:
         )
 
 
-def _ensure_room(base: Path, output: Path, load: Load) -> None:
-    """Refuse what cannot fit: at least what the base takes on the disk, and what is added."""
+def _ensure_room(output: Path, needed: int) -> None:
+    """Refuse what cannot fit onto the disk."""
     with writing(output):
         free = shutil.disk_usage(output.resolve().parent).free
-        needed = base.stat().st_blocks * 512 + load.bytes + load.brought.most_bytes
     if free < needed:
         raise OutputFailure(
             f"cannot write {output}: it takes more than {format_bytes(needed)}, "
             f"{format_bytes(free)} are free",
-            hint="Free some space or choose another disk.",
+            hint="Free some space or choose another disk, by TMPDIR for what is only made to be "
+            "written on.",
         )
 
 
@@ -266,7 +296,7 @@ class _Work:
 
     def _grow(self, more: int) -> None:
         """A larger partition, and in it the file system, which is resized in a file of its own."""
-        new_size = -(-(self.size + more) // _ALIGN) * _ALIGN
+        new_size = _aligned(self.size + more)
         old = self.table.last
         self.table, patches = grown(self._read, self.size, new_size)
         block = self.root.superblock().block_bytes
@@ -299,7 +329,15 @@ class _Work:
 def _needed_bytes(tree: Tree, block: int) -> int:
     blocks = sum(-(-entry.size // block) for entry in tree.entries)
     folders = len(tree.entries) - len(tree.files)
-    return int((blocks + folders) * block * _MORE) + _SPARE_BYTES
+    return _with_tables((blocks + folders) * block)
+
+
+def _with_tables(size: int) -> int:
+    return int(size * _MORE) + _SPARE_BYTES
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
 
 
 _DISK = "The disk that the image lies on may be failing; try another one."

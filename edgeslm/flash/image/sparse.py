@@ -16,7 +16,7 @@ from edgeslm.progress import Advance
 
 _PIECE_BYTES = 1 << 20
 _HOLE_BYTES = 64 << 10
-_MOVED_BYTES = 64 << 20
+_MOVED_BYTES = 8 << 20
 _ZEROS = bytes(_HOLE_BYTES)
 COMPRESSED = frozenset({".xz", ".gz"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import shutil
 import subprocess
@@ -45,6 +46,7 @@ from edgeslm.flash.wheels.tags import Device
 from edgeslm.gguf.validation import read_model
 from edgeslm.targets.loading import load_target
 
+LARGER = Layout(MIB, 34 * MIB, 128 * MIB)
 TOLD = Settings(
     hostname="pi5",
     user="anna",
@@ -322,6 +324,43 @@ def test_a_disk_without_room(
     with pytest.raises(OutputFailure, match="free"):
         make(packed, brought, base, small_disk / "board.img")
     assert list(small_disk.iterdir()) == []
+
+
+def test_the_room_that_it_takes(packed: Path, brought: Brought, tmp_path: Path) -> None:
+    """No more than was said beforehand, though the root is moved to be resized."""
+    base = make_image(tmp_path, "bookworm", LARGER)
+    with base.open("r+b") as file:
+        at = LARGER.root_start + 40 * MIB
+        file.seek(at)
+        file.write(b"\1" * 48 * MIB)
+    with opened(packed, tmp_path / "x") as carried:
+        known = facts(base, Load(carried, brought, Service()))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    room = f"size={known.room_bytes + 24 * MIB}"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", room, "tmpfs", disk], check=False).returncode:
+        pytest.skip("only root can mount a disk of this size")
+    try:
+        made = make(packed, brought, base, disk / "board.img")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert known.base_disk_bytes > 48 * MIB
+    assert known.image_bytes is not None
+    assert abs(known.image_bytes - made.bytes) <= 8 * MIB
+
+
+def test_what_is_not_known_of_a_packed_base_is_not_said(
+    packed: Path, brought: Brought, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.img.gz"
+    base.write_bytes(gzip.compress(b"x"))
+    with opened(packed, tmp_path / "x") as carried:
+        known = facts(base, Load(carried, brought, Service()))
+        plan = plan_image("board.img", carried, str(base), known, Settings())
+
+    assert known.image_bytes is None
+    assert (plan.steps[0].bytes, plan.steps[0].seconds.value) == (0, None)
+    assert not any("the image gets" in note for note in plan.notes)
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
