@@ -96,14 +96,15 @@ def opened(bundle: Path, beside: Path, keys: Sequence[Path] = ()) -> Iterator[Ca
     Raises:
         InvalidBundle, Untrusted, Unsupported: it is damaged, not signed, or of an old form.
     """
+    trusted = [read_public_key(key) for key in keys]
     contents = verify_bundle(bundle).contents
     if contents.digest is None:
         raise Unsupported(
             f"{bundle}: packed before bundles", hint="Pack it again: edgeslm pack MODEL -o BUNDLE"
         )
-    if keys:
+    if trusted:
         layout = open_layout(bundle)
-        check_signed(layout, read_image(layout), [read_public_key(key) for key in keys])
+        check_signed(layout, read_image(layout), trusted)
     if bundle.is_dir():
         yield Carried(bundle, bundle, contents)
         return

@@ -269,6 +269,8 @@ def test_the_name_of_a_built_in_disk_is_typed(
         (Wanted(Path("x.img"), port=80), "/dev/sda", "--port"),
         (Wanted(Path("x"), base=Path("b"), imager_json="http://x/y"), "/dev/sda", "--imager-json"),
         (Wanted(Path("x"), base=Path("b"), imager_json="board.img"), "new.img", "not an address"),
+        (Wanted(Path("x"), base=Path("b"), port=0), "new.img", "not a port"),
+        (Wanted(Path("x"), base=Path("b"), trust=(Path("k.pub"),)), "new.img", "k.pub"),
         (Wanted(Path("x"), Told(user="a")), "FOLDER", "--hostname"),
         (Wanted(Path("x"), port=80), "FOLDER", "--port"),
         (Wanted(Path("x"), trust=(Path("key.pub"),)), "FOLDER", "--trust"),
