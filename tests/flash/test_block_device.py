@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice
 from edgeslm.flash import block_device
-from edgeslm.flash.block_device import PIECE_BYTES, plan_device, write_device
+from edgeslm.flash.block_device import PIECE_BYTES, held, plan_device, write_device
 from edgeslm.flash.devices import Device, find_device
 from edgeslm.flash.plan import Plan
 
@@ -137,7 +138,7 @@ def test_a_disk_of_others(tmp_path: Path) -> None:
     disk.chmod(0o400)
 
     with as_nobody(), pytest.raises(OutputFailure, match="permission denied") as raised:
-        block_device._opened(disk, exclusive=False).__enter__()
+        held(disk, exclusive=False).__enter__()
     assert "sudo" in str(raised.value.hint)
     assert disk.read_bytes() == b"old"
 
@@ -178,6 +179,39 @@ def test_a_real_block_device(tmp_path: Path, loop: Path) -> None:
     write_device(PLAN, image, loop)
 
     subprocess.run(["cmp", "-n", str(image.stat().st_size), image, loop], check=True)
+
+
+def test_it_is_nobody_elses_until_it_was_compared(
+    tmp_path: Path, loop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = some_image(tmp_path / "board.img", 2 * PIECE_BYTES)
+    monkeypatch.setattr(block_device, "_PATIENCE_SECONDS", 0)
+    real, tried = block_device._compare, []
+
+    def compare(*given: Any) -> None:
+        with pytest.raises(RefusedDevice, match="in use"):
+            held(loop).__enter__()
+        with pytest.raises(RefusedDevice, match="by another program"):
+            held(loop, exclusive=False).__enter__()
+        tried.append(given)
+        real(*given)
+
+    monkeypatch.setattr(block_device, "_compare", compare)
+    write_device(PLAN, image, loop)
+    assert tried
+    with held(loop):
+        pass
+
+
+def test_who_only_has_a_look_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    other = os.open(disk, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    monkeypatch.setattr(block_device.time, "sleep", lambda _: os.close(other))
+
+    with held(disk, exclusive=False):
+        pass
 
 
 def test_only_the_one_that_was_meant(tmp_path: Path, loop: Path) -> None:
