@@ -112,14 +112,18 @@ def exclusive(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def scratch_folder(beside: Path) -> Iterator[Path]:
+def scratch_folder(beside: Path, *, mode: int = 0o700) -> Iterator[Path]:
     """Yield an empty folder next to `beside`, on the same disk; it goes when the block ends.
+
+    Args:
+        beside: What it is put beside; that need not exist.
+        mode: Its permission bits, less the umask: nobody else looks into what is not finished.
 
     Raises:
         OutputFailure: nothing can be written there.
     """
     with writing(beside):
-        folder, claim = _claimed(_resolved(beside).parent, Path.mkdir)
+        folder, claim = _claimed(_resolved(beside).parent, lambda new: new.mkdir(mode))
     try:
         yield folder
     finally:
@@ -148,8 +152,8 @@ def _claimed(folder: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
 def _sweep(folder: Path) -> None:
     """Remove the temporary files and folders of processes that are no more."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
-            descriptor = os.open(path, os.O_RDONLY)
+        with suppress(OSError):  # gone meanwhile, or somebody else's; never a pipe's other end
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 if _lock(descriptor):
                     _remove(path)

@@ -262,11 +262,8 @@ def _put_inputs(command: str, folder: Path, stand_ins: StandIns) -> None:
             tiny_adapter(folder / word.rpartition("=")[2], folder / base)
         elif word.endswith(".img.xz"):
             _put_system(target)
-        elif before == "--runtime" and "flash" in words:
-            _made_images().make_runtime(target)
         elif before == "--runtime":
-            target.mkdir()
-            (target / "edgeslm-0-py3-none-any.whl").write_bytes(b"a wheel")
+            _made("made_wheels").make_several(target, ("3.11", "3.13"))
         elif word.endswith(".gguf"):
             _put_model(target, words, stand_ins)
         elif word.endswith("/"):
@@ -289,15 +286,16 @@ def _put_store(words: Sequence[str], store: Store, stand_ins: StandIns) -> None:
 
 def _put_system(target: Path) -> None:
     """The image of a system, packed."""
-    image = _made_images().make_image(target.parent.parent, "trixie")
+    image = _made("made_images").make_image(target.parent.parent, "trixie")
     target.write_bytes(lzma.compress(image.read_bytes(), preset=0))
 
 
-def _made_images() -> ModuleType:
-    folder = str(ROOT / "tests" / "flash")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module("made_images")
+def _made(name: str) -> ModuleType:
+    """A module of the tests that makes such files."""
+    for folder in (ROOT / "tests" / "flash", ROOT / "tests" / "flash" / "wheels"):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return importlib.import_module(name)
 
 
 def _put_model(target: Path, words: Sequence[str], stand_ins: StandIns) -> None:
@@ -309,7 +307,12 @@ def _put_model(target: Path, words: Sequence[str], stand_ins: StandIns) -> None:
 
 
 def _put_folder(target: Path, word: str, stand_ins: StandIns) -> None:
-    if re.fullmatch(r"packed[\w-]*/", word):
+    if word == "packed-whole/":
+        wheels = _made("made_wheels").make_several(target.parent.parent / "wheels", ("3.13",))
+        runtimes = (wheels / "runtime.json").read_bytes()
+        parts = Parts(stand_ins.model, wheels=sorted(wheels.glob("*.whl")), runtimes=runtimes)
+        write_bundle(target, parts)
+    elif re.fullmatch(r"packed[\w-]*/", word):
         shutil.copytree(stand_ins.packed, target, copy_function=os.link)
     elif re.fullmatch(r"[\w.-]+/", word):
         shutil.copytree(stand_ins.checkpoint, target)

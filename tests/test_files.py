@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -117,6 +118,23 @@ def test_files_of_others_stay(tmp_path):
     with atomic_path(tmp_path / "out"):
         pass
     assert sorted(item.name for item in tmp_path.iterdir()) == [".edgeslm-notes", "out", "x.tmp"]
+
+
+def test_pipes_and_links_of_others_do_no_harm(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = tmp_path / ".edgeslm-link.tmp"
+    link.symlink_to(elsewhere)
+    os.mkfifo(tmp_path / ".edgeslm-pipe.tmp")
+    with atomic_path(tmp_path / "out"):  # an open that waits for a writer would never end
+        pass
+    assert link.is_symlink()
+    assert elsewhere.is_dir()
+
+
+def test_nobody_else_looks_into_a_scratch_folder(tmp_path):
+    with scratch_folder(tmp_path / "out") as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 HOLDING = """

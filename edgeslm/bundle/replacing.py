@@ -80,7 +80,7 @@ def replaced(directory: Path) -> Iterator[Path]:
         target = directory.resolve()
         _settle(target)
         ensure_replaceable(directory)
-    with scratch_folder(target) as folder:
+    with scratch_folder(target, mode=0o777) as folder:  # it becomes the directory
         yield folder
         with writing(directory):
             durable.sync_tree(folder)

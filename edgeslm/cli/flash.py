@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeslm.cli import flashing, options, output
+from edgeslm.cli import flash_told, flashing, options, output
 from edgeslm.errors import InvalidOption
 
 
@@ -40,8 +40,8 @@ def flash(
         typer.Option(
             "--runtime",
             metavar="DIR",
-            help="A prepared runtime: unpacked packages in site/, bin/; over ssh what edgeslm "
-            "wheels made, where the bundle brings none.",
+            help="What the board runs it with, instead of what the bundle brings along: a folder "
+            "that edgeslm wheels made.",
         ),
     ] = None,
     trust: Annotated[
@@ -61,7 +61,7 @@ def flash(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     port: Annotated[
         int, typer.Option("--port", metavar="N", help="Where the board answers.")
-    ] = 8080,
+    ] = flashing.PORT,
     hostname: Annotated[
         str | None, typer.Option("--hostname", metavar="NAME", help="The board's name.")
     ] = None,
@@ -148,7 +148,7 @@ def flash(
 
     Examples:
         edgeslm flash --list
-        edgeslm flash packed/ --to board.img --base raspios.img.xz --runtime runtime/ --dry-run
+        edgeslm flash packed-whole/ --to board.img --base raspios.img.xz --dry-run
         edgeslm flash board.img --to /dev/sdX
         edgeslm flash packed/ --to ssh://pi@raspberrypi.local --open
         edgeslm flash --to ssh://pi@raspberrypi.local --rollback
@@ -172,7 +172,7 @@ def flash(
             again=again,
             config=ssh_config,
         ),
-        told=flashing.Told(
+        told=flash_told.Told(
             hostname=hostname,
             user=user,
             password_file=password_file,

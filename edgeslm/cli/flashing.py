@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgeslm.cli import output
-from edgeslm.errors import InvalidOption
-from edgeslm.files import atomic_path, read_text, scratch_folder, sha256
+from edgeslm.cli.flash_told import Told, settings_of
+from edgeslm.errors import InvalidOption, reading
+from edgeslm.files import atomic_path, scratch_folder, sha256
 from edgeslm.records import FLASH_SCHEMA, to_json
 from edgeslm.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgeslm.flash.devices import Device
     from edgeslm.flash.image.making import Made
-    from edgeslm.flash.image.settings import Settings, Wifi
+    from edgeslm.flash.image.settings import Settings
     from edgeslm.flash.plan import Plan, Report
 
 EXPLANATION = (
@@ -34,25 +35,9 @@ EXPLANATION = (
     "  --to ssh://user@host[:port][/folder]   a board that runs",
     "With --dry-run it only says what it would do.",
 )
+PORT = 8080
+"""Where a board answers if nothing else is said."""
 _IMAGES = (".img", ".img.xz", ".img.gz")
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a board is told at its first start, as it was typed."""
-
-    hostname: str | None = None
-    user: str | None = None
-    password_file: Path | None = None
-    password_prompt: bool = False
-    ssh_keys: tuple[Path, ...] = ()
-    ssh: bool = False
-    wifi: str | None = None
-    wifi_password_file: Path | None = None
-    wifi_country: str | None = None
-    locale: str | None = None
-    timezone: str | None = None
-    keyboard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +58,13 @@ class Wanted:
     """What was typed, but for the destination."""
 
     bundle: Path | None
-    told: Told = Told()
+    told: Told = field(default_factory=Told)
     base: Path | None = None
     runtime: Path | None = None
     trust: tuple[Path, ...] = ()
     dry_run: bool = False
     yes: bool = False
-    port: int = 8080
+    port: int = PORT
     imager_json: str | None = None
     json: bool = False
     over_ssh: OverSsh = OverSsh()
@@ -97,15 +82,15 @@ def carry(wanted: Wanted, to: str) -> None:
             "are for boards over ssh",
             hint="Use --to ssh://USER@HOST, or leave them out.",
         )
-    for fits, handle in DESTINATIONS:
-        if fits(to):
-            handle(wanted, to)
-            return
-    raise InvalidOption(
-        f"not a destination: {to}",
-        hint="Name a new image (board.img), a disk (/dev/NAME), a folder that is there, or "
-        "ssh://USER@HOST.",
-    )
+    with reading(Path(to)):
+        handle = next((handle for fits, handle in DESTINATIONS if fits(to)), None)
+    if handle is None:
+        raise InvalidOption(
+            f"not a destination: {to}",
+            hint="Name a new image (board.img), a disk (/dev/NAME), a folder that is there, or "
+            "ssh://USER@HOST.",
+        )
+    handle(wanted, to)
 
 
 def show_disks(json: bool) -> None:
@@ -143,55 +128,74 @@ def _state(device: Device) -> str:
 
 def _to_image(wanted: Wanted, to: str) -> None:
     target = Path(to)
-    base, settings = _base(wanted), _settings(wanted.told)
+    base, settings = _base(wanted), settings_of(wanted.told)
     _ensure_new(target, base, wanted)
+    if wanted.imager_json is not None:
+        from edgeslm.flash.image.imager import ensure_address
+
+        ensure_address(wanted.imager_json)
     with ExitStack() as stack:
-        plan, make = _prepared(wanted, stack, base, settings, to, target)
-        if _shown(wanted, plan):
+        job, make = _prepared(wanted, stack, base, settings, to, target)
+        if _shown(wanted, job.plan):
             return
         made = make(target)
     more = _list_for_imager(wanted, target, made, settings)
-    _tell(wanted, made.report, more)
+    how = f"Write it to a card: edgeslm flash {target} --to /dev/NAME (edgeslm flash --list)."
+    _tell(wanted, replace(made.report, notes=(how, *made.report.notes)), more)
 
 
 def _to_device(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import block_device
-    from edgeslm.flash.devices import ensure_allowed, find_device
+    from edgeslm.flash.devices import ensure_allowed, ensure_same, find_device
 
     device = find_device(Path(to))
     ensure_allowed(device, 0)
     named = bundle_of(wanted)
     with ExitStack() as stack:
         if _is_image(named) and wanted.base is None:
-            refuse(wanted, "an image that is written as it is", runtime=True)
-            size = _image_bytes(named)
-            plan = block_device.plan_device(to, device.describe(), str(named), "", size)
-            make: Callable[[Path], Made] | None = None
+            refuse(wanted, "an image that is written as it is", *_OF_BOARDS, *_FOR_SERVING)
+            job = _as_it_is(named, to)
         else:
-            base, settings = _base(wanted), _settings(wanted.told)
-            making, make = _prepared(wanted, stack, base, settings, to, scratch())
-            size = _image_bytes(base) + making.bytes
-            writing = block_device.plan_device(to, device.describe(), "the image", "", size)
-            plan = replace(
-                making, steps=making.steps + writing.steps, notes=making.notes + writing.notes
-            )
+            refuse(wanted, "a disk", "--imager-json")
+            base, settings = _base(wanted), settings_of(wanted.told)
+            job, _ = _prepared(wanted, stack, base, settings, to, scratch())
+        what, image = device.describe(), "the image" if job.make else str(named)
+        writing = block_device.plan_device(to, what, image, "", job.image_bytes)
+        plan = replace(
+            job.plan, steps=job.plan.steps + writing.steps, notes=job.plan.notes + writing.notes
+        )
         if _shown(wanted, plan):
             return
-        ensure_allowed(device, 0 if make else size)
+        ensure_allowed(device, job.image_bytes or 0)
         _confirm(device, wanted)
-        image = _image_at_hand(named, make, stack)
-        ensure_allowed(find_device(Path(to)), image.stat().st_size)
-        report = block_device.write_device(plan, image, device.path)
+        path, made = named, None
+        if job.make is not None:
+            path = stack.enter_context(scratch_folder(scratch())) / "board.img"
+            made = job.make(path)
+        found = find_device(Path(to))  # asking, and making the image, took its time
+        ensure_same(device, found)
+        ensure_allowed(found, path.stat().st_size)
+        report = block_device.write_device(plan, path, found.path, meant=found)
+    if made is not None:
+        notes = (*report.notes, *made.report.notes)
+        report = replace(report, address=made.report.address, notes=notes)
     _tell(wanted, report)
 
 
 def _to_directory(wanted: Wanted, to: str) -> None:
     from edgeslm.flash import directory
     from edgeslm.flash.carried import opened
+    from edgeslm.flash.runtimes import find_runtimes
 
-    refuse(wanted, "a folder")
-    with opened(bundle_of(wanted), scratch(), wanted.trust) as carried:
-        tree = directory.tree_for(carried, wanted.runtime)
+    refuse(wanted, "a folder", *_OF_BOARDS, "--port", "--trust")
+    with (
+        opened(bundle_of(wanted), scratch()) as carried,
+        scratch_folder(scratch()) as folder,
+    ):
+        brought = None
+        if carried.has_runtimes or wanted.runtime is not None:
+            brought = find_runtimes(carried.folder, wanted.runtime)
+        tree = directory.tree_for(carried, brought, folder)
         place = directory.look(Path(to))
         plan = directory.plan_directory(carried, place, tree)
         if _shown(wanted, plan):
@@ -207,7 +211,7 @@ def _is_board(to: str) -> bool:
 def _to_board(wanted: Wanted, to: str) -> None:
     from edgeslm.cli import flash_ssh
 
-    refuse(wanted, "a board over ssh")
+    refuse(wanted, "a board over ssh", *_OF_BOARDS)
     flash_ssh.to_board(wanted, to)
 
 
@@ -220,47 +224,65 @@ DESTINATIONS: tuple[tuple[Callable[[str], bool], Callable[[Wanted, str], None]],
 """The kinds of destinations, in the order in which they are tried."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """An image that will be written.
+
+    Attributes:
+        plan: What is done until it is there.
+        image_bytes: Its size, about; None where nobody knows yet.
+        make: What writes it to a path; None where it is there.
+    """
+
+    plan: Plan
+    image_bytes: int | None
+    make: Callable[[Path], Made | None] | None
+
+
 def _prepared(
     wanted: Wanted, stack: ExitStack, base: Path, settings: Settings, to: str, beside: Path
-) -> tuple[Plan, Callable[[Path], Made]]:
-    """The plan of an image, and what makes it; the bundle stays at hand as long as the stack."""
-    from edgeslm.flash.carried import device_tree, opened
+) -> tuple[_Job, Callable[[Path], Made]]:
+    """An image that is made from a base; the bundle stays at hand as long as the stack."""
+    from edgeslm.flash.carried import Load, opened
     from edgeslm.flash.image import making
+    from edgeslm.flash.runtimes import find_runtimes
     from edgeslm.flash.service import Service
 
+    served = Service(port=wanted.port)
     carried = stack.enter_context(opened(bundle_of(wanted), beside, wanted.trust))
-    tree = device_tree(carried, _runtime(wanted), Service(port=wanted.port), wanted.trust)
-    plan = making.plan_image(to, carried, str(base), making.facts(base, tree), settings)
-    return plan, lambda target: making.make_image(plan, base, target, tree, settings)
+    brought = find_runtimes(carried.folder, wanted.runtime)
+    served = replace(served, most_bytes=carried.free_bytes)
+    load = Load(carried, brought, served, wanted.trust)
+    known = making.facts(base, load)
+    plan = making.plan_image(to, carried, str(base), known, settings)
+
+    def make(target: Path) -> Made:
+        return making.make_image(plan, base, target, load, settings)
+
+    return _Job(plan, known.image_bytes, make), make
 
 
-def _image_at_hand(named: Path, make: Callable[[Path], Made] | None, stack: ExitStack) -> Path:
-    """The image as a plain file: as it is, unpacked, or made now."""
-    from edgeslm.flash.image.sparse import unpack
+def _as_it_is(image: Path, to: str) -> _Job:
+    """An image that is written as it is, once it is unpacked."""
+    from edgeslm.flash.image.sparse import COMPRESSED, unpack, unpacked_bytes
+    from edgeslm.flash.plan import Plan, Step
     from edgeslm.progress import bar
 
-    if make is None and named.suffix == ".img":
-        return named
-    folder = stack.enter_context(scratch_folder(scratch()))
-    image = folder / "board.img"
-    if make is not None:
-        make(image)
-        return image
-    image.touch()
-    with bar(f"unpacking {named}", named.stat().st_size, unit="bytes") as advance:
-        unpack(named, image, advance)
-    return image
+    size = unpacked_bytes(image)
+    if image.suffix not in COMPRESSED:
+        return _Job(Plan(to, str(image), "", ()), size, None)
+
+    def make(target: Path) -> None:
+        target.touch()
+        with bar(f"unpacking {image}", image.stat().st_size, unit="bytes") as advance:
+            unpack(image, target, advance)
+
+    return _Job(Plan(to, str(image), "", (Step(f"unpack {image}", size or 0),)), size, make)
 
 
 def scratch() -> Path:
     """What large temporary files are put beside: $TMPDIR says where that is."""
     return Path(tempfile.gettempdir()) / "edgeslm"
-
-
-def _image_bytes(image: Path) -> int:
-    from edgeslm.flash.image.sparse import unpacked_bytes
-
-    return unpacked_bytes(image) or image.stat().st_size
 
 
 def _is_image(path: Path) -> bool:
@@ -287,26 +309,27 @@ def _base(wanted: Wanted) -> Path:
     return wanted.base
 
 
-def _runtime(wanted: Wanted) -> Path:
-    if wanted.runtime is None:
-        raise InvalidOption(
-            "nothing on the board could run the model",
-            hint="Add --runtime DIR: unpacked packages in site/, the program bin/edgeslm.",
-        )
-    return wanted.runtime
+_TOLD = "--hostname, --user, --wifi and the like"
+_OF_BOARDS = ("--base", _TOLD, "--imager-json")
+_FOR_SERVING = ("--runtime", "--trust", "--port")
 
 
-def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
-    """Return if nothing was typed that would be left undone."""
+def refuse(wanted: Wanted, what: str, *options: str) -> None:
+    """Return if none of these options was typed, since it would be left undone.
+
+    Raises:
+        InvalidOption: one was.
+    """
     given = {
         "--base": wanted.base is not None,
-        "--hostname, --user, --wifi and the like": wanted.told != Told(),
+        _TOLD: wanted.told != Told(),
         "--imager-json": wanted.imager_json is not None,
-        "--runtime": runtime and wanted.runtime is not None,
-        "--trust": runtime and bool(wanted.trust),
+        "--runtime": wanted.runtime is not None,
+        "--trust": bool(wanted.trust),
+        "--port": wanted.port != PORT,
     }
-    for option, typed in given.items():
-        if typed:
+    for option in options:
+        if given[option]:
             raise InvalidOption(
                 f"{option} cannot be used with {what}",
                 hint="Leave it out, or make an image first: --to board.img --base IMAGE.",
@@ -314,67 +337,19 @@ def refuse(wanted: Wanted, what: str, *, runtime: bool = False) -> None:
 
 
 def _ensure_new(target: Path, base: Path, wanted: Wanted) -> None:
-    if target.exists() and base.exists() and target.samefile(base):
+    with reading(base):
+        same = target.exists() and base.exists() and target.samefile(base)
+    if same:
         raise InvalidOption(f"{target}: is the base itself", hint="Name another image with --to.")
-    if target.exists() and not wanted.dry_run:
-        ask(f"{target} is there already. Replace it?", wanted)
+    listed = [] if wanted.imager_json is None else [_listed(target)]
+    for path in (target, *listed):
+        if path.exists() and not wanted.dry_run:
+            ask(f"{path} is there already. Replace it?", wanted)
 
 
-def _settings(told: Told) -> Settings:
-    from edgeslm.flash.image.passwords import account_hash
-    from edgeslm.flash.image.settings import Settings, public_keys
-
-    password = _password(told)
-    return Settings(
-        hostname=told.hostname,
-        user=told.user,
-        password_hash=None if password is None else account_hash(password),
-        ssh_keys=tuple(key for file in told.ssh_keys for key in public_keys(read_text(file))),
-        ssh=told.ssh,
-        wifi=_wifi(told),
-        locale=told.locale,
-        timezone=told.timezone,
-        keyboard=told.keyboard,
-    )
-
-
-def _password(told: Told) -> str | None:
-    if told.password_file is not None and told.password_prompt:
-        raise InvalidOption(
-            "--password-file and --password-prompt exclude each other", hint="Use one of them."
-        )
-    if told.password_file is not None:
-        return _first_line(told.password_file)
-    if not told.password_prompt:
-        return None
-    if not sys.stdin.isatty():
-        raise InvalidOption("nobody can be asked for a password", hint="Use --password-file FILE.")
-    asked = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    return str(asked)
-
-
-def _wifi(told: Told) -> Wifi | None:
-    from edgeslm.flash.image.passwords import wifi_key
-    from edgeslm.flash.image.settings import Wifi
-
-    if told.wifi is None:
-        if told.wifi_password_file is not None or told.wifi_country is not None:
-            raise InvalidOption("no Wi-Fi network is named", hint="Add --wifi SSID.")
-        return None
-    if told.wifi_country is None:
-        raise InvalidOption(
-            "a Raspberry Pi keeps its Wi-Fi off until it knows in which country it is",
-            hint="Add --wifi-country CC, as in DE.",
-        )
-    key = None
-    if told.wifi_password_file is not None:
-        key = wifi_key(told.wifi, _first_line(told.wifi_password_file))
-    return Wifi(told.wifi, key, told.wifi_country)
-
-
-def _first_line(file: Path) -> str:
-    lines = read_text(file).splitlines()
-    return lines[0] if lines else ""
+def _listed(target: Path) -> Path:
+    """Where the list for Raspberry Pi Imager is written."""
+    return target.with_suffix(".json")
 
 
 def _confirm(device: Device, wanted: Wanted) -> None:
@@ -436,7 +411,7 @@ def _list_for_imager(
         date=date.today().isoformat(),
         first_boot=imager_format(settings, made.system),
     )
-    beside = target.with_suffix(".json")
+    beside = _listed(target)
     with atomic_path(beside) as temporary:
         temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return {"imager_list": str(beside)}

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from edgeslm import progress
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice, reading
-from edgeslm.flash.plan import Plan, Report, Step, at_rate
+from edgeslm.flash.devices import Device, ensure_opened
+from edgeslm.flash.plan import Plan, Report, Step, on_card
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
 
@@ -28,27 +29,28 @@ PIECE_BYTES = 4 << 20
 _SYNC_PIECES = 8
 """After so many the disk is asked to hold them: what is shown as written then really is."""
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.EIO, errno.ENOMEDIUM, errno.EREMOTEIO})
-_CARD_RATE = 10
-_CARD_SOURCE = "SD Association: class 10 and U1 cards write 10 MB/s at least"
+_PATIENCE_SECONDS = 5.0
 _REREAD = 0x125F
 """BLKRRPART of linux/fs.h: look at the partition table again."""
 
 
-def plan_device(destination: str, what: str, image: str, digest: str, size: int) -> Plan:
-    """What writing an image of `size` bytes to a disk does. Pure."""
+def plan_device(destination: str, what: str, image: str, digest: str, size: int | None) -> Plan:
+    """What writing an image of `size` bytes, if that is known, to a disk does. Pure."""
     return Plan(
         destination,
         image,
         digest,
         (
-            Step(f"write {image} to {what}", size, at_rate(size, _CARD_RATE, _CARD_SOURCE)),
-            Step("read it back and compare", 0, at_rate(size, _CARD_RATE, _CARD_SOURCE)),
+            Step(f"write {image} to {what}", size or 0, on_card(size)),
+            Step("read it back and compare", 0, on_card(size)),
         ),
         (f"Everything on {destination} is lost.",),
     )
 
 
-def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = True) -> Report:
+def write_device(
+    plan: Plan, image: Path, device: Path, *, exclusive: bool = True, meant: Device | None = None
+) -> Report:
     """Write an image to a disk, and compare what can be read from it.
 
     Args:
@@ -56,30 +58,31 @@ def write_device(plan: Plan, image: Path, device: Path, *, exclusive: bool = Tru
         image: The image, not compressed.
         device: The disk, or a file that stands for one and is large enough.
         exclusive: Whether the kernel is asked to refuse a disk that is in use.
+        meant: What was confirmed: what is opened has to be that one.
 
     Raises:
-        RefusedDevice: it is in use.
+        RefusedDevice: it is in use, or not the one that was meant.
         OutputFailure: it could not be opened or written; it is not usable then.
         Failure: it reads back differently.
     """
     began = time.monotonic()
     with reading(image):
         size = image.stat().st_size
-    with progress.bar(f"writing {device}", size, unit="bytes") as advance:
-        digests = _write(image, device, advance, exclusive)
-    with progress.bar("reading back", size, unit="bytes") as advance:
-        _compare(device, size, digests, advance)
-    _look_again(device)
+    with held(device, exclusive=exclusive, meant=meant) as target:
+        with progress.bar(f"writing {device}", size, unit="bytes") as advance:
+            digests = _write(image, device, target, advance)
+        with progress.bar("reading back", size, unit="bytes") as advance:
+            _compare(device, size, digests, advance)
+        _look_again(target)
     notes = ("It can be taken out now.",)
     return Report(plan, size, size, time.monotonic() - began, None, notes)
 
 
-def _write(image: Path, device: Path, advance: Advance, exclusive: bool) -> list[bytes]:
-    """Write all of it; the digest of each piece."""
+def _write(image: Path, device: Path, target: int, advance: Advance) -> list[bytes]:
+    """Write all of it to a disk that is open; the digest of each piece."""
     with (
         reading(image),
         image.open("rb", buffering=0) as source,
-        _opened(device, exclusive) as target,
         ThreadPoolExecutor(2, "flash") as pool,
     ):
         first = source.read(PIECE_BYTES)
@@ -146,17 +149,51 @@ def _failure(device: Path, offset: int, error: OSError) -> OutputFailure:
 
 
 @contextmanager
-def _opened(device: Path, exclusive: bool) -> Iterator[int]:
-    flags = os.O_WRONLY | (os.O_EXCL if exclusive else 0)
+def held(device: Path, *, exclusive: bool = True, meant: Device | None = None) -> Iterator[int]:
+    """A disk that is open to be written while the block runs, and is nobody else's meanwhile.
+
+    The kernel refuses others that want it for themselves, such as mount, and gives its name to no
+    other disk; what looks at new disks by itself waits for the lock (systemd's
+    BLOCK_DEVICE_LOCKING).
+
+    Args:
+        device: See `write_device`.
+        exclusive: See `write_device`.
+        meant: See `write_device`.
+
+    Raises:
+        RefusedDevice: it is in use, or not the one that was meant.
+        OutputFailure: it could not be opened.
+    """
     try:
-        descriptor = os.open(device, flags)
+        descriptor = os.open(device, os.O_WRONLY | (os.O_EXCL if exclusive else 0))
     except OSError as error:
         raise _opening_failure(device, error) from error
     try:
+        _lock(device, descriptor)
+        if meant is not None:
+            ensure_opened(meant, os.fstat(descriptor).st_rdev)
         yield descriptor
     finally:
         with suppress(OSError):  # a disk that is gone says so once more
             os.close(descriptor)
+
+
+def _lock(device: Path, descriptor: int) -> None:
+    """Lock it; who only has a look at it is waited for."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise RefusedDevice(
+                    f"{device} is in use by another program", hint="Let that one end first."
+                ) from error
+        except OSError:  # where files have no locks
+            return
+        time.sleep(0.1)
 
 
 def _opening_failure(device: Path, error: OSError) -> OutputFailure | RefusedDevice:
@@ -217,11 +254,7 @@ def _open_to_read(device: Path) -> int:
     return descriptor
 
 
-def _look_again(device: Path) -> None:
+def _look_again(descriptor: int) -> None:
     """Have the kernel see the new partitions now, not only when the card is put in again."""
     with suppress(OSError):
-        descriptor = os.open(device, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, _REREAD)
-        finally:
-            os.close(descriptor)
+        fcntl.ioctl(descriptor, _REREAD)

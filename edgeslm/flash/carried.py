@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from edgeslm.bundle.contents import Contents
 from edgeslm.bundle.layout import open_layout, read_image
+from edgeslm.bundle.runtimes import RUNTIME_NAME, Runtime
 from edgeslm.bundle.signing import read_public_key
+from edgeslm.bundle.store import INCOMING, Store
+from edgeslm.bundle.store_state import NAME_DIGITS, STATE_NAME, State
 from edgeslm.bundle.trust import check_signed
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import unpack_bundle
-from edgeslm.errors import InvalidOption, Unsupported
+from edgeslm.errors import InvalidTarget, NotFound, Unsupported
 from edgeslm.files import scratch_folder
 from edgeslm.flash import places, service
+from edgeslm.flash.runtimes import Brought
+from edgeslm.flash.service import Service, account_line, home_lines
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
+from edgeslm.records import STORE_SCHEMA, document
+from edgeslm.targets.loading import load_target
+from edgeslm.targets.target import Target
 
-STORE_SCHEMA = "edgeslm.store/1"
 ACCOUNT_UNIT = "etc/systemd/system/edgeslm-account.service"
 _ACCOUNT_WANTED = "etc/systemd/system/multi-user.target.wants/edgeslm-account.service"
-_SYSUSERS = "etc/sysusers.d/edgeslm.conf"
 _TMPFILES = "etc/tmpfiles.d/edgeslm.conf"
-_LAUNCHER = "bin/edgeslm"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,33 @@ class Carried:
     @property
     def bytes(self) -> int:
         """Of all its files."""
-        return sum(entry.size for entry in tree_of(self.folder, "x").files)
+        return tree_of(self.folder, "x").bytes
+
+    @property
+    def has_runtimes(self) -> bool:
+        """Whether it brings along what a device runs it with."""
+        return any(entry.file == RUNTIME_NAME for entry in self.contents.files)
+
+    @cached_property
+    def board(self) -> Target | None:
+        """The board that it was packed for; None where it does not say, or nobody here knows it."""
+        name = (self.contents.prediction or {}).get("target")
+        with suppress(NotFound, InvalidTarget):
+            return load_target(name) if isinstance(name, str) else None
+        return None
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The memory that board has for it, as estimated when it was packed; None for unknown."""
+        found = (self.contents.prediction or {}).get("memory_free_bytes")
+        return found if isinstance(found, int) and found > 0 else None
+
+    def features(self, architecture: str) -> frozenset[str] | None:
+        """What that board's processor can do; None where nobody knows."""
+        board = self.board
+        if board is None or board.architecture != architecture:
+            return None
+        return frozenset(board.features)
 
 
 @contextmanager
@@ -65,14 +96,15 @@ def opened(bundle: Path, beside: Path, keys: Sequence[Path] = ()) -> Iterator[Ca
     Raises:
         InvalidBundle, Untrusted, Unsupported: it is damaged, not signed, or of an old form.
     """
+    trusted = [read_public_key(key) for key in keys]
     contents = verify_bundle(bundle).contents
     if contents.digest is None:
         raise Unsupported(
             f"{bundle}: packed before bundles", hint="Pack it again: edgeslm pack MODEL -o BUNDLE"
         )
-    if keys:
+    if trusted:
         layout = open_layout(bundle)
-        check_signed(layout, read_image(layout), [read_public_key(key) for key in keys])
+        check_signed(layout, read_image(layout), trusted)
     if bundle.is_dir():
         yield Carried(bundle, bundle, contents)
         return
@@ -81,19 +113,55 @@ def opened(bundle: Path, beside: Path, keys: Sequence[Path] = ()) -> Iterator[Ca
         yield Carried(bundle, folder / "bundle", contents)
 
 
+@dataclass(frozen=True)
+class Load:
+    """All that is put onto a device that does not run yet.
+
+    Attributes:
+        carried: The bundle.
+        brought: The runtimes there are.
+        served: How it is served.
+        keys: Who signs the bundles that are served; nobody has to where there are none.
+    """
+
+    carried: Carried
+    brought: Brought
+    served: Service
+    keys: tuple[Path, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """At most, since the runtime is chosen once the device's system is seen."""
+        return self.carried.bytes + self.brought.most_bytes
+
+    def tree(self, runtime: Runtime, scratch: Path) -> Tree:
+        """The files.
+
+        Args:
+            runtime: The one for the device, of those that are brought.
+            scratch: See `Brought.tree`.
+
+        Raises:
+            EdgeslmError: something cannot be read, or is damaged.
+        """
+        return device_tree(
+            self.carried, self.brought.current_tree(runtime, scratch), self.served, self.keys
+        )
+
+
 def device_tree(
-    carried: Carried, runtime: Path, served: service.Service, keys: Sequence[Path] = ()
+    carried: Carried, runtime: Tree, served: Service, keys: Sequence[Path] = ()
 ) -> Tree:
     """Everything that a device needs to serve a bundle, as files.
 
     All of it is root's: what serves cannot change what it serves.
 
     Raises:
-        EdgeslmError: something cannot be read, or `runtime` is no runtime.
+        EdgeslmError: something cannot be read.
     """
     return Tree.of(
         [
-            *runtime_tree(runtime).entries,
+            *runtime.entries,
             *store_tree(carried.folder, carried.contents.digest or "").entries,
             *_service_entries(replace(served, trusts=bool(keys))),
             *(
@@ -110,26 +178,6 @@ def _public_bytes(key: Path) -> bytes:
     return key.read_bytes()
 
 
-def runtime_tree(runtime: Path) -> Tree:
-    """A prepared runtime, `site/` and `bin/edgeslm`, as the current one of a device.
-
-    Raises:
-        InvalidOption: it is none.
-    """
-    launcher = runtime / _LAUNCHER
-    if not (runtime / "site").is_dir() or not launcher.is_file():
-        raise InvalidOption(
-            f"{runtime}: no runtime for a device: site/ or {_LAUNCHER} is missing",
-            hint="Name a folder with the unpacked packages in site/ and the program bin/edgeslm.",
-        )
-    found = tree_of(runtime, "x")
-    parts = [f"{entry.path} {entry.sha256()}\n" for entry in found.files]
-    identity = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
-    place = f"{places.OPT}/runtimes/{identity}"
-    link = Entry(f"{places.OPT}/current", Link(f"runtimes/{identity}"), 0o777)
-    return Tree.of([*tree_of(runtime, place).entries, link])
-
-
 def store_tree(bundle: Path, digest: str) -> Tree:
     """A store whose one version, the current one, is the bundle in a folder.
 
@@ -137,35 +185,28 @@ def store_tree(bundle: Path, digest: str) -> Tree:
         bundle: Its folder.
         digest: 64 hex digits.
     """
-    state: dict[str, object] = {
-        "schema": STORE_SCHEMA,
-        "current": digest[:32],
-        "previous": None,
-        "refused": [],
-    }
-    text = json.dumps(state, indent=2) + "\n"
+    store, version = Store(Path(places.STORE)), digest[:NAME_DIGITS]
+    state = document(STORE_SCHEMA, State().switched(version))
     return Tree.of(
         [
-            *tree_of(bundle, f"{places.STORE}/versions/{digest[:32]}").entries,
-            Entry(f"{places.STORE}/incoming", None, 0o755),
-            Entry(f"{places.STORE}/state.json", text.encode()),
+            *tree_of(bundle, str(store.folder(version))).entries,
+            Entry(str(store.root / INCOMING), None, 0o755),
+            Entry(str(store.root / STATE_NAME), f"{json.dumps(state, indent=2)}\n".encode()),
         ]
     )
 
 
-def _service_entries(served: service.Service) -> list[Entry]:
+def _service_entries(served: Service) -> list[Entry]:
     return [
         Entry(places.UNIT, service.unit(served).encode()),
         Entry(places.WANTED, Link(f"/{places.UNIT}"), 0o777),
         Entry(ACCOUNT_UNIT, _ACCOUNT.encode()),
         Entry(_ACCOUNT_WANTED, Link(f"/{ACCOUNT_UNIT}"), 0o777),
-        Entry(_SYSUSERS, _USER_LINE.encode()),
-        Entry(_TMPFILES, _HOME_LINE.encode()),
+        Entry(places.SYSUSERS, account_line(f"/{places.HOME}").encode()),
+        Entry(_TMPFILES, home_lines(f"/{places.HOME}").encode()),
     ]
 
 
-_USER_LINE = f'u {places.USER} - "serves a language model" /{places.HOME}\n'
-_HOME_LINE = f"d /{places.HOME} 0755 {places.USER} {places.USER} -\n"
 _ACCOUNT = f"""\
 [Unit]
 Description=The account that serves a language model
@@ -176,7 +217,7 @@ Before={places.SERVICE}
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/bin/systemd-sysusers /{_SYSUSERS}
+ExecStart=/usr/bin/systemd-sysusers /{places.SYSUSERS}
 ExecStart=/usr/bin/systemd-tmpfiles --create /{_TMPFILES}
 
 [Install]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from edgeslm.errors import NotFound, RefusedDevice, Unsupported
 from edgeslm.files import small_text
+from edgeslm.targets.mounts import mounts
 from edgeslm.units import format_bytes
 
 _SECTOR = 512
 """What sysfs counts sizes in, whatever the disk's own sectors are."""
 _NO_DISKS = re.compile(r"(ram|zram|dm-|md|sr|fd|nbd|mtdblock)\d")
 _BOOT_PART = re.compile(r"mmcblk\d+(boot|rpmb|gp)\d*")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 _SYSTEM_FOLDERS = frozenset({"/", "/boot", "/boot/firmware", "/boot/efi", "/usr", "/var", "/home"})
 
 
@@ -38,6 +38,9 @@ class Device:
         mounted: Folders where it or a partition of it is mounted.
         uses: What else holds it, in words: swap, volumes, arrays.
         system: Whether the running system lies on it.
+        number: The kernel's number of it, as in "8:0".
+        marks: What else tells it from others that get its name later: where it is attached, its
+            serial number, and how many disks and cards the machine had seen before it.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Device:
     mounted: tuple[str, ...]
     uses: tuple[str, ...]
     system: bool
+    number: str = ""
+    marks: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -137,6 +142,47 @@ def ensure_allowed(device: Device, needed_bytes: int) -> None:
         )
 
 
+def ensure_same(meant: Device, found: Device) -> None:
+    """Return if two looks saw one disk, with one card in it.
+
+    Raises:
+        RefusedDevice: they did not: it was pulled out meanwhile, or another got its name.
+    """
+    if _identity(meant) != _identity(found):
+        raise RefusedDevice(
+            f"{meant.path} is another disk now: it was {meant.describe()}, it is "
+            f"{found.describe()}",
+            hint=f"Nothing was written. {_LIST}",
+        )
+
+
+def _identity(device: Device) -> tuple[object, ...]:
+    return device.name, device.number, device.bytes, device.model, device.marks
+
+
+def ensure_opened(meant: Device, number: int, root: Path = Path("/")) -> None:
+    """Return if what was opened is the disk that was meant, and may still be written.
+
+    Args:
+        meant: What was looked at and confirmed.
+        number: st_rdev of what is open now, so that no name is looked up once more.
+        root: The folder that /sys and /proc lie in.
+
+    Raises:
+        RefusedDevice: it is another one, or in use by now.
+    """
+    numbers = f"{os.major(number)}:{os.minor(number)}"
+    folder = root / "sys" / "dev" / "block" / numbers
+    if numbers != meant.number or not folder.exists():
+        raise RefusedDevice(
+            f"{meant.path} is another disk now: its number is {numbers}, it was {meant.number}",
+            hint=f"Nothing was written. {_LIST}",
+        )
+    found = _look(root, Path(os.path.realpath(folder)).name)
+    ensure_same(meant, found)
+    ensure_allowed(found, 0)
+
+
 def _look(root: Path, name: str) -> Device:
     folder = root / "sys" / "block" / name
     parts = [entry.name for entry in sorted(folder.iterdir()) if (entry / "partition").exists()]
@@ -161,7 +207,17 @@ def _look(root: Path, name: str) -> Device:
         mounted=mounted,
         uses=(*swaps, *(f"held by {_holder_name(root, held)}" for held in holders)),
         system=any(place in _SYSTEM_FOLDERS for place in mounted),
+        number=small_text(folder / "dev"),
+        marks=(os.path.realpath(folder), *_serials(folder), small_text(folder / "diskseq")),
     )
+
+
+def _serials(folder: Path) -> Iterator[str]:
+    """What the disk, its card, and the USB device that it is part of are told apart by."""
+    for place in ("serial", "device/serial", "device/cid", "device/wwid"):
+        yield small_text(folder / place)
+    above = Path(os.path.realpath(folder)).parents
+    yield next((small_text(up / "serial") for up in above if (up / "idVendor").exists()), "")
 
 
 def _holders(folder: Path) -> Iterator[str]:
@@ -190,15 +246,11 @@ def _mounts(root: Path, names: set[str], numbers: set[str]) -> Iterator[str]:
     """Folders where one of the named devices is mounted, by its number and by its name."""
     mapped = {small_text(root / "sys" / "block" / name / "dm" / "name") for name in names} - {""}
     numbers = numbers | {small_text(root / "sys" / "block" / name / "dev") for name in names} - {""}
-    for line in small_text(root / "proc" / "self" / "mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, source = before.split(), [*after.split(), "", ""][1]
-        if len(fields) < 5:
-            continue
-        place, _, name = source.rpartition("/")
+    for mount in mounts(root):
+        place, _, name = mount.source.rpartition("/")
         by_name = (place == "/dev" and name in names) or (place == "/dev/mapper" and name in mapped)
-        if fields[2] in numbers or by_name:
-            yield _unescaped(fields[4])
+        if mount.device in numbers or by_name:
+            yield mount.place
 
 
 def _swaps(root: Path) -> Iterator[str]:
@@ -206,11 +258,6 @@ def _swaps(root: Path) -> Iterator[str]:
         path, *_ = line.split()
         if path.startswith("/dev/"):
             yield path.rpartition("/")[2]
-
-
-def _unescaped(text: str) -> str:
-    r"""As mountinfo has blanks in it: \040."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _model(folder: Path) -> str:

@@ -26,3 +26,6 @@ SERVICE = "edgeslm.service"
 
 USER = "edgeslm"
 """Whom the service runs as; not one who can log in."""
+
+SYSUSERS = "etc/sysusers.d/edgeslm.conf"
+"""How systemd-sysusers makes that user."""

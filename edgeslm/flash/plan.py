@@ -71,9 +71,19 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-def at_rate(count: int, megabytes_per_second: float, source: str) -> Figure:
-    """The seconds that so many bytes are expected to take, by what somebody published."""
+def at_rate(count: int | None, megabytes_per_second: float, source: str) -> Figure:
+    """The seconds that so many bytes are expected to take, by what somebody published.
+
+    Nobody knows them where nobody knows how many bytes that are.
+    """
+    if count is None:
+        return _UNKNOWN
     return Figure(count / (megabytes_per_second * 1e6), Provenance.ESTIMATED, source)
+
+
+def on_card(count: int | None) -> Figure:
+    """The seconds that a card takes for so many bytes, at most."""
+    return at_rate(count, 10, "SD Association: class 10 and U1 cards write 10 MB/s at least")
 
 
 def describe(plan: Plan) -> list[str]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeslm.errors import InvalidOption
+from edgeslm.files import HASHES
 from edgeslm.flash import places
-
-_SPARE_BYTES = 64_000_000
-"""What the service may take beyond its plan before the kernel ends it: pages of the file that are
-being read, and answers on their way to clients."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +16,8 @@ class Service:
     Attributes:
         host: The address it listens on; 0.0.0.0 for the whole network.
         port: From 1 to 65535.
-        slots, context: Answers at a time, and tokens of each; None for what serve does by itself.
-        planned_bytes: Resident memory by the plan; None sets no limit.
-        name: What clients call the model; None for the bundle's.
+        most_bytes: The memory that it may take: what the board has for it. Not what one bundle
+            needs, since others may come into the store. None sets no limit.
         trusts: Whether only bundles are served that are signed with a key in
             `places.TRUSTED_KEYS`; there has to be one then.
         root: The folder that all of `places` lies in.
@@ -31,10 +27,7 @@ class Service:
 
     host: str = "0.0.0.0"  # noqa: S104  a board is there to be asked by others
     port: int = 8080
-    slots: int | None = None
-    context: int | None = None
-    planned_bytes: int | None = None
-    name: str | None = None
+    most_bytes: int | None = None
     trusts: bool = False
     root: str = "/"
     account: str | None = places.USER
@@ -50,7 +43,6 @@ class Service:
             )
         for text in (
             self.host,
-            self.name or "x",
             self.account or "x",
             "x" + self.root.replace("/", "x"),
         ):
@@ -90,14 +82,26 @@ def unit(service: Service) -> str:
 def command(service: Service) -> list[str]:
     """What is run, in words."""
     words = [_at(service, places.COMMAND), "serve", _at(service, places.STORE)]
-    words += ["--host", service.host, "--port", str(service.port)]
-    if service.name is not None:
-        words += ["--name", service.name]
-    if service.slots is not None:
-        words += ["--slots", str(service.slots)]
-    if service.context is not None:
-        words += ["--context", str(service.context)]
-    return words
+    return [*words, "--host", service.host, "--port", str(service.port)]
+
+
+def account_line(home: str) -> str:
+    """How systemd-sysusers makes the account; nobody can log in to it. See sysusers.d(5)."""
+    return f'u {places.USER} - "serves a language model" {home}\n'
+
+
+def home_lines(home: str) -> str:
+    """What systemd-tmpfiles makes for that account. See tmpfiles.d(5).
+
+    It may add files to its home and to its caches, and cannot move away what is root's there: the
+    store, and the notes of hashes. Where only signed bundles are served, what it wrote itself must
+    not stand for a hash; they are computed at each start then.
+    """
+    cache = f"{home}/.cache/edgeslm"
+    shared = "".join(
+        f"d {folder} 1775 root {places.USER} -\n" for folder in (home, f"{home}/.cache", cache)
+    )
+    return f"{shared}d {cache}/{HASHES} 0755 root root -\n"
 
 
 def _at(service: Service, place: str) -> str:
@@ -144,6 +148,7 @@ def _shut_off(service: Service) -> list[str]:
         f"ProtectHome={'read-only' if at_home else 'yes'}",
         f"PrivateTmp={'no' if in_tmp else 'yes'}",
         f"ReadWritePaths={_at(service, places.HOME)}",
+        f"ReadOnlyPaths=-{_at(service, places.STORE)}",
         *(["AmbientCapabilities=CAP_NET_BIND_SERVICE"] if service.port < 1024 else []),
         *_capabilities(service),
     ]
@@ -155,8 +160,7 @@ def _capabilities(service: Service) -> list[str]:
 
 
 def _memory(service: Service) -> list[str]:
-    """A limit from the plan: a leak ends this service, not the whole board."""
-    if service.planned_bytes is None:
+    """A leak ends this service, not the whole board; serve itself plans within this limit."""
+    if service.most_bytes is None:
         return []
-    most = service.planned_bytes + _SPARE_BYTES
-    return [f"MemoryMax={most}", "MemorySwapMax=0", "OOMPolicy=stop"]
+    return [f"MemoryMax={service.most_bytes}", "MemorySwapMax=0", "OOMPolicy=stop"]

@@ -15,11 +15,24 @@ from edgeslm.files import sha256
 _MOST_NAME_BYTES = 255
 
 
+def _is_plain(text: str) -> bool:
+    """Whether it is text, on one line: programs that fill images take a command from each."""
+    return not any(
+        ord(sign) < 0x20 or sign == "\x7f" or "\ud800" <= sign <= "\udfff" for sign in text
+    )
+
+
 @dataclass(frozen=True)
 class Link:
     """A symbolic link."""
 
     target: str
+
+    def __post_init__(self) -> None:
+        if not self.target or not _is_plain(self.target):
+            raise InvalidOption(
+                f"not where a link on a device can lead: {self.target!r}", hint="Remove the link."
+            )
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class Entry:
     def __post_init__(self) -> None:
         parts = PurePosixPath(self.path).parts
         fine = parts and "/".join(parts) == self.path and ".." not in parts
-        if not fine or any(ord(sign) < 0x20 or sign in '"\\\x7f' for sign in self.path):
+        if not fine or not _is_plain(self.path) or set(self.path) & set('"\\'):
             raise InvalidOption(f"not a path for a device: {self.path!r}", hint="Rename the file.")
         if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
             raise InvalidOption(f"too long a name for a device: {self.path}", hint="Rename it.")
@@ -113,7 +126,7 @@ class Tree:
 def tree_of(folder: Path, place: str) -> Tree:
     """What lies in a folder of this machine, all of it root's, under `place`.
 
-    Programs stay programs; nobody but root may write. Caches of compiled Python are left out.
+    Programs stay programs; nobody but root may write.
 
     Raises:
         EdgeslmError: it cannot be read, or holds what is neither file, folder nor link.
@@ -131,9 +144,8 @@ def _scan(folder: Path, place: str) -> Iterator[Entry]:
         if stat.S_ISLNK(mode):
             yield Entry(path, Link(str(here.readlink())), 0o777)
         elif stat.S_ISDIR(mode):
-            if item.name != "__pycache__":
-                yield Entry(path, None, 0o755)
-                yield from _scan(here, path)
+            yield Entry(path, None, 0o755)
+            yield from _scan(here, path)
         elif stat.S_ISREG(mode):
             yield Entry(path, here, 0o755 if mode & 0o100 else 0o644)
         else:

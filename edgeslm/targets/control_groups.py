@@ -2,7 +2,7 @@
 
 A service manager or a container gives a process a share of the machine by putting it into such a
 group. Both versions are read, from below `root`, so that a recorded tree gives the same answer as
-the machine it was recorded on. Source: cgroups(7), proc_pid_mountinfo(5).
+the machine it was recorded on. Source: cgroups(7).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgeslm.files import small_text
+from edgeslm.targets.mounts import mounts
 
 _MOUNTED = Path("sys/fs/cgroup")
 """Where a system that does not say has them."""
@@ -65,22 +66,14 @@ def _upwards(mounted: Path, below: PurePosixPath) -> Iterator[Path]:
 
 
 def _mounts(controller: str, version: int, root: Path) -> Iterator[tuple[Path, str]]:
-    """Where control groups are mounted, and which group is on top there.
-
-    A line reads: id, parent, device, top, mount point, options, optional fields, "-", type,
-    source, super options.
-    """
-    for line in small_text(root / "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        places, kinds = before.split(), after.split()
-        if len(places) < 5 or len(kinds) < 3:
-            continue
+    """Where control groups are mounted, and which group is on top there."""
+    for mount in mounts(root):
         if version == 2:
-            wanted = kinds[0] == "cgroup2"
+            wanted = mount.kind == "cgroup2"
         else:
-            wanted = kinds[0] == "cgroup" and controller in kinds[2].split(",")
+            wanted = mount.kind == "cgroup" and controller in mount.options.split(",")
         if wanted:
-            yield root / _unescaped(places[4]).lstrip("/"), _unescaped(places[3])
+            yield root / mount.place.lstrip("/"), mount.top
 
 
 def _below(path: str, top: str) -> PurePosixPath:
@@ -89,7 +82,3 @@ def _below(path: str, top: str) -> PurePosixPath:
     if ".." in group.parts or not group.is_relative_to(top):
         return PurePosixPath()  # the mount shows this process's own group, or nothing of it
     return group.relative_to(top)
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\040", " ")

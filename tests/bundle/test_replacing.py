@@ -23,6 +23,8 @@ def test_a_bundle_is_replaced(packed: Path, tmp_path: Path) -> None:
     other = tiny_gguf(tmp_path / "other.gguf", layers=1, seed=1)
     contents = write_bundle(packed, Parts(other))
     assert verify_bundle(packed).contents == contents
+    (tmp_path / "plain").mkdir()
+    assert packed.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".edgeslm")]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import sys
 from pathlib import Path
 
@@ -11,10 +13,13 @@ from typer.testing import CliRunner
 
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.cli import flashing
-from edgeslm.cli.flashing import Told, Wanted, carry
+from edgeslm.cli.flash_told import Told
+from edgeslm.cli.flashing import Wanted, carry
 from edgeslm.cli.main import app
 from edgeslm.errors import InvalidOption, NotFound, RefusedDevice, UserError
-from edgeslm.flash import devices
+from edgeslm.flash import block_device, devices
+from edgeslm.flash.image import making
+from edgeslm.flash.plan import Plan, Report
 from edgeslm.packager.pipeline import pack
 from edgeslm.targets.loading import load_target
 
@@ -23,6 +28,16 @@ from made_images import SMALL, make_image, make_runtime, on_boot
 from made_machines import make_laptop
 
 RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def no_disk_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made laptop's disks have the names of real ones: nothing here may write any."""
+
+    def write_device(*given: object, **more: object) -> None:
+        pytest.fail(f"a disk would have been written: {given} {more}")
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +77,14 @@ def test_an_image_with_settings_and_a_list_for_imager(packed: Path, tmp_path: Pa
     (item,) = json.loads((tmp_path / "board.json").read_text())["os_list"]
     assert item["extract_size"] == output.stat().st_size
     assert item["init_format"] == "none"
-    with pytest.raises(InvalidOption, match="there already"):
-        run(packed, "--to", output, "--base", base, "--runtime", runtime)
+    for name in ("board.img", "board.json"):
+        with pytest.raises(InvalidOption, match=f"{name} is there already"):
+            run(packed, "--to", output, "--base", base, "--runtime", runtime, *words[-3:-1])
+        (tmp_path / name).unlink()
 
 
 def test_a_dry_run_writes_nothing(packed: Path, tmp_path: Path) -> None:
-    base, runtime = make_image(tmp_path, "bookworm"), make_runtime(tmp_path / "runtime")
+    base, runtime = make_image(tmp_path, "bookworm"), make_runtime(tmp_path / "runtime", "3.11")
     words = [packed, "--to", tmp_path / "board.img", "--base", base, "--runtime", runtime]
     before = sorted(tmp_path.iterdir())
     text = run(*words, "--dry-run")
@@ -85,6 +102,13 @@ def test_a_folder(packed: Path, tmp_path: Path) -> None:
 
     assert text.startswith("wrote ")
     assert verify_bundle(tmp_path / "edgeslm" / "bundle") == verify_bundle(packed)
+
+
+def test_what_a_board_runs_it_with_has_to_come_from_somewhere(packed: Path, tmp_path: Path) -> None:
+    base = make_image(tmp_path, "trixie")
+
+    with pytest.raises(NotFound, match="brings no runtime"):
+        run(packed, "--to", tmp_path / "board.img", "--base", base)
 
 
 def test_without_a_destination_it_explains() -> None:
@@ -134,6 +158,83 @@ def test_a_disk_that_is_too_small(laptop: Path, tmp_path: Path) -> None:
         carry(Wanted(image, yes=True), "/dev/sda")
 
 
+def test_a_disk_that_is_another_one_after_the_question(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "board.img"
+    image.write_bytes(bytes(1024))
+
+    def confirm(*_: object, **__: object) -> bool:
+        (laptop / "sys" / "block" / "sda" / "diskseq").write_text("8\n")
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(flashing.typer, "confirm", confirm)
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        carry(Wanted(image), "/dev/sda")
+
+
+def test_the_disk_that_was_confirmed_is_written(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, written = tmp_path / "board.img", list[object]()
+    image.write_bytes(bytes(1024))
+
+    def write_device(plan: Plan, *given: object, **more: object) -> Report:
+        written.extend([*given, more])
+        return Report(plan, 1024, 1024, 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    carry(Wanted(image, yes=True), "/dev/sda")
+    sda = devices.find_device(Path("/dev/sda"))
+    assert written == [image, Path("/dev/sda"), {"meant": sda}]
+
+
+def test_a_disk_for_an_image_that_is_made_first(
+    laptop: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, runtime = make_image(tmp_path, "trixie"), make_runtime(tmp_path / "runtime")
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI anna@laptop\n")
+    words = [packed, "--to", "/dev/sda", "--base", base, "--runtime", runtime, "--json", "--yes"]
+    words += ["--hostname", "pi5", "--user", "anna", "--ssh-key", tmp_path / "key.pub"]
+    words += ["--port", 8000]
+    sizes: list[int] = []
+
+    def write_device(plan: Plan, image: Path, device: Path, meant: devices.Device) -> Report:
+        sizes.append(image.stat().st_size)
+        return Report(plan, sizes[0], sizes[0], 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    report = json.loads(run(*words))["report"]
+    (step,) = [each for each in report["plan"]["steps"] if each["what"].startswith("write the im")]
+    assert abs(step["bytes"] - sizes[0]) <= 8 << 20
+    assert report["address"] == "http://pi5.local:8000"
+    assert not any("Write it to a card" in note for note in report["notes"])
+
+    (laptop / "sys" / "block" / "sda" / "size").write_text(f"{(sizes[0] - (16 << 20)) // 512}\n")
+    monkeypatch.setattr(making, "make_image", lambda *_: pytest.fail("it cannot fit"))
+    with pytest.raises(RefusedDevice, match="too small"):
+        run(*words)
+
+
+@pytest.mark.parametrize(("ending", "size"), [(".img.xz", 5000), (".img.gz", 0)])
+def test_what_is_packed_is_unpacked_first(
+    laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, size: int
+) -> None:
+    image, written = tmp_path / f"board{ending}", list[bytes]()
+    image.write_bytes((lzma if ending == ".img.xz" else gzip).compress(bytes(5000)))
+
+    def write_device(plan: Plan, image: Path, *_: object, **__: object) -> Report:
+        written.append(image.read_bytes())
+        return Report(plan, 5000, 5000, 1.0)
+
+    monkeypatch.setattr(block_device, "write_device", write_device)
+    steps = json.loads(run(image, "--to", "/dev/sda", "--yes", "--json"))["report"]["plan"]["steps"]
+    assert written == [bytes(5000)]
+    assert [step["bytes"] for step in steps] == [size, size, 0]
+    assert all((step["seconds"]["value"] is None) == (size == 0) for step in steps[1:])
+
+
 def test_nobody_to_ask(laptop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "board.img"
     image.write_bytes(bytes(1024))
@@ -165,10 +266,18 @@ def test_the_name_of_a_built_in_disk_is_typed(
     [
         (Wanted(Path("x.img"), Told(hostname="a")), "/dev/sda", "--hostname"),
         (Wanted(Path("x.img"), runtime=Path("y")), "/dev/sda", "--runtime"),
+        (Wanted(Path("x.img"), port=80), "/dev/sda", "--port"),
+        (Wanted(Path("x"), base=Path("b"), imager_json="http://x/y"), "/dev/sda", "--imager-json"),
+        (Wanted(Path("x"), base=Path("b"), imager_json="board.img"), "new.img", "not an address"),
+        (Wanted(Path("x"), base=Path("b"), port=0), "new.img", "not a port"),
+        (Wanted(Path("x"), base=Path("b"), trust=(Path("k.pub"),)), "new.img", "k.pub"),
         (Wanted(Path("x"), Told(user="a")), "FOLDER", "--hostname"),
+        (Wanted(Path("x"), port=80), "FOLDER", "--port"),
+        (Wanted(Path("x"), trust=(Path("key.pub"),)), "FOLDER", "--trust"),
         (Wanted(Path("x")), "new.img", "an image is made from another one"),
         (Wanted(None), "FOLDER", "needs a bundle"),
         (Wanted(Path("x")), "new.iso", "not a destination"),
+        (Wanted(Path("x")), f"{'a' * 300}/board.img", "a" * 300),
         (Wanted(Path("x"), Told(wifi="a"), base=Path("b")), "new.img", "in which country"),
         (Wanted(Path("x"), Told(wifi_country="DE"), base=Path("b")), "new.img", "--wifi"),
     ],

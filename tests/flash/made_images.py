@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from edgeslm.bundle.runtimes import Runtime
+from edgeslm.records import to_json
 
 MIB = 1 << 20
 BOOKWORM_CMDLINE = (
@@ -17,7 +21,8 @@ TRIXIE_CMDLINE = (
 )
 ARM64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)
 """The first bytes of a program for 64-bit ARM."""
-NAMES = {"bookworm": ("12", "3.11"), "trixie": ("13", "3.13")}
+NAMES = {"bookworm": ("12", "3.11", "2.36"), "trixie": ("13", "3.13", "2.41")}
+LIBRARIES = "usr/lib/aarch64-linux-gnu"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ SMALL = Layout(boot_start=MIB, boot_bytes=34 * MIB, root_bytes=16 * MIB)
 def make_system(folder: Path, version: str) -> Path:
     """The files of a root that say what it is."""
     root = folder / f"root-{version}"
-    number, python = NAMES[version]
+    number, python, glibc = NAMES[version]
     files: dict[str, bytes] = {
         "usr/lib/os-release": (
             f'PRETTY_NAME="Debian GNU/Linux {number} ({version})"\nID=debian\n'
@@ -57,6 +62,9 @@ def make_system(folder: Path, version: str) -> Path:
             b"PARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1\n"
         ),
         "usr/bin/dpkg": ARM64,
+        f"{LIBRARIES}/libc.so.6": ARM64
+        + f"GNU C Library (Debian GLIBC {glibc}-9) stable release version {glibc}.\n".encode(),
+        f"{LIBRARIES}/libstdc++.so.6.0.30": ARM64,
         f"usr/bin/python{python}": ARM64,
         "usr/lib/raspberrypi-sys-mods/imager_custom": b"#!/bin/sh\n",
         "usr/lib/userconf-pi/userconf": b"#!/bin/sh\n",
@@ -70,6 +78,7 @@ def make_system(folder: Path, version: str) -> Path:
         path.write_bytes(content)
     (root / "etc" / "os-release").symlink_to("../usr/lib/os-release")
     (root / "lib").symlink_to("usr/lib")
+    (root / LIBRARIES / "libstdc++.so.6").symlink_to("libstdc++.so.6.0.30")
     for name in ("opt", "var/lib", "boot/firmware", "home"):
         (root / name).mkdir(parents=True)
     return root
@@ -135,8 +144,8 @@ def on_root(image: Path, layout: Layout, command: str) -> str:
     return done.stdout
 
 
-def make_runtime(folder: Path) -> Path:
-    """A folder of the form of a runtime, with names that are not plain."""
+def make_runtime(folder: Path, python: str = "3.13", **changed: object) -> Path:
+    """A runtime that was unpacked for 64-bit ARM, with names that are not plain."""
     package = folder / "site" / "edgeslm"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -147,6 +156,12 @@ def make_runtime(folder: Path) -> Path:
     launcher.write_text("#!/bin/sh\nexec python3 -s -m edgeslm\n")
     launcher.chmod(0o755)
     (folder / "site" / "alias").symlink_to("edgeslm")
+    runtime = Runtime(
+        *("0123456789abcdef", "aarch64", "armv8-a", (), python, "2.34"),
+        *(("libstdc++.so.6",), ("edgeslm-0-py3-none-any.whl",)),
+    )
+    text = json.dumps({**to_json(runtime), **changed})
+    (folder / "runtime.json").write_text(text)
     return folder
 
 

@@ -74,15 +74,16 @@ def _disk(
     (folder / "size").write_text(f"{gigabytes * _GB // 512}\n")
     (folder / "removable").write_text(f"{removable}\n")
     (folder / "ro").write_text(f"{read_only}\n")
+    (folder / "diskseq").write_text("7\n")
     if mapped is not None:
         (folder / "dm").mkdir()
         (folder / "dm" / "name").write_text(f"{mapped}\n")
     for key, value in (device | ({} if kind is None else {"type": kind})).items():
         (folder / "device").mkdir(exist_ok=True)
         (folder / "device" / key).write_text(f"{value}\n")
-    blocks = root / "sys" / "block"
-    blocks.mkdir(parents=True, exist_ok=True)
-    (blocks / disk).symlink_to(folder)
+    for link in (root / "sys" / "block" / disk, root / "sys" / "dev" / "block" / number):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder)
 
 
 def _part(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 
 from edgeslm.errors import Failure, OutputFailure, RefusedDevice
 from edgeslm.flash import block_device
-from edgeslm.flash.block_device import PIECE_BYTES, plan_device, write_device
+from edgeslm.flash.block_device import PIECE_BYTES, held, plan_device, write_device
+from edgeslm.flash.devices import Device, find_device
 from edgeslm.flash.plan import Plan
 
 PLAN = plan_device("/dev/sdx", "sdx (Stick, 32.0 GB)", "board.img", "", 100)
@@ -120,11 +124,35 @@ def test_a_disk_that_ends_too_early_is_told(tmp_path: Path) -> None:
         write_device(PLAN, image, Path("/dev/full"), exclusive=False)
 
 
-def test_a_disk_of_others(tmp_path: Path) -> None:
+def test_a_disk_that_is_not_there(tmp_path: Path) -> None:
     image = some_image(tmp_path / "board.img", PIECE_BYTES)
 
-    with pytest.raises(OutputFailure, match="cannot write"):
+    with pytest.raises(OutputFailure, match=r"cannot write .*No such file"):
         write_device(PLAN, image, tmp_path / "nowhere", exclusive=False)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_disk_of_others(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"old")
+    disk.chmod(0o400)
+
+    with as_nobody(), pytest.raises(OutputFailure, match="permission denied") as raised:
+        held(disk, exclusive=False).__enter__()
+    assert "sudo" in str(raised.value.hint)
+    assert disk.read_bytes() == b"old"
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights to everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def attach(file: Path) -> Path:
@@ -151,6 +179,61 @@ def test_a_real_block_device(tmp_path: Path, loop: Path) -> None:
     write_device(PLAN, image, loop)
 
     subprocess.run(["cmp", "-n", str(image.stat().st_size), image, loop], check=True)
+
+
+def test_it_is_nobody_elses_until_it_was_compared(
+    tmp_path: Path, loop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = some_image(tmp_path / "board.img", 2 * PIECE_BYTES)
+    monkeypatch.setattr(block_device, "_PATIENCE_SECONDS", 0)
+    real, tried = block_device._compare, []
+
+    def compare(*given: Any) -> None:
+        with pytest.raises(RefusedDevice, match="in use"):
+            held(loop).__enter__()
+        with pytest.raises(RefusedDevice, match="by another program"):
+            held(loop, exclusive=False).__enter__()
+        tried.append(given)
+        real(*given)
+
+    monkeypatch.setattr(block_device, "_compare", compare)
+    write_device(PLAN, image, loop)
+    assert tried
+    with held(loop):
+        pass
+
+
+def test_who_only_has_a_look_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    other = os.open(disk, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    monkeypatch.setattr(block_device.time, "sleep", lambda _: os.close(other))
+
+    with held(disk, exclusive=False):
+        pass
+
+
+def test_only_the_one_that_was_meant(tmp_path: Path, loop: Path) -> None:
+    image = some_image(tmp_path / "board.img", PIECE_BYTES)
+    meant = find_device(loop)
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        write_device(PLAN, image, loop, meant=replace(meant, marks=("another",)))
+    assert loop.read_bytes()[:6] == b"oldold"
+
+    write_device(PLAN, image, loop, meant=meant)
+    assert loop.read_bytes()[:PIECE_BYTES] == image.read_bytes()
+
+
+def test_another_disk_is_not_touched(tmp_path: Path) -> None:
+    """What is opened is compared, whatever its name: a file is no disk at all."""
+    image, disk = some_image(tmp_path / "board.img", PIECE_BYTES), tmp_path / "disk"
+    disk.write_bytes(b"old")
+    meant = Device("sda", 1 << 30, "", "usb", True, False, (), (), False, number="8:0")
+
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        write_device(PLAN, image, disk, exclusive=False, meant=meant)
+    assert disk.read_bytes() == b"old"
 
 
 def test_one_that_is_mounted_is_refused_by_the_kernel(tmp_path: Path, loop: Path) -> None:

@@ -28,11 +28,30 @@ def test_each_folder_comes_before_what_is_in_it(paths: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/passwd", "a/../b", "a//b", "a/", './a"b', 'a"b', "a\nb", "a\\b", "é" * 128]
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a/",
+        './a"b',
+        'a"b',
+        "a\nb",
+        "a\\b",
+        "é" * 128,
+        "\udcff",
+    ],
 )
 def test_what_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(InvalidOption):
         Entry(path, b"")
+
+
+@pytest.mark.parametrize("target", ["", "a\nrm /etc/fstab", "a\r", "\x7f", "\udcff"])
+def test_what_no_link_leads_to_is_refused(target: str) -> None:
+    with pytest.raises(InvalidOption):
+        Link(target)
 
 
 def test_one_path_cannot_be_two_files() -> None:
@@ -54,6 +73,7 @@ def test_a_folder_of_this_machine(tmp_path: Path) -> None:
         ("opt/x", 0o755, None),
         ("opt/x/alias", 0o777, Link("bin")),
         ("opt/x/bin", 0o755, None),
+        ("opt/x/bin/__pycache__", 0o755, None),
         ("opt/x/bin/run", 0o755, tmp_path / "bin" / "run"),
     ]
 

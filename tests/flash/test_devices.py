@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from made_machines import make_laptop
 
 from edgeslm.errors import NotFound, RefusedDevice, Unsupported
-from edgeslm.flash.devices import Device, ensure_allowed, find_device, list_devices
+from edgeslm.flash.devices import (
+    Device,
+    ensure_allowed,
+    ensure_opened,
+    ensure_same,
+    find_device,
+    list_devices,
+)
 
 GB = 1_000_000_000
 
@@ -107,13 +115,59 @@ def test_no_such_disk(laptop: Path) -> None:
         find_device(Path("/dev/sdz"), laptop)
 
 
+def serial_of_usb(disk: Path) -> Path:
+    device = next(up for up in disk.resolve().parents if up.name == "1-2")
+    (device / "idVendor").write_text("0781\n")
+    return device / "serial"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("size", "1000000"),
+        ("diskseq", "8"),
+        ("device/model", "Other"),
+        ("serial", "2"),
+        ("usb", "9"),
+    ],
+)
+def test_another_disk_with_the_same_name(tmp_path: Path, file: str, text: str) -> None:
+    root = make_laptop(tmp_path / "laptop")
+    disk = root / "sys" / "block" / "sda"
+    usb = serial_of_usb(disk)
+    meant = find_device(Path("/dev/sda"), root)
+    ensure_same(meant, find_device(Path("/dev/sda"), root))
+    ensure_opened(meant, os.makedev(8, 0), root)
+
+    (usb if file == "usb" else disk / file).write_text(text)
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        ensure_same(meant, find_device(Path("/dev/sda"), root))
+    with pytest.raises(RefusedDevice, match="another disk now"):
+        ensure_opened(meant, os.makedev(8, 0), root)
+
+
+def test_what_is_opened_is_looked_at_again(tmp_path: Path) -> None:
+    root = make_laptop(tmp_path / "laptop")
+    meant = find_device(Path("/dev/sda"), root)
+
+    for number in (os.makedev(8, 96), os.makedev(9, 9)):
+        with pytest.raises(RefusedDevice, match="another disk now"):
+            ensure_opened(meant, number, root)
+    with (root / "proc" / "self" / "mountinfo").open("a") as mounts:
+        mounts.write("27 22 8:1 / /mnt rw - vfat /dev/sda1 rw\n")
+    with pytest.raises(RefusedDevice, match="mounted at /mnt"):
+        ensure_opened(meant, os.makedev(8, 0), root)
+
+
 def test_only_linux_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unsupported):
         list_devices(tmp_path)
 
 
 def test_this_machine_runs_from_none_that_could_be_written() -> None:
-    for device in list_devices():
-        if device.system:
-            with pytest.raises(RefusedDevice):
-                ensure_allowed(device, 0)
+    system = [device for device in list_devices() if device.system]
+    if not system:
+        pytest.skip("this machine's own disk cannot be seen from here")
+    for device in system:
+        with pytest.raises(RefusedDevice):
+            ensure_allowed(device, 0)

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgeslm import files
+from edgeslm.bundle.runtimes import RuntimeList
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import Failure, NotFound, OutputFailure, Unsupported
 from edgeslm.flash import directory
-from edgeslm.flash.carried import opened
+from edgeslm.flash.carried import Carried, opened
 from edgeslm.flash.directory import (
     Place,
     file_system_of,
@@ -23,6 +23,7 @@ from edgeslm.flash.directory import (
     write_directory,
 )
 from edgeslm.flash.plan import Report
+from edgeslm.flash.runtimes import Brought, find_runtimes
 from edgeslm.flash.tree import Entry, Tree
 
 
@@ -35,9 +36,13 @@ def plain(runtime: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def given(carried: Carried, runtime: Path | None) -> Brought | None:
+    return None if runtime is None else find_runtimes(carried.folder, runtime)
+
+
 def flash(packed: Path, runtime: Path | None, card: Path) -> Report:
     with opened(packed, card / "x") as carried:
-        tree, place = tree_for(carried, runtime), look(card)
+        tree, place = tree_for(carried, given(carried, runtime), card), look(card)
         return write_directory(plan_directory(carried, place, tree), place, tree)
 
 
@@ -51,9 +56,29 @@ def test_what_is_on_the_card(packed: Path, plain: Path, tmp_path: Path) -> None:
     assert os.access(card / "edgeslm/runtime/bin/edgeslm", os.X_OK)
     readme = (card / "edgeslm/README.txt").read_text()
     assert readme.count("\n") == 2
-    assert "PYTHONPATH=runtime/site python3 -s -m edgeslm serve bundle" in readme
+    assert "PYTHONPATH=runtime/site python3.13 -s -m edgeslm serve bundle" in readme
     assert (card / "holiday.jpg").read_bytes() == b"mine"
     assert report.written_bytes == report.verified_bytes == report.plan.steps[0].bytes > 0
+
+
+def test_a_runtime_for_each_python_that_may_be_there(
+    packed: Path, brought: Brought, tmp_path: Path
+) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    with opened(packed, card / "x") as carried:
+        tree, place = tree_for(carried, brought, tmp_path / "scratch"), look(card)
+        write_directory(plan_directory(carried, place, tree), place, tree)
+
+    readme = (card / "edgeslm/README.txt").read_text()
+    for python in ("3.11", "3.13"):
+        assert f"PYTHONPATH=runtime-{python}/site python{python} -s -m edgeslm serve" in readme
+        assert (card / f"edgeslm/runtime-{python}/site/fast.py").exists()
+    flash(packed, None, card)
+    assert not list((card / "edgeslm").rglob("fast.py"))
+    others = RuntimeList("", "", (), (replace(brought.listed.runtimes[0], architecture="x86_64"),))
+    with pytest.raises(Unsupported, match="no runtime for aarch64"):
+        tree_for(carried, replace(brought, listed=others), tmp_path / "other")
 
 
 def test_what_is_there_already_is_not_written_again(
@@ -91,7 +116,7 @@ def test_files_of_an_earlier_bundle_go_and_others_stay(
 
 def test_no_room(packed: Path, plain: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried:
-        tree = tree_for(carried, plain)
+        tree = tree_for(carried, given(carried, plain), tmp_path)
         place = Place(tmp_path, tree.bytes - 1, "ext4", {})
         with pytest.raises(OutputFailure, match="no room"):
             plan_directory(carried, place, tree)
@@ -126,7 +151,40 @@ def test_the_file_system_of_a_folder() -> None:
 
 def test_a_link_in_the_runtime_is_refused(packed: Path, runtime: Path, tmp_path: Path) -> None:
     with opened(packed, tmp_path / "x") as carried, pytest.raises(Unsupported, match="a link"):
-        tree_for(carried, runtime)
+        tree_for(carried, given(carried, runtime), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["edgeslm", "edgeslm/bundle/blobs", "edgeslm/README.txt"])
+def test_a_link_on_the_card_that_leads_out_of_it(
+    packed: Path, plain: Path, tmp_path: Path, name: str
+) -> None:
+    card, other = tmp_path / "card", tmp_path / "other"
+    (card / name).parent.mkdir(parents=True)
+    other.mkdir()
+    (card / name).symlink_to(other / "precious" if name.endswith("txt") else other)
+
+    with pytest.raises(OutputFailure, match="is a link"):
+        flash(packed, plain, card)
+    assert list(other.iterdir()) == []
+
+
+def test_a_program_is_one_as_soon_as_it_has_its_name(
+    packed: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, modes = tmp_path / "card", list[int]()
+    card.mkdir()
+    real = files.sync
+
+    def sync(path: Path) -> None:
+        """The folder is told to hold a name: nothing may be left to do for that file then."""
+        real(path)
+        program = card / "edgeslm/runtime/bin/edgeslm"
+        if program.exists():
+            modes.append(program.stat().st_mode & 0o777)
+
+    monkeypatch.setattr(files, "sync", sync)
+    flash(packed, plain, card)
+    assert set(modes) == {0o755}
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -146,27 +204,28 @@ def test_what_reads_back_differently_is_told(
 
 
 def test_interrupted_it_leaves_no_half_file_and_goes_on(
-    packed: Path, plain: Path, tmp_path: Path
+    packed: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card, big = tmp_path / "card", plain / "site" / "big.bin"
+    card, real = tmp_path / "card", directory._pieces
     card.mkdir()
-    with big.open("wb") as file:
-        file.write(os.urandom(1 << 20) * 400)
-    command = [sys.executable, "-m", "edgeslm", "flash", packed, "--to", card, "--runtime", plain]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     site = card / "edgeslm" / "runtime" / "site"
-    while not any(path.stat().st_size > 1 << 20 for path in site.glob(".edgeslm-*")):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
 
-    assert process.returncode == 130
-    assert not (site / "big.bin").exists()
+    def pieces(entry: Entry) -> Iterator[bytes]:
+        """The file's beginning; then the user loses patience."""
+        if entry.path.endswith("native.so"):
+            yield b"half of it"
+            assert list(card.rglob(".edgeslm-*"))
+            raise KeyboardInterrupt
+        yield from real(entry)
+
+    monkeypatch.setattr(directory, "_pieces", pieces)
+    with pytest.raises(KeyboardInterrupt):
+        flash(packed, plain, card)
+    assert not (site / "edgeslm" / "native.so").exists()
     assert list(card.rglob(".edgeslm-*")) == []
-    blobs = list((card / "edgeslm/bundle/blobs/sha256").iterdir())
-    assert blobs
+    assert list((card / "edgeslm/bundle/blobs/sha256").iterdir())
     assert not (card / "edgeslm/bundle/index.json").exists()
-    big.write_bytes(b"small")
+    monkeypatch.undo()
     report = flash(packed, plain, card)
-    assert report.written_bytes < report.verified_bytes
+    assert 0 < report.written_bytes < report.verified_bytes
     assert verify_bundle(card / "edgeslm" / "bundle").contents.digest

@@ -24,6 +24,7 @@ from edgeslm.progress import Advance
 PROGRAMS = ("debugfs", "e2fsck", "resize2fs")
 _MAGIC, _SUPERBLOCK = 0xEF53, 1024
 _PIECE_BYTES = 1 << 20
+_SHORT_BYTES = 60
 _KINDS = {"directory": 0o040000, "regular": 0o100000, "symlink": 0o120000}
 _STAT = re.compile(
     r"Type: (\S+)\s+Mode:\s+([0-7]+).*?User:\s*(\d+)\s+Group:\s*(\d+).*?Size: (\d+)", re.DOTALL
@@ -48,7 +49,7 @@ class Superblock:
 
 @dataclass(frozen=True)
 class Found:
-    """What stands at a path: its kind, rights, owner, size, and where a link leads."""
+    """What stands at a path: its kind, rights, owner, size, and where a short link leads."""
 
     kind: str
     mode: int
@@ -186,6 +187,7 @@ class Ext4:
         there = self.find([entry.path for entry in tree.entries])
         for entry in tree.entries:
             _compare(entry, there.get(entry.path))
+        self._compare_links(tree)
         digests = {entry.path: hashlib.sha256() for entry in tree.files}
 
         def take(path: str, piece: bytes) -> None:
@@ -197,6 +199,23 @@ class Ext4:
             if digests[entry.path].hexdigest() != entry.sha256():
                 raise Failure(f"/{entry.path} reads back differently", hint=_DISK)
         return sum(entry.size for entry in tree.files)
+
+    def _compare_links(self, tree: Tree) -> None:
+        """Those that lie in blocks of their own, as files do."""
+        targets = {
+            entry.path: entry.content.target.encode()
+            for entry in tree.entries
+            if isinstance(entry.content, Link) and _is_long(entry.content)
+        }
+        found = dict.fromkeys(targets, b"")
+
+        def take(path: str, piece: bytes) -> None:
+            found[path] += piece
+
+        self._cat([(path, len(target)) for path, target in targets.items()], take)
+        for path, target in targets.items():
+            if found[path] != target:
+                raise Failure(f"/{path} reads back differently", hint=_DISK)
 
     def _cat(self, files: Sequence[tuple[str, int]], take: Callable[[str, bytes], None]) -> None:
         """The bytes of several files, each of a known size, in one run of debugfs."""
@@ -245,7 +264,7 @@ _DISK = "The disk that the image lies on may be failing; try another one."
 
 
 def _commands(entry: Entry, there: Found | None, spare: Path) -> list[str]:
-    """What debugfs is told for one entry; bytes are put into `spare` first."""
+    """What debugfs is told for one entry; what it reads is `spare`."""
     path = f'"/{entry.path}"'
     if there is not None and (there.kind == "directory") != (entry.content is None):
         raise InvalidImage(f"/{entry.path} of the image is in the way", hint="Use another image.")
@@ -257,9 +276,10 @@ def _commands(entry: Entry, there: Found | None, spare: Path) -> list[str]:
         return [*remove, f'symlink {path} "{target}"', *_rights(entry, "symlink")]
     if isinstance(entry.content, bytes):
         spare.write_bytes(entry.content)
-    source = spare if isinstance(entry.content, bytes) else entry.content.resolve()
+    else:  # whatever its name is made of
+        spare.symlink_to(entry.content.resolve())
     folder, _, name = f"/{entry.path}".rpartition("/")
-    quoted = str(source).replace('"', '""')
+    quoted = str(spare).replace('"', '""')
     return [
         *remove,
         f'cd "{folder or "/"}"',
@@ -298,8 +318,14 @@ def _compare(entry: Entry, there: Found | None) -> None:
         entry.gid,
         size,
     )
-    if not as_told or (target is not None and there.link not in (None, target)):
+    short = isinstance(entry.content, Link) and not _is_long(entry.content)
+    if not as_told or (short and there.link != target):
         raise Failure(f"/{entry.path} reads back differently", hint=_DISK)
+
+
+def _is_long(link: Link) -> bool:
+    """Whether its target does not fit into the inode (EXT4_N_BLOCKS * 4 bytes, with its end)."""
+    return len(link.target.encode()) >= _SHORT_BYTES
 
 
 def _take(stream: IO[bytes], path: str, size: int, take: Callable[[str, bytes], None]) -> None:

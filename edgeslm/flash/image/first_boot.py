@@ -23,6 +23,7 @@ FIRSTRUN = "firstrun.sh"
 _USERCONF = "/usr/lib/userconf-pi/userconf"
 _CUSTOM = f"/{IMAGER_CUSTOM}"
 _DEFAULT_BOOT = "/boot/firmware"
+_ONCE = "systemd.unit=kernel-command-line.target"
 
 
 def first_boot_files(
@@ -52,15 +53,15 @@ def first_boot_files(
         words = [
             f"systemd.run={boot}/{FIRSTRUN}",
             "systemd.run_success_action=reboot",
-            "systemd.unit=kernel-command-line.target",
+            _ONCE,
         ]
-        line = with_words(cmdline or "", "systemd.", words)
+        line = with_words(cmdline or "", ("systemd.run", _ONCE), words)
         return {FIRSTRUN: script.encode(), CMDLINE: line.encode()}
     return _cloud_init_files(settings, cmdline)
 
 
-def with_words(cmdline: str, prefix: str, words: list[str]) -> str:
-    """A kernel command line with other words at its end; those with the prefix go.
+def with_words(cmdline: str, prefixes: tuple[str, ...], words: list[str]) -> str:
+    """A kernel command line with other words at its end; those with one of the prefixes go.
 
     Raises:
         InvalidImage: it is not one line.
@@ -68,7 +69,7 @@ def with_words(cmdline: str, prefix: str, words: list[str]) -> str:
     lines = cmdline.strip().splitlines()
     if len(lines) != 1:
         raise InvalidImage(f"{CMDLINE} of the image is not one line", hint="Use another image.")
-    kept = [word for word in lines[0].split() if not word.startswith(prefix)]
+    kept = [word for word in lines[0].split() if not word.startswith(prefixes)]
     return " ".join([*kept, *words]) + "\n"
 
 
@@ -80,7 +81,7 @@ def firstrun(settings: Settings, boot: str) -> str:
         *([] if settings.wifi is None else [_wlan(settings.wifi)]),
         *_places(settings),
         f"rm -f {boot}/{FIRSTRUN}",
-        f"sed -i 's| systemd\\.[^ ]*||g' {boot}/{CMDLINE}",
+        f"sed -i 's| systemd\\.run[^ ]*||g;s| {_ONCE}||g' {boot}/{CMDLINE}",
         "exit 0",
     ]
     return "\n".join(["#!/bin/sh", "# Written by edgeslm; runs once.", "set +e", "", *commands, ""])
@@ -136,7 +137,7 @@ def _cloud_init_files(settings: Settings, cmdline: str | None) -> Mapping[str, b
     instance = f"edgeslm-{told[:16]}"  # another one for other settings: cloud-init reads them then
     files["meta-data"] = f"dsmode: local\ninstance-id: {instance}\n".encode()
     if cmdline is not None:
-        files[CMDLINE] = with_words(cmdline, "ds=", [f"ds=nocloud;i={instance}"]).encode()
+        files[CMDLINE] = with_words(cmdline, ("ds=",), [f"ds=nocloud;i={instance}"]).encode()
     return files
 
 

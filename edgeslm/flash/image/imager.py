@@ -39,11 +39,7 @@ def os_list(
     Raises:
         InvalidOption: not an address.
     """
-    if not _URL.fullmatch(url):
-        raise InvalidOption(
-            f"not an address: {url!r}",
-            hint="As in https://example.org/board.img: where the image will be fetched.",
-        )
+    ensure_address(url)
     item = {
         "name": name,
         "description": description,
@@ -58,3 +54,16 @@ def os_list(
         "init_format": first_boot.value,
     }
     return {"os_list": [item]}
+
+
+def ensure_address(url: str) -> None:
+    """Return if an image can be fetched from there: to be asked before long work.
+
+    Raises:
+        InvalidOption: not an address.
+    """
+    if not _URL.fullmatch(url):
+        raise InvalidOption(
+            f"not an address: {url!r}",
+            hint="As in https://example.org/board.img: where the image will be fetched.",
+        )

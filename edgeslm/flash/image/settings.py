@@ -120,6 +120,11 @@ class Settings:
         return any(getattr(self, field.name) for field in fields(self))
 
     @property
+    def secret(self) -> bool:
+        """Whether a password's hash or a network's key is among them."""
+        return self.password_hash is not None or (self.wifi is not None and bool(self.wifi.key))
+
+    @property
     def ssh_server(self) -> bool:
         """Whether the ssh server is turned on."""
         return self.ssh or bool(self.ssh_keys)

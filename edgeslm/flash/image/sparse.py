@@ -16,6 +16,7 @@ from edgeslm.progress import Advance
 
 _PIECE_BYTES = 1 << 20
 _HOLE_BYTES = 64 << 10
+_MOVED_BYTES = 8 << 20
 _ZEROS = bytes(_HOLE_BYTES)
 COMPRESSED = frozenset({".xz", ".gz"})
 
@@ -84,17 +85,38 @@ def copy_region(source: Path, offset: int, size: int, target: Path, place: int =
         EdgeslmError: one cannot be read, the other not written.
     """
     with reading(source), source.open("rb") as old, writing(target), target.open("r+b") as new:
-        at, end = offset, offset + size
-        while at < end:
-            start, stop = _data(old.fileno(), at, end)
-            os.lseek(old.fileno(), start, os.SEEK_SET)
-            while start < stop and (
-                piece := os.read(old.fileno(), min(stop - start, _PIECE_BYTES))
-            ):
-                _write_sparsely(new, place + start - offset, piece)
-                start += len(piece)
-            at = max(stop, at + 1)
+        _copy(old, offset, size, new, place)
         new.truncate(place + size)
+
+
+def move_region(source: Path, offset: int, target: Path, place: int = 0) -> None:
+    """Move all of a file from `offset` on to the end of another, which is `place` bytes long.
+
+    It goes from the end to the beginning, and the source shrinks by what has been moved: on one
+    disk both take hardly more room than one.
+
+    Raises:
+        EdgeslmError: one cannot be read, the other not written.
+    """
+    with reading(source), source.open("r+b") as old, writing(target), target.open("r+b") as new:
+        end = old.seek(0, os.SEEK_END)
+        new.truncate(place + end - offset)
+        while end > offset:
+            start = max(offset, end - _MOVED_BYTES)
+            _copy(old, start, end - start, new, place + start - offset)
+            old.truncate(start)
+            end = start
+
+
+def _copy(old: BinaryIO, offset: int, size: int, new: BinaryIO, place: int) -> None:
+    at, end = offset, offset + size
+    while at < end:
+        start, stop = _data(old.fileno(), at, end)
+        os.lseek(old.fileno(), start, os.SEEK_SET)
+        while start < stop and (piece := os.read(old.fileno(), min(stop - start, _PIECE_BYTES))):
+            _write_sparsely(new, place + start - offset, piece)
+            start += len(piece)
+        at = max(stop, at + 1)
 
 
 def _data(descriptor: int, at: int, end: int) -> tuple[int, int]:

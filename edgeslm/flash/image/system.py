@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,6 +23,8 @@ _PROGRAM = "usr/bin/dpkg"
 """Any program that every Debian has: its header says for which processors it is."""
 _MACHINES = {183: "aarch64", 62: "x86_64", 40: "armv7l", 243: "riscv64"}
 _MOST_BYTES = 1 << 20
+_MOST_LIBRARY_BYTES = 32 << 20
+_LIBC = "libc.so.6"
 
 
 class FirstBoot(str, Enum):
@@ -45,6 +49,7 @@ class System:
         python: The version of its own Python, as in "3.11"; None where it has none.
         boot: Where the boot partition is mounted, as in "/boot/firmware"; None where it is not.
         first_boot: How it takes its first settings.
+        glibc: The version of its C library, as in "2.36"; None where nobody knows.
     """
 
     name: str
@@ -53,6 +58,7 @@ class System:
     python: str | None
     boot: str | None
     first_boot: FirstBoot
+    glibc: str | None = None
 
 
 def look(root: Ext4, boot: Fat | None) -> System:
@@ -83,7 +89,30 @@ def look(root: Ext4, boot: Fat | None) -> System:
         python=None if python is None else python[14:],
         boot=None if boot is None else boot_mount(_text(root, "etc/fstab")),
         first_boot=_first_boot(root, boot),
+        glibc=_glibc(root, machine),
     )
+
+
+def missing_libraries(root: Ext4, machine: str, names: Sequence[str]) -> list[str]:
+    """Those of the libraries that are not where Debian has them."""
+    there = root.find([place for name in names for place in _places(machine, name)])
+    return [name for name in names if not there.keys() & set(_places(machine, name))]
+
+
+def _places(machine: str, library: str) -> list[str]:
+    return [f"{folder}/{machine}-linux-gnu/{library}" for folder in ("usr/lib", "lib")]
+
+
+def _glibc(root: Ext4, machine: str) -> str | None:
+    """The version in its C library's banner, or in the name of the file that it is a link to."""
+    places = _places(machine, _LIBC)
+    for place, found in root.find(places).items():
+        text = (found.link or "").encode()
+        if found.kind == "regular" and found.size <= _MOST_LIBRARY_BYTES:
+            text = root.read(place) or b""
+        if version := re.search(rb"(?:release version |libc-)(\d{1,3}\.\d{1,3})", text):
+            return version[1].decode()
+    return None
 
 
 def os_release(text: str) -> dict[str, str]:

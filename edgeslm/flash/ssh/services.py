@@ -6,20 +6,19 @@ import json
 
 from edgeslm.errors import HostFailure
 from edgeslm.flash import places
-from edgeslm.flash.service import Service
+from edgeslm.flash.service import Service, account_line
 from edgeslm.flash.ssh.device import Device
 
 _PATIENCE_SECONDS = 120
-SYSUSERS = "etc/sysusers.d/edgeslm.conf"
 
 
 def make_account(device: Device) -> None:
     """Make the account that the service runs as, which nobody can log in to."""
     home = device.board.path(places.HOME)
-    line = f'u {places.USER} - "serves a language model" {home}\n'
-    device.call("write", files={device.board.path(SYSUSERS): line})
+    file = device.board.path(places.SYSUSERS)
+    device.call("write", files={file: account_line(home)})
     try:
-        device.run(["systemd-sysusers", device.board.path(SYSUSERS)])
+        device.run(["systemd-sysusers", file])
     except HostFailure:
         words = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home]
         device.run([*words, "--shell", "/usr/sbin/nologin", places.USER])

@@ -117,7 +117,7 @@ def uninstall(device: Device, *, keep_models: bool) -> list[str]:
         services.remove_account(device)
     home = f"{places.HOME}/received" if keep_models else places.HOME
     below = [places.TRUSTED_KEYS, places.OPT, home]
-    below += [] if keep_models else [services.SYSUSERS]  # the account goes with the models
+    below += [] if keep_models else [places.SYSUSERS]  # the account goes with the models
     wanted = list(map(board.path, below))
     device.call("remove", paths=[board.unit_file], if_empty=[])
     if board.looked.systemd:

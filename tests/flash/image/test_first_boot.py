@@ -88,7 +88,10 @@ def test_bookworm_is_told_by_a_script(tmp_path: Path) -> None:
 
 
 def test_the_script_takes_itself_away_and_no_word_of_others(tmp_path: Path) -> None:
-    files = first_boot_files(Settings(hostname="pi5"), BOOKWORM, BOOKWORM_CMDLINE)
+    others = f"systemd.show_status=1 {BOOKWORM_CMDLINE.rstrip()} systemd.mask=apt.service"
+    once = " systemd.run=/boot/firmware/earlier.sh systemd.unit=kernel-command-line.target"
+    files = first_boot_files(Settings(hostname="pi5"), BOOKWORM, f"{others}{once}\n")
+    assert files["cmdline.txt"].startswith(f"{others} systemd.run=/boot/firmware/f".encode())
     boot = tmp_path / "boot"
     run_script(tmp_path, files["firstrun.sh"])
     line = files["cmdline.txt"].decode().rstrip() + " cfg80211.ieee80211_regdom=DE\n"
@@ -96,9 +99,7 @@ def test_the_script_takes_itself_away_and_no_word_of_others(tmp_path: Path) -> N
     subprocess.run(["sh", tmp_path / "firstrun.sh"], check=True, env={"PATH": "/usr/bin:/bin"})
 
     assert not (boot / "firstrun.sh").exists()
-    assert (boot / "cmdline.txt").read_text() == (
-        BOOKWORM_CMDLINE.rstrip() + " cfg80211.ieee80211_regdom=DE\n"
-    )
+    assert (boot / "cmdline.txt").read_text() == f"{others} cfg80211.ieee80211_regdom=DE\n"
 
 
 def test_an_older_system_has_its_boot_partition_elsewhere() -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import gzip
 import lzma
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidImage
-from edgeslm.flash.image.sparse import copy_region, unpack, unpacked_bytes
+from edgeslm.flash.image import sparse
+from edgeslm.flash.image.sparse import copy_region, move_region, unpack, unpacked_bytes
 
 MIXED = b"a" * 100_000 + bytes(3 << 20) + b"b" * 70_000 + bytes(200_000)
 
@@ -69,3 +71,27 @@ def test_a_region_is_copied_behind_what_is_there(tmp_path: Path) -> None:
 
     assert target.read_bytes() == b"head" + source.read_bytes()[512 : 512 + (7 << 20) + 100]
     assert target.stat().st_blocks * 512 < 1 << 20
+
+
+def test_a_region_is_moved_without_room_for_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "_MOVED_BYTES", 1 << 20)
+    source, target = tmp_path / "source", tmp_path / "target"
+    content = b"head" + MIXED + b"c" * (5 << 20) + MIXED
+    source.write_bytes(content)
+    target.write_bytes(b"other")
+    most, real = [0], sparse._write_sparsely
+
+    def write(file: BinaryIO, offset: int, piece: bytes) -> None:
+        real(file, offset, piece)
+        file.flush()
+        most.append(sum(path.stat().st_blocks * 512 for path in (source, target)))
+
+    monkeypatch.setattr(sparse, "_write_sparsely", write)
+    move_region(source, 4, target, 5)
+
+    assert source.read_bytes() == b"head"
+    assert target.read_bytes() == b"other" + content[4:]
+    assert max(most) < len(content) + (2 << 20)
+    assert target.stat().st_blocks * 512 < 6 << 20

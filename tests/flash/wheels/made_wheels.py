@@ -47,6 +47,7 @@ def make_runtimes(
     sets: Mapping[str, tuple[str, ...]] | None = None,
     glibc: str = "2.34",
     program: bytes = MAIN,
+    more: Mapping[str, bytes] | None = None,
 ) -> RuntimeList:
     """A folder with runtime.json: edgeslm, one package that is compiled, one for each set."""
     tag = f"cp{python.replace('.', '')}"
@@ -54,7 +55,7 @@ def make_runtimes(
         make_wheel(
             folder,
             "edgeslm-0.1.0-py3-none-any.whl",
-            {"edgeslm/__init__.py": b"", "edgeslm/__main__.py": program},
+            {"edgeslm/__init__.py": b"", "edgeslm/__main__.py": program, **(more or {})},
         ),
         make_wheel(
             folder, f"fast-1.0-{tag}-{tag}-linux_{architecture}.whl", {"fast.py": b"x = 1\n"}
@@ -90,6 +91,22 @@ def make_runtimes(
     )
     (folder / RUNTIME_NAME).write_bytes(write_runtimes(listed))
     return listed
+
+
+def make_several(
+    folder: Path, pythons: Sequence[str], more: Mapping[str, bytes] | None = None
+) -> Path:
+    """The same for several Pythons in one folder."""
+    folder.mkdir()
+    lists = [make_runtimes(folder, python, more=more) for python in pythons]
+    wheels = {wheel.name: wheel for each in lists for wheel in each.wheels}
+    listed = RuntimeList(
+        *("0.1.0", "1"),
+        tuple(wheels[name] for name in sorted(wheels)),
+        tuple(runtime for each in lists for runtime in each.runtimes),
+    )
+    (folder / RUNTIME_NAME).write_bytes(write_runtimes(listed))
+    return folder
 
 
 def make_library(
