@@ -87,6 +87,7 @@ def _write(image: Path, device: Path, target: int, advance: Advance) -> list[byt
     ):
         first = source.read(PIECE_BYTES)
         _put(device, target, bytes(len(first)), 0)
+        _finish(device, 0, [pool.submit(os.fdatasync, target)])
         digests, syncing, offset = [_digest(first)], list[Future[None]](), len(first)
         hashing: list[Future[bytes]] = []
         buffers = [memoryview(bytearray(PIECE_BYTES)) for _ in range(_SYNC_PIECES)]

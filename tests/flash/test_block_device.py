@@ -97,6 +97,30 @@ def test_a_disk_that_vanishes(
         assert file.read(PIECE_BYTES) == bytes(PIECE_BYTES)
 
 
+def test_the_disk_looks_empty_before_anything_else_is_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it is pulled out: a disk holds what it was given in any order until it is asked."""
+    image, disk = some_image(tmp_path / "board.img", 3 * PIECE_BYTES), tmp_path / "disk"
+    disk.write_bytes(PATTERN * 4000)
+    asked: list[bytes] = []
+    pwrite, fdatasync = os.pwrite, os.fdatasync
+
+    def write(descriptor: int, data: Any, offset: int) -> int:
+        asked.append(bytes(data[:8]) if offset == 0 else b"other")
+        return pwrite(descriptor, data, offset)
+
+    def sync(descriptor: int) -> None:
+        asked.append(b"sync")
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(block_device.os, "pwrite", write)
+    monkeypatch.setattr(block_device.os, "fdatasync", sync)
+    write_device(PLAN, image, disk, exclusive=False)
+    assert asked[:3] == [bytes(8), b"sync", b"other"]
+    assert asked[-2:] == [b"sync", image.read_bytes()[:8]]
+
+
 def test_what_reads_back_differently_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
