@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from edgeslm.units import format_bytes
 FOLDER = "edgeslm"
 """Everything lies in it, so that nothing else on the card is touched."""
 _README, _RUNTIME = "README.txt", "runtime"
+_OURS = re.compile(rf"{FOLDER}/(bundle|{_RUNTIME}(-\d+\.\d+)?)/")
 _LAST = ("bundle/oci-layout", "bundle/model.sig", "bundle/index.json")
 _FAT_NAMES = frozenset({"vfat", "msdos", "umsdos"})
 _FAT_MOST_BYTES = (4 << 30) - 1
@@ -267,7 +269,7 @@ def _remove_others(place: Place, tree: Tree) -> None:
     """Files of an earlier bundle, which nothing leads to any more."""
     ours = {entry.path for entry in tree.entries}
     for name in (*place.there, *place.links):
-        if name not in ours and name.startswith((f"{FOLDER}/bundle/", f"{FOLDER}/{_RUNTIME}")):
+        if name not in ours and _OURS.match(name):
             with writing(place.path / name):
                 (place.path / name).unlink(missing_ok=True)
 

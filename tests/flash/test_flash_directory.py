@@ -107,11 +107,16 @@ def test_files_of_an_earlier_bundle_go_and_others_stay(
     old = card / "edgeslm" / "bundle" / "blobs" / "sha256"
     old.mkdir(parents=True)
     (old / ("0" * 64)).write_bytes(b"an old model")
-    (card / "edgeslm" / "notes.txt").write_text("mine")
+    mine = [card / "edgeslm" / name for name in ("notes.txt", "runtime-notes.txt")]
+    for path in mine:
+        path.write_text("mine")
+    earlier = card / "edgeslm" / "runtime-3.9" / "site" / "old.py"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
     flash(packed, plain, card)
 
-    assert not (old / ("0" * 64)).exists()
-    assert (card / "edgeslm" / "notes.txt").exists()
+    assert not (old / ("0" * 64)).exists() and not earlier.exists()
+    assert all(path.exists() for path in mine)
 
 
 def test_no_room(packed: Path, plain: Path, tmp_path: Path) -> None:
