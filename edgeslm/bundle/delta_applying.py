@@ -1,9 +1,9 @@
 """Put a new version together on the device, from what it has and what a delta brings.
 
-A file grows piece by piece, in a few megabytes of memory. Each part of it whose hash is known, such
-as a tensor, is checked when it ends; where an earlier attempt was interrupted, what it left is read
-and kept up to the end of the last part that is right. Nothing is used before all of it was compared
-with the manifest.
+A file grows piece by piece, in some 40 MB of memory whatever its size. Each part of it whose hash
+is known, such as a tensor, is checked when it ends; where an earlier attempt was interrupted, what
+it left is read and kept up to the end of the last part that is right. Nothing is used before all of
+it was compared with the manifest.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from edgeslm.bundle.delta_inventory import check_tensors
 from edgeslm.bundle.image import Blob
 from edgeslm.bundle.layout import DirectoryLayout, read_blob, read_image
 from edgeslm.bundle.names import Role
-from edgeslm.bundle.store import Added, Store
-from edgeslm.bundle.store_state import NAME_DIGITS
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.store_state import NAME_DIGITS, Added
 from edgeslm.bundle.tensors import read_tensors
 from edgeslm.errors import InvalidBundle, NotFound, reading, writing
 from edgeslm.progress import Advance
 
 _PIECE_BYTES = 1 << 20
 _SYNCED_BYTES = 32 << 20
-_AGAIN = "Fetch the delta again, or make it again from a new inventory of this device."
+_AGAIN = (
+    "Fetch the delta again, make it again from a new inventory of this device, or bring the whole "
+    "bundle: edgeslm store add"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class _Part:
 
 def apply_delta(store: Store, path: Path, *, again: bool = False) -> Added:
     """Add the version that a delta describes, complete and not yet current.
+
+    Where it had been there, it is read, mended if it was damaged since, and gets the signature that
+    the delta brings.
 
     Args:
         store: Where it goes, and what it is made from.
@@ -59,24 +65,49 @@ def apply_delta(store: Store, path: Path, *, again: bool = False) -> Added:
     name = delta.digest[:NAME_DIGITS]
     with store.locked():
         store.refuse_refused(name, again=again)
-        if store.folder(name).is_dir():
-            return Added(name, new=False)
-        sources = [_found(store, blob, path) for blob in delta.needs]
-        written = {each.name: each.bytes for each in delta.recipes if not _kept(each, delta)}
-        folder = store.receive(name, written)
-        total = sum(recipe.bytes for recipe in delta.recipes)
-        with (
-            reading(path),
-            path.open("rb") as stream,
-            progress.bar("putting together", total, unit="bytes") as advance,
-        ):
-            builder = _Builder(store, delta, sources, folder, stream, path, advance)
-            for recipe in delta.recipes:
-                builder.build(recipe, begin)
-                begin += recipe.stored
-        store.admit(folder)
-    done = sum(written.values())
-    return Added(name, new=True, written_bytes=done, shared_bytes=total - done)
+        there = store.folder(name).is_dir()
+        written = shared = 0
+        if not store.settle(name):
+            written = _put_together(store, delta, path, begin)
+            shared = sum(recipe.bytes for recipe in _blobs(delta)) - written
+        if there:
+            _bring_signature(store, delta, path, begin)
+    return Added(name, new=not there, written_bytes=written, shared_bytes=shared)
+
+
+def _put_together(store: Store, delta: Delta, path: Path, begin: int) -> int:
+    """Make a version of what a delta describes; how many bytes of blobs that wrote."""
+    sources = [_found(store, blob, path) for blob in delta.needs]
+    kept = [each for each in delta.recipes if _kept(each, delta)]
+    missing = {each.name: each.bytes for each in delta.recipes if each not in kept}
+    folder = store.receive(delta.digest[:NAME_DIGITS], missing, [each.blob for each in kept])
+    total = sum(recipe.bytes for recipe in delta.recipes)
+    with (
+        reading(path),
+        path.open("rb") as stream,
+        progress.bar("putting together", total, unit="bytes") as advance,
+    ):
+        builder = _Builder(store, delta, sources, folder, stream, path, advance)
+        for recipe in delta.recipes:
+            builder.build(recipe, begin)
+            begin += recipe.stored
+    store.admit(folder)
+    return builder.written
+
+
+def _bring_signature(store: Store, delta: Delta, path: Path, begin: int) -> None:
+    """Have a version that is there get the signature that a delta brings, if it brings one."""
+    folder = store.folder(delta.digest[:NAME_DIGITS])
+    with reading(path), path.open("rb") as stream:
+        builder = _Builder(store, delta, (), folder, stream, path, lambda _count: None)
+        for recipe in delta.recipes:
+            if recipe.name == names.SIGNATURE_NAME:
+                store.renew_signature(folder.name, builder.small(recipe, begin))
+            begin += recipe.stored
+
+
+def _blobs(delta: Delta) -> list[Recipe]:
+    return [each for each in delta.recipes if each.name.startswith(names.BLOBS)]
 
 
 def _found(store: Store, blob: Blob, path: Path) -> Path:
@@ -115,6 +146,8 @@ class _Builder:
         self._stream = stream
         self._path = path
         self._advance = advance
+        self.written = 0
+        """Bytes of blobs that were written."""
 
     def build(self, recipe: Recipe, begin: int) -> None:
         """Have a file appear, complete; its pieces begin there in the delta."""
@@ -124,20 +157,29 @@ class _Builder:
         elif durable.size(target) == recipe.bytes:
             # complete, or it would not have its name; read again before it is admitted
             self._advance(recipe.bytes)
-        elif _kept(recipe, self._delta):
-            if not self._store.share(recipe.blob, target):
-                raise self._damaged(f"{recipe.name} in the store was changed")
-            self._advance(recipe.bytes)
         else:
-            self._write(recipe, target, begin)
+            shared = self._store.share(recipe.blob, target)
+            if shared is not None:
+                self.written += shared
+                self._advance(recipe.bytes)
+            elif _kept(recipe, self._delta):
+                raise self._damaged(f"{recipe.name} in the store was changed")
+            else:
+                self._write(recipe, target, begin)
+                self.written += recipe.bytes
 
     def _write_small(self, recipe: Recipe, target: Path, begin: int) -> None:
-        data = b"".join(self._pieces(recipe.steps, begin, 0))
-        if hashlib.sha256(data).hexdigest() != recipe.sha256:
-            raise self._damaged(f"{recipe.name} comes out changed")
+        data = self.small(recipe, begin)
         with writing(target):
             durable.write_synced(target, data)
         self._advance(len(data))
+
+    def small(self, recipe: Recipe, begin: int) -> bytes:
+        """The bytes of a small file, found right; its pieces begin there in the delta."""
+        data = b"".join(self._pieces(recipe.steps, begin, 0))
+        if hashlib.sha256(data).hexdigest() != recipe.sha256:
+            raise self._damaged(f"{recipe.name} comes out changed")
+        return data
 
     def _write(self, recipe: Recipe, target: Path, begin: int) -> None:
         part = target.with_name(f"{target.name}.part")
@@ -198,6 +240,8 @@ class _Builder:
 
     def _bytes_of(self, step: Step, position: int, skip: int) -> Iterator[bytes]:
         if isinstance(step, Copy):
+            if step.need >= len(self._sources):
+                raise self._damaged("it copies what it has to bring")
             yield from self._copied(self._sources[step.need], step.offset, step.bytes, skip)
         elif isinstance(step, Piece):
             yield self._piece(step, position)[skip:]

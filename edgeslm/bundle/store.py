@@ -6,14 +6,16 @@
 
 A version is built in `incoming`, compared byte for byte with what its manifest says, synced, and
 renamed into `versions`; so whatever is there is complete, whenever the power goes. The same blob in
-two versions is one file with two names, where the file system can do that. One command at a time
-changes a store; who only reads needs no lock, since everything that is read appears in one step.
+two versions is one file with two names, where the file system can do that. A version that is added
+once more is read; if it was damaged, it is received anew, and gets those files one by one. One
+command at a time changes a store; who only reads needs no lock, since everything that is read
+appears in one step.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +33,31 @@ from edgeslm.bundle.layout import (
     read_image,
     read_small,
 )
+from edgeslm.bundle.store_files import (
+    exchange,
+    holds,
+    link_or_copy,
+    links_work,
+    own_bytes,
+    remove,
+    telling_of_room,
+    write_whole,
+)
 from edgeslm.bundle.store_state import (
     NAME_DIGITS,
     STATE_NAME,
+    Added,
+    Collected,
     Refusal,
     State,
+    Version,
     read_state,
     write_state,
 )
-from edgeslm.bundle.trust import check_signed, trusted_keys
+from edgeslm.bundle.trust import check_data_signed, check_signed, trusted_keys
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import (
+    EdgeslmError,
     InvalidBundle,
     NotFound,
     OutputFailure,
@@ -50,7 +66,7 @@ from edgeslm.errors import (
     reading,
     writing,
 )
-from edgeslm.files import exclusive, sha256
+from edgeslm.files import exclusive
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
 
@@ -63,56 +79,6 @@ _REMOVED = ".removed"
 
 Gate = Callable[[Path], "str | None"]
 """Looks at a version's folder; says in a sentence what is wrong with it, or None."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A bundle in the store.
-
-    Attributes:
-        name: The first 32 hex digits of its digest.
-        digest: Of its manifest, with its prefix.
-        bytes: Of all its files, those included that another version has too.
-        current, previous: Whether it is.
-    """
-
-    name: str
-    digest: str
-    bytes: int
-    current: bool
-    previous: bool
-
-
-@dataclass(frozen=True)
-class Added:
-    """A version that is in the store now.
-
-    Attributes:
-        version: Its name.
-        new: False where it had been there.
-        written_bytes: How many were written.
-        shared_bytes: How many are those of files that other versions have too.
-    """
-
-    version: str
-    new: bool
-    written_bytes: int = 0
-    shared_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What was removed.
-
-    Attributes:
-        versions: Names of versions.
-        incoming: How many were being received.
-        freed_bytes: Of files that no other version has.
-    """
-
-    versions: tuple[str, ...]
-    incoming: int
-    freed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -174,12 +140,17 @@ class Store:
 
     def find_blob(self, blob: Blob) -> Path | None:
         """A file of these bytes in some version, by its name and size; None for none."""
+        return next(self._places(blob), None)
+
+    def _places(self, blob: Blob) -> Iterator[Path]:
+        found = set()
         for name in self._names():
             path = self.folder(name) / blob.name
             with suppress(OSError):
-                if path.stat(follow_symlinks=False).st_size == blob.size:
-                    return path
-        return None
+                status = path.stat(follow_symlinks=False)
+                if status.st_size == blob.size and status.st_ino not in found:
+                    found.add(status.st_ino)
+                    yield path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,10 +171,13 @@ class Store:
                     durable.sync_folder(self.root / folder)
                 durable.sync_folder(self.root)
                 self._remove_remains()
-            yield
+            with telling_of_room():
+                yield
 
     def add(self, bundle: Path, *, again: bool = False) -> Added:
         """Bring a bundle in. It is complete when this returns, and not yet current.
+
+        Where it had been there, it is read, and mended if it was damaged since.
 
         Args:
             bundle: A directory, or a tar.
@@ -220,29 +194,52 @@ class Store:
         name = image.manifest.sha256[:NAME_DIGITS]
         with self.locked():
             self.refuse_refused(name, again=again)
-            if self.folder(name).is_dir():
-                self._renew_signature(layout, name)
-                return Added(name, new=False)
-            had = {blob.name for blob in image.blobs.values() if self.find_blob(blob)}
-            missing = [blob for blob in image.blobs.values() if blob.name not in had]
-            folder = self.receive(name, {blob.name: blob.size for blob in missing})
-            with progress.bar("adding", sum(blob.size for blob in missing), unit="bytes") as told:
-                for blob in image.blobs.values():
-                    self._bring(layout, blob, folder, told)
-            for each in _SMALL:
-                if each in layout.files:
-                    with writing(folder):
-                        durable.write_synced(folder / each, read_small(layout, each))
-            self.admit(folder)
-        total = sum(blob.size for blob in image.blobs.values())
-        written = sum(blob.size for blob in missing)
-        return Added(name, new=True, written_bytes=written, shared_bytes=total - written)
+            there = self.folder(name).is_dir()
+            written = shared = 0
+            if not self.settle(name):
+                written = self._receive_all(layout, image, name)
+                shared = sum(blob.size for blob in image.blobs.values()) - written
+            if there and names.SIGNATURE_NAME in layout.files:
+                self.renew_signature(name, read_small(layout, names.SIGNATURE_NAME))
+        return Added(name, new=not there, written_bytes=written, shared_bytes=shared)
+
+    def settle(self, version: str) -> bool:
+        """Whether a version is there, and every byte of it as it was brought in.
+
+        If so, nothing has to be received for it any more, and what was is removed.
+        """
+        folder, rest = self.folder(version), self.root / INCOMING / version
+        try:
+            if not folder.is_dir() or _digest_of(folder)[:NAME_DIGITS] != version:
+                return False
+        except EdgeslmError:
+            return False
+        if rest.is_dir():
+            with writing(rest):
+                remove(rest)
+        return True
+
+    def _receive_all(self, layout: Layout, image: Image, name: str) -> int:
+        """Make a bundle a version, or mend the one that it was; how many bytes that wrote."""
+        blobs = image.blobs.values()
+        mending = self.folder(name).is_dir()  # what it has may be no good
+        had = [blob for blob in blobs if (self._right if mending else self.find_blob)(blob)]
+        missing = [blob for blob in blobs if blob not in had]
+        folder = self.receive(name, {blob.name: blob.size for blob in missing}, had)
+        with progress.bar("adding", sum(blob.size for blob in missing), unit="bytes") as told:
+            written = sum(self._bring(layout, blob, folder, told) for blob in blobs)
+        for each in _SMALL:
+            if each in layout.files:
+                with writing(folder):
+                    durable.write_synced(folder / each, read_small(layout, each))
+        self.admit(folder)
+        return written
 
     def activate(self, version: str, gate: Gate | None = None, *, again: bool = False) -> State:
         """Make a version the current one, if it passes its check; else the old one stays.
 
         Args:
-            version: Its name.
+            version: The beginning of its name.
             gate: The check.
             again: Try it even if it did not pass before.
 
@@ -251,8 +248,9 @@ class Store:
             UserError: it did not pass before, or is not there.
         """
         with self.locked():
+            version = self.find(version)
             self.refuse_refused(version, again=again)
-            folder = self.folder(self.find(version))
+            folder = self.folder(version)
             problem = None if gate is None else gate(folder)
             state = self.state
             with writing(self.root / STATE_NAME):
@@ -293,9 +291,9 @@ class Store:
             state = self.state
             old = [name for name in self._names() if name not in (state.current, state.previous)]
             incoming = sorted(path for path in (self.root / INCOMING).iterdir())
-            freed = sum(map(_own_bytes, [*incoming, *map(self.folder, old)]))
+            freed = own_bytes([*incoming, *map(self.folder, old)])
             for path in incoming:
-                _remove(path)
+                remove(path)
             for name in old:
                 # no longer a version before it is no longer complete
                 durable.rename(self.folder(name), self.root / INCOMING / f"{name}{_REMOVED}")
@@ -318,18 +316,24 @@ class Store:
                 hint="To try it once more: --again",
             )
 
-    def receive(self, version: str, missing: Mapping[str, int]) -> Path:
+    def receive(
+        self, version: str, missing: Mapping[str, int], shared: Sequence[Blob] = ()
+    ) -> Path:
         """The folder to receive a version in, once there is room for it.
 
         Args:
             version: Its name.
             missing: Sizes of the files that will be written there, by name.
+            shared: Blobs that some version has; they are written too where files have one name.
 
         Raises:
             OutputFailure: there is not enough room; nothing was written.
         """
         folder = self.root / INCOMING / version
+        source = next(filter(None, map(self.find_blob, shared)), None)
         with writing(self.root):
+            if source is not None and not links_work(source, self.root / INCOMING):
+                missing = {**missing, **{blob.name: blob.size for blob in shared}}
             have = {
                 name: durable.size(folder / name) or durable.size(folder / f"{name}.part") or 0
                 for name in missing
@@ -345,26 +349,28 @@ class Store:
             durable.make_folder(folder / names.BLOBS)
         return folder
 
-    def share(self, blob: Blob, target: Path) -> bool:
-        """Have a blob that some version has appear in another; False if none has it unchanged."""
-        source = self.find_blob(blob)
-        if source is None or sha256(source) != blob.sha256:
-            return False
+    def share(self, blob: Blob, target: Path) -> int | None:
+        """Have a blob that some version has appear in another.
+
+        Returns:
+            How many bytes that wrote; None if no version has it unchanged.
+        """
+        source = self._right(blob)
+        if source is None:
+            return None
         with writing(target):
-            if durable.size(target) == blob.size:
-                return True
-            with suppress(FileNotFoundError):
+            if durable.size(target) is not None:
                 durable.unlink(target)
-            try:
-                durable.link(source, target)
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without them, or with too many of one
-                _copy(source, target)
-        return True
+            return link_or_copy(source, target)
+
+    def _right(self, blob: Blob) -> Path | None:
+        """A file of exactly these bytes in some version; None for none."""
+        return next((path for path in self._places(blob) if holds(path, blob)), None)
 
     def admit(self, folder: Path) -> None:
         """Make what was received a version, once it is found to be what its manifest says.
+
+        A version of that name that is there is damaged: it gets the files.
 
         Raises:
             UserError: it is not; it is removed, so that the next time begins anew.
@@ -385,9 +391,23 @@ class Store:
             raise
         with writing(self.root):
             durable.sync_tree(folder)
-            durable.rename(folder, self.folder(folder.name))
-            durable.sync_folder(self.root / VERSIONS)
+            if self.folder(folder.name).is_dir():
+                self._mend(folder, image)
+            else:
+                durable.rename(folder, self.folder(folder.name))
+                durable.sync_folder(self.root / VERSIONS)
             durable.sync_folder(self.root / INCOMING)
+
+    def _mend(self, folder: Path, image: Image) -> None:
+        """Give a version the files of what was received; its signature is another matter."""
+        version = self.folder(folder.name)
+        durable.make_folder_synced(version / names.BLOBS)
+        for name in sorted(set(DirectoryLayout(folder).files) - {names.SIGNATURE_NAME}):
+            elsewhere = [self.folder(each) / name for each in self._names()]
+            exchange(folder / name, version / name, elsewhere)
+        durable.sync_tree(version)
+        self._tidy(version, image)
+        remove(folder)
 
     def _names(self) -> list[str]:
         place = self.root / VERSIONS
@@ -400,36 +420,45 @@ class Store:
             for name in sorted(set(DirectoryLayout(folder).files) - expected_files(image)):
                 durable.unlink(folder / name)
 
-    def _bring(self, layout: Layout, blob: Blob, folder: Path, advance: Advance) -> None:
+    def _bring(self, layout: Layout, blob: Blob, folder: Path, advance: Advance) -> int:
+        """Have a blob appear in a folder; how many bytes that wrote."""
         target = folder / blob.name
-        if durable.size(target) == blob.size or self.share(blob, target):
-            return  # complete, or it would not have its name; read again before it is admitted
-        part = folder / f"{blob.name}.part"
+        if durable.size(target) == blob.size:
+            return 0  # complete, or it would not have its name; read again before it is admitted
+        written = self.share(blob, target)
+        if written is not None:
+            return written
         with writing(target):
-            with durable.Output(part) as output:
-                for piece in hashed(layout, blob, advance):
-                    output.write(piece)
-                output.sync()
-            durable.rename(part, target)
+            write_whole(target, hashed(layout, blob, advance))
+        return blob.size
 
-    def _renew_signature(self, layout: Layout, version: str) -> None:
-        """Take over the signature of a bundle that is there, where it has another or none."""
-        if names.SIGNATURE_NAME not in layout.files:
-            return
-        data = read_small(layout, names.SIGNATURE_NAME)
-        target = self.folder(version) / names.SIGNATURE_NAME
+    def renew_signature(self, version: str, data: bytes) -> None:
+        """Take over the signature of a bundle that is there, where it has another or none.
+
+        Where nobody's keys are known here, one that is there stays: it may be the better one.
+
+        Raises:
+            Untrusted: nobody this machine trusts signed that.
+        """
+        folder, keys = self.folder(version), trusted_keys()
+        target = folder / names.SIGNATURE_NAME
         with writing(target):
             if target.exists() and target.read_bytes() == data:
+                return
+            if keys is not None:
+                check_data_signed(data, read_image(DirectoryLayout(folder)), keys, str(target))
+            elif target.exists():
+                progress.note("its signature stays: there is no key here to check another with")
                 return
             new = self.root / INCOMING / f"{version}.sig"
             durable.write_synced(new, data)
             durable.rename(new, target)
-            durable.sync_folder(target.parent)
+            durable.sync_folder(folder)
 
     def _remove_remains(self) -> None:
         """Remove the rest of versions whose removal was interrupted."""
         for path in sorted((self.root / INCOMING).glob(f"*{_REMOVED}")):
-            durable.remove_tree(path)
+            remove(path)
 
 
 def is_store(path: Path) -> bool:
@@ -463,23 +492,6 @@ def _kept(state: State) -> str:
     return "nothing is current" if state.current is None else f"{state.current} stays"
 
 
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f"{target.name}.part")
-    with durable.Output(part) as output, source.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            output.write(piece)
-        output.sync()
-    durable.rename(part, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        durable.remove_tree(path)
-    else:
-        durable.unlink(path)
-
-
-def _own_bytes(path: Path) -> int:
-    """Of the files below a path that have no name elsewhere."""
-    found = [path] if not path.is_dir() else [each for each in path.rglob("*") if each.is_file()]
-    return sum(each.stat().st_size for each in found if each.stat().st_nlink == 1)
+def _digest_of(folder: Path) -> str:
+    """Of a bundle, in hex, once every byte of it is found right."""
+    return str(verify_bundle(folder).contents.digest)

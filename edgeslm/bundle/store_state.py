@@ -1,4 +1,7 @@
-"""Which version of a store is current: one small document, the only truth about it."""
+"""Which version of a store is current: one small document, the only truth about it.
+
+And what a store tells of versions.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,56 @@ NAME_DIGITS = 32
 _MOST_REFUSED = 32
 _LONGEST_REASON = 500
 _NAME = re.compile(f"[0-9a-f]{{{NAME_DIGITS}}}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A bundle in the store.
+
+    Attributes:
+        name: The first 32 hex digits of its digest.
+        digest: Of its manifest, with its prefix.
+        bytes: Of all its files, those included that another version has too.
+        current, previous: Whether it is.
+    """
+
+    name: str
+    digest: str
+    bytes: int
+    current: bool
+    previous: bool
+
+
+@dataclass(frozen=True)
+class Added:
+    """A version that is in the store now.
+
+    Attributes:
+        version: Its name.
+        new: False where it had been there.
+        written_bytes: How many bytes of blobs were written; where it had been there, to mend it.
+        shared_bytes: How many are those of blobs that other versions have too.
+    """
+
+    version: str
+    new: bool
+    written_bytes: int = 0
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was removed.
+
+    Attributes:
+        versions: Names of versions.
+        incoming: How many were being received.
+        freed_bytes: Of files that no other version has.
+    """
+
+    versions: tuple[str, ...]
+    incoming: int
+    freed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,9 +97,10 @@ class State:
 
     def switched(self, version: str) -> State:
         """The state in which a version is current, and the current one is the previous one."""
+        accepted = self.accepting(version)
         if version == self.current:
-            return self
-        return dataclasses.replace(self.accepting(version), current=version, previous=self.current)
+            return accepted
+        return dataclasses.replace(accepted, current=version, previous=self.current)
 
     def refusing(self, version: str, reason: str) -> State:
         """The state in which a version is known to be no good."""

@@ -1,10 +1,10 @@
 """Whose bundles this machine accepts.
 
-Where `EDGESLM_TRUSTED_KEYS` names public keys, or the configuration folder has a `trusted_keys`
-folder, models are run only from bundles that one of those keys signed. Hashes are computed once
-for each file and remembered until the file is touched, but only on the disk that the notes are on:
-on one that can be carried away, a file can be changed and look untouched. This guards against what
-was brought to the machine, not against somebody who may already write there.
+Where `EDGESLM_TRUSTED_KEYS` names public keys, or the configuration folder or `/etc/edgeslm` has a
+`trusted_keys` folder, models are run only from bundles that one of those keys signed. Hashes are
+computed once for each file and remembered until the file is touched, but only on the disk that the
+notes are on: on one that can be carried away, a file can be changed and look untouched. This guards
+against what was brought to the machine, not against somebody who may already write there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from edgeslm.files import cache_folder, config_folder, remembered_sha256, sha256
 
 VARIABLE = "EDGESLM_TRUSTED_KEYS"
 _FOLDER = "trusted_keys"
+_DEVICE_FOLDER = Path("/etc/edgeslm") / _FOLDER
+"""Of the machine, whoever uses it."""
 _ENDINGS = (".pem", ".pub")
 
 
@@ -36,10 +38,10 @@ def trusted_keys() -> tuple[PublicKey, ...] | None:
     if named:
         places = [Path(each) for each in named.split(os.pathsep) if each]
     else:
-        folder = config_folder(_FOLDER)
-        if folder is None or not os.path.lexists(folder):
+        folders = (config_folder(_FOLDER), _DEVICE_FOLDER)
+        places = [folder for folder in folders if folder and os.path.lexists(folder)]
+        if not places:
             return None
-        places = [folder]
     keys = tuple(read_public_key(file) for place in places for file in _files(place))
     if not keys:
         raise InvalidOption(
@@ -112,6 +114,16 @@ def check_signed(layout: Layout, image: Image, keys: Sequence[PublicKey]) -> Pub
         raise Untrusted(
             f"{layout.shown}: not signed", hint="Sign it: edgeslm sign BUNDLE --key PRIVATE"
         )
-    hashes = [blob.sha256 for blob in image.blobs.values()]
     data = read_small(layout, names.SIGNATURE_NAME)
-    return check_signature(data, hashes, keys, f"{layout.shown}/{names.SIGNATURE_NAME}")
+    return check_data_signed(data, image, keys, f"{layout.shown}/{names.SIGNATURE_NAME}")
+
+
+def check_data_signed(
+    data: bytes, image: Image, keys: Sequence[PublicKey], where: str
+) -> PublicKey:
+    """The same for a signature that does not lie in the bundle; `where` is what to call it.
+
+    Raises:
+        Untrusted: it is nobody's of those.
+    """
+    return check_signature(data, [blob.sha256 for blob in image.blobs.values()], keys, where)

@@ -15,7 +15,8 @@ from edgeslm.records import HEALTH_SCHEMA, document, to_json
 from edgeslm.units import format_bytes, format_seconds, significant
 
 if TYPE_CHECKING:
-    from edgeslm.bundle.store import Added, Store
+    from edgeslm.bundle.store import Store
+    from edgeslm.bundle.store_state import Added
     from edgeslm.runtime.health import Health
 
 app = typer.Typer(

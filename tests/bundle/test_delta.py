@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from made_bundles import write_pair
 
 from edgeslm.bundle import delta_applying, durable
 from edgeslm.bundle.delta_applying import apply_delta
@@ -22,10 +24,13 @@ from edgeslm.bundle.delta_inventory import inventory_of, read_inventory, write_i
 from edgeslm.bundle.delta_making import Made, make_delta
 from edgeslm.bundle.documents import canonical
 from edgeslm.bundle.durable import Kind, Operation
+from edgeslm.bundle.model_path import find_model
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.signing import read_private_key
 from edgeslm.bundle.store import Store
+from edgeslm.bundle.verification import sign_bundle
 from edgeslm.bundle.writing import write_bundle
-from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
+from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, Untrusted, UserError
 from edgeslm.gguf.reader import read_header
 from edgeslm.gguf.types import Field, ValueType
 from edgeslm.gguf.writer import TensorSpec, write_gguf
@@ -100,6 +105,38 @@ def test_one_layer_changed_sends_that_layer(
     assert layer <= sent["model.gguf"] < layer + BLOCK_BYTES  # the header's end is no whole block
     # what else is sent is a few kilobytes, which tells next to such a tiny model
     assert made.sent_bytes < 1.0 * layer + 6000
+
+
+def test_a_damaged_version_is_mended_by_its_delta(
+    store: Store, old: Path, old_model: Path, tmp_path: Path
+) -> None:
+    model = changed(old_model, tmp_path / "new.gguf", layer=LAYER)
+    write_bundle(tmp_path / "new", Parts(model))
+    carry(store, tmp_path / "new", old, tmp_path / "delta")
+    added = apply_delta(store, tmp_path / "delta")
+    assert (added.new, added.written_bytes) == (False, 0)
+    place = find_model(store.folder(added.version))
+    place.write_bytes(place.read_bytes()[:-1] + b"!")
+    added = apply_delta(store, tmp_path / "delta")
+    assert (added.new, added.written_bytes) == (False, model.stat().st_size)
+    assert files(store.folder(added.version)) == files(tmp_path / "new")
+
+
+def test_a_delta_may_bring_only_a_signature(
+    store: Store, old: Path, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_bundle(old, read_private_key(private, str))
+    make_delta(old, inventory_of(store.root), tmp_path / "delta")
+    added = apply_delta(store, tmp_path / "delta")
+    assert (added.new, added.written_bytes) == (False, 0)
+    assert files(store.folder(added.version)) == files(old)
+    other = write_pair(tmp_path / "other.pem", ec.SECP256R1())
+    sign_bundle(old, read_private_key(other, str))
+    make_delta(old, inventory_of(store.root), tmp_path / "delta")
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", str(private.with_suffix(".pub")))
+    with pytest.raises(Untrusted):
+        apply_delta(store, tmp_path / "delta")
+    assert find_model(store.root, to_run=True).is_file()
 
 
 def test_changed_metadata_sends_kilobytes(

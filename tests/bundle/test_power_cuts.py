@@ -210,6 +210,35 @@ def test_the_first_version_of_a_store_is_cut_off_too(scene: Scene, tmp_path: Pat
         assert_whole(store, scene)
 
 
+def test_a_version_that_is_being_mended_is_cut_off(scene: Scene, tmp_path: Path) -> None:
+    """One blob was damaged; whenever the power goes, every file is as it was, or right."""
+    root = tmp_path / "store"
+    version = Store(scene.store).folder(scene.names[0]).relative_to(scene.store)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(scene.store, damaged)
+    blob = max((damaged / version).glob("blobs/*/*"), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    shutil.copytree(damaged, root)
+    operations: list[Operation] = []
+    with durable.observed(operations.append):
+        assert Store(root).add(scene.bundles[0]).written_bytes == blob.stat().st_size
+    for end in range(len(operations) + 1):
+        after = tmp_path / f"after-{end}"
+        disk = replayed(root, damaged, operations[:end])
+        disk.after_a_cut(random.Random(end), after)
+        for path in (after / version).rglob("*"):
+            right = scene.bundles[0] / path.relative_to(after / version)
+            if path.is_file() and path.name != blob.name:
+                assert path.read_bytes() == right.read_bytes()
+            elif path.is_file():
+                assert path.read_bytes() in (right.read_bytes(), blob.read_bytes())
+        store = Store(after)
+        store.add(scene.bundles[0])
+        assert_whole(store, scene)
+        assert not list((after / "incoming").iterdir())
+        shutil.rmtree(after)
+
+
 def kill(scene: Scene, tmp_path: Path, way: Way, kills: int) -> None:
     count = len(record(tmp_path / "counted", scene, way))
     for number in range(kills):

@@ -12,6 +12,7 @@ from made_bundles import make_by_hand
 
 from edgeslm.bundle import durable
 from edgeslm.bundle import store as stores
+from edgeslm.bundle.image import Blob
 from edgeslm.bundle.model_path import find_model, find_package
 from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.signing import read_private_key
@@ -26,6 +27,7 @@ from edgeslm.errors import (
     Untrusted,
     UserError,
 )
+from edgeslm.files import remembered_sha256, sha256
 from edgeslm.testing import tiny_adapter, tiny_gguf
 
 
@@ -104,6 +106,82 @@ def test_a_blob_that_rotted_in_the_store_is_not_shared(
     model = find_model(store.folder(store.add(packed).version))
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     verify_bundle(store.folder(store.add(adapted).version))
+
+
+def rot(path: Path) -> None:
+    """Another bit, the size as it was."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "gone", "index", "stray"])
+def test_a_damaged_version_is_mended_by_its_bundle(store: Store, packed: Path, damage: str) -> None:
+    version = store.add(packed).version
+    store.activate(version)
+    folder = store.folder(version)
+    model = find_model(folder)
+    if damage == "a bit":
+        rot(model)
+    elif damage == "cut":
+        os.truncate(model, 100)
+    elif damage == "gone":
+        model.unlink()
+    elif damage == "index":
+        (folder / "index.json").write_bytes(b"")
+    else:
+        (folder / "blobs" / "sha256" / "stray").touch()
+    added = store.add(packed)
+    assert (added.version, added.new) == (version, False)
+    of_model = damage in ("a bit", "cut", "gone")
+    assert added.written_bytes == (model.stat().st_size if of_model else 0)
+    assert files(folder) == files(packed)
+    assert not list((store.root / "incoming").iterdir())
+    assert store.add(packed).written_bytes == 0
+
+
+def test_a_blob_is_mended_in_all_versions_that_have_it(
+    store: Store, packed: Path, adapted: Path
+) -> None:
+    one, two = store.add(packed).version, store.add(adapted).version
+    rot(find_model(store.folder(one)))
+    store.add(adapted)
+    for name in (one, two):
+        verify_bundle(store.folder(name))
+    first, second = (find_model(store.folder(name)) for name in (one, two))
+    assert first.samefile(second)
+
+
+def test_a_good_blob_is_found_behind_a_damaged_one(
+    store: Store, packed: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(durable, "link", refuse)
+    versions = [store.add(each).version for each in (packed, adapted)]
+    model = find_model(store.folder(min(versions)))
+    blob = Blob(model.name, model.stat().st_size)
+    rot(model)
+    assert store.share(blob, tmp_path / "shared") == blob.size
+    assert sha256(tmp_path / "shared") == blob.sha256
+    rot(find_model(store.folder(max(versions))))
+    assert store.share(blob, tmp_path / "shared") is None
+
+
+def test_what_is_known_of_a_shared_file_stays_known(
+    store: Store, packed: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "notes"))
+    one = store.add(packed).version
+    store.activate(one)
+    model = find_model(store.folder(one))
+    remembered_sha256(model)
+    monkeypatch.setattr("edgeslm.files.sha256", lambda _path: pytest.fail("hashed once more"))
+    store.add(adapted)
+    remembered_sha256(model)
+    store.collect()
+    assert model.stat().st_nlink == 1
+    remembered_sha256(model)
 
 
 def test_switched_and_taken_back(store: Store, packed: Path, other: Path) -> None:

@@ -11,12 +11,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from made_bundles import layers_of, write_pair
 
+from edgeslm.bundle import trust
 from edgeslm.bundle.model_path import find_model, find_package
 from edgeslm.bundle.signing import read_private_key
+from edgeslm.bundle.store import Store
 from edgeslm.bundle.trust import refuse_unsigned, trusted_keys
 from edgeslm.bundle.verification import sign_bundle
 from edgeslm.errors import InvalidBundle, InvalidOption, NotFound, Untrusted
 from edgeslm.files import identity, sha256
+from edgeslm.flash import places
 
 
 @pytest.fixture
@@ -43,6 +46,38 @@ def test_only_what_is_signed_is_accepted(packed: Path, trusting: Path, model: Pa
     assert found.model.read_bytes() == model.read_bytes()
     with pytest.raises(NotFound):
         find_model(packed / "none", to_run=True)
+
+
+def test_the_machines_own_folder_of_keys_counts(
+    packed: Path, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Path("/", places.TRUSTED_KEYS) == trust._DEVICE_FOLDER
+    folder = tmp_path / "trusted_keys"
+    monkeypatch.setattr(trust, "_DEVICE_FOLDER", folder)
+    assert trusted_keys() is None
+    folder.mkdir()
+    shutil.copy(private.with_suffix(".pub"), folder)
+    with pytest.raises(Untrusted, match="not signed"):
+        find_package(packed, to_run=True)
+    sign_bundle(packed, read_private_key(private, str))
+    find_package(packed, to_run=True)
+
+
+def test_a_good_signature_stays_where_no_key_can_tell(
+    packed: Path, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_bundle(packed, read_private_key(private, str))
+    store = Store(tmp_path / "store")
+    store.activate(store.add(packed).version)
+    sign_bundle(packed, read_private_key(write_pair(tmp_path / "o.pem", ec.SECP256R1()), str))
+    store.add(packed)
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", str(private.with_suffix(".pub")))
+    find_package(store.root, to_run=True)
+    monkeypatch.setenv("EDGESLM_TRUSTED_KEYS", str(tmp_path / "o.pub"))
+    with pytest.raises(Untrusted):
+        find_package(store.root, to_run=True)
+    store.add(packed)
+    find_package(store.root, to_run=True)
 
 
 def test_another_keys_signature_is_refused(packed: Path, trusting: Path, tmp_path: Path) -> None:
