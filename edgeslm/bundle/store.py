@@ -34,6 +34,7 @@ from edgeslm.bundle.layout import (
     read_small,
 )
 from edgeslm.bundle.store_files import (
+    REMOVED,
     exchange,
     holds,
     link_or_copy,
@@ -75,7 +76,6 @@ _SMALL = (names.LAYOUT_NAME, names.INDEX_NAME, names.SIGNATURE_NAME)
 _SPARE_BYTES = 1 << 20
 _FILE_BYTES = 4096
 """What a file's name and its last block may take beyond its bytes."""
-_REMOVED = ".removed"
 
 Gate = Callable[[Path], "str | None"]
 """Looks at a version's folder; says in a sentence what is wrong with it, or None."""
@@ -296,7 +296,7 @@ class Store:
                 remove(path)
             for name in old:
                 # no longer a version before it is no longer complete
-                durable.rename(self.folder(name), self.root / INCOMING / f"{name}{_REMOVED}")
+                durable.rename(self.folder(name), self.root / INCOMING / f"{name}{REMOVED}")
             if old:
                 durable.sync_folder(self.root / VERSIONS)
                 durable.sync_folder(self.root / INCOMING)
@@ -457,7 +457,7 @@ class Store:
 
     def _remove_remains(self) -> None:
         """Remove the rest of versions whose removal was interrupted."""
-        for path in sorted((self.root / INCOMING).glob(f"*{_REMOVED}")):
+        for path in sorted((self.root / INCOMING).glob(f"*{REMOVED}")):
             remove(path)
 
 

@@ -14,7 +14,9 @@ from edgeslm.bundle.image import Blob
 from edgeslm.errors import EdgeslmError, OutputFailure
 from edgeslm.files import keeping_notes, sha256
 
-_PROBED = "link"
+REMOVED = ".removed"
+"""Ends the names of what is being removed, and goes if that was interrupted."""
+_PROBED = f"link{REMOVED}"
 
 
 def holds(path: Path, blob: Blob) -> bool:
