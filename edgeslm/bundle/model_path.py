@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from pathlib import Path
 from edgeslm.bundle import names
 from edgeslm.bundle.contents import read_chat
 from edgeslm.bundle.directory import MANIFEST_NAME, model_file, read_manifest, state_files
+from edgeslm.bundle.documents import Fields, parse
 from edgeslm.bundle.image import Blob, Image
-from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_image
+from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_blob, read_image
 from edgeslm.bundle.names import Role
 from edgeslm.bundle.store import current_version, is_store
 from edgeslm.bundle.tar import looks_like_tar
@@ -41,10 +43,27 @@ class Package:
 def name_of(path: Path) -> str:
     """What a model is called unless somebody gives it a name.
 
-    A file's name without its ending, or all of a directory's, where a dot begins no ending.
+    A file's name without its ending, or all of a directory's, where a dot begins no ending. In a
+    store, what the current bundle's model says that its name is, if it says so.
+
+    Raises:
+        NotFound: a store without a current version.
+        InvalidBundle: that is damaged.
     """
     path = path.resolve()
+    if path.is_dir() and not is_layout(path) and is_store(path):
+        return _told_name(current_version(path)) or path.name
     return path.name if path.is_dir() else path.stem
+
+
+def _told_name(bundle: Path) -> str | None:
+    """The name in a bundle's config, in letters that need no quoting in an address."""
+    layout = DirectoryLayout(bundle)
+    config = read_image(layout).config
+    where = f"{bundle}/{config.name}"
+    described = Fields(where, parse(read_blob(layout, config), where)).below("descriptor")
+    name = described.optional("name")
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-") or None if isinstance(name, str) else None
 
 
 def bundle_around(file: Path) -> Path | None:

@@ -26,7 +26,9 @@ class Wish:
 
 
 def names_of(models: Sequence[Path], given: Sequence[str]) -> list[str]:
-    """What clients call the models: what was given, else the names of files and directories.
+    """What clients call the models: what was given, else by the names of files and directories.
+
+    In a store, its current model's.
 
     Raises:
         InvalidOption: there are more or fewer names than models.

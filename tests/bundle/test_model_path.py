@@ -10,8 +10,13 @@ from test_directory import make_earlier
 
 from edgeslm.bundle.model_path import bundle_around, find_model, find_package, name_of
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import write_bundle
 from edgeslm.errors import EdgeslmError, InvalidBundle, NotFound, UserError
+from edgeslm.gguf.reader import read_header
+from edgeslm.gguf.writer import TensorSpec, write_gguf
+from edgeslm.testing import tiny_gguf
 
 
 def test_a_file_is_itself(model: Path) -> None:
@@ -135,3 +140,32 @@ def test_what_a_model_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert name_of(tmp_path / "link") == "helper-v1.5"
     assert name_of(Path()) == "helper-v1.5"
     assert name_of(tmp_path / "model-0.5b.q4.gguf") == "model-0.5b.q4"
+
+
+def test_a_store_is_called_after_its_current_model(tmp_path: Path, packed: Path) -> None:
+    store = Store(tmp_path / "store")
+    version = store.add(packed).version
+    with pytest.raises(NotFound, match="no version is current"):
+        name_of(store.root)
+    store.activate(version)
+    said = verify_bundle(packed).contents.model.name
+    assert said is not None
+    assert name_of(store.root) == said.replace(" ", "-")
+    write_bundle(tmp_path / "other", Parts(without_name(tmp_path)))
+    store.activate(store.add(tmp_path / "other").version)
+    assert name_of(store.root) == "store"
+
+
+def without_name(folder: Path) -> Path:
+    """A model that says nothing of its name."""
+    made = tiny_gguf(folder / "named.gguf", layers=1)
+    header, data = read_header(made), made.read_bytes()
+    fields = [field for field in header.fields() if field.key != "general.name"]
+    specs = [TensorSpec(each.name, each.type, each.shape) for each in header.tensors]
+
+    def bytes_of(index: int) -> bytes:
+        tensor = header.tensors[index]
+        return data[tensor.offset : tensor.offset + tensor.bytes]
+
+    write_gguf(folder / "nameless.gguf", fields, specs, bytes_of)
+    return folder / "nameless.gguf"
