@@ -1,5 +1,7 @@
 """What a device has: enough to tell what an update need not send, and some hundred kilobytes.
 
+Of a store that is the current version and the one before: those stay there.
+
 Each blob's hash and size; of each model the hashes of its tensors, and those of the blocks of its
 header. A device writes it (`edgeslm store inventory`), and it is read where updates are made.
 """
@@ -49,8 +51,8 @@ class Inventory:
     """All that is there.
 
     Attributes:
-        versions: Names of the versions in a store; none for a single bundle.
-        blobs: Every blob.
+        versions: Names of those versions in a store that are listed; none for a single bundle.
+        blobs: Every blob of these.
         models: What is known of models among them.
     """
 
@@ -62,13 +64,17 @@ class Inventory:
 def inventory_of(path: Path) -> Inventory:
     """What there is in a store, in a bundle, or by an inventory's file.
 
+    In a store where none is current yet, all versions count.
+
     Raises:
         UserError: it is none of these, or damaged.
     """
     with reading(path):
         if path.is_dir() and is_store(path):
             store = Store(path)
-            names = tuple(version.name for version in store.versions())
+            versions = store.versions()
+            kept = [version for version in versions if version.current or version.previous]
+            names = tuple(version.name for version in kept or versions)
             return _of_layouts(names, [DirectoryLayout(store.folder(name)) for name in names])
         is_document = path.is_file() and path.open("rb").read(1) == b"{"
         if is_document and path.stat().st_size > MOST_JSON_BYTES:

@@ -12,7 +12,7 @@ from edgeslm.cli import options, output
 from edgeslm.errors import NotFound, Unhealthy
 from edgeslm.flash import places
 from edgeslm.records import HEALTH_SCHEMA, document, to_json
-from edgeslm.units import format_bytes, format_seconds, significant
+from edgeslm.units import format_bytes, format_seconds, parse_bytes, significant
 
 if TYPE_CHECKING:
     from edgeslm.bundle.store import Store
@@ -60,6 +60,16 @@ _MinSpeed = Annotated[
         help="Tokens per second it has to reach; default: 0.9 of what pack --min-tps asked for.",
     ),
 ]
+_Ram = Annotated[
+    int | None,
+    typer.Option(
+        "--ram",
+        parser=parse_bytes,
+        metavar="S",
+        help="Most that may be resident while it is checked: with the file's pages and the copies "
+        "of weights, and a short context. Default: that is not checked. serve makes its own plan.",
+    ),
+]
 
 
 @app.command("list")
@@ -101,11 +111,13 @@ def add(
     again: _Again = False,
     unchecked: _Unchecked = False,
     min_tps: _MinSpeed = None,
-    ram: options.UsableRam = None,
+    ram: _Ram = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Bring a bundle in, verified byte for byte. What other versions have too is not copied.
+
+    Where it is there already, it is read, and mended if it was damaged.
 
     With --activate it is then loaded and asked in a process of its own. Only if it answers as it
     did where it was packed does it become current; else the old version stays. Restart what serves
@@ -133,14 +145,14 @@ def apply(
     again: _Again = False,
     unchecked: _Unchecked = False,
     min_tps: _MinSpeed = None,
-    ram: options.UsableRam = None,
+    ram: _Ram = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Put a new version together from what is here and what a delta brings.
 
-    It takes a few megabytes of memory, and goes on where it was interrupted. All of it is verified,
-    byte for byte, before it counts as a version.
+    It takes some 40 MB of memory whatever the size, and goes on where it was interrupted. All of it
+    is verified, byte for byte, before it counts as a version.
 
     Examples:
         edgeslm store apply update.delta --activate
@@ -161,7 +173,7 @@ def activate(
     again: _Again = False,
     unchecked: _Unchecked = False,
     min_tps: _MinSpeed = None,
-    ram: options.UsableRam = None,
+    ram: _Ram = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -210,7 +222,7 @@ def check(
     ] = None,
     store: _Folder = None,
     min_tps: _MinSpeed = None,
-    ram: options.UsableRam = None,
+    ram: _Ram = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -231,9 +243,7 @@ def check(
     else:
         gate.show()
     if problem is not None:
-        raise Unhealthy(
-            f"{name}: {problem}", hint="Go back to the version before: edgeslm store rollback"
-        )
+        raise Unhealthy(f"{name}: {problem}", hint=_way_out(place, name))
 
 
 @app.command()
@@ -374,8 +384,9 @@ def _go_on(
 ) -> None:
     """Report what was added, and activate it if that is wanted."""
     if not json:
-        what = f"{format_bytes(added.written_bytes)} written" if added.new else "had it already"
-        print(f"added {added.version}: {what}")
+        written = f"{format_bytes(added.written_bytes)} written"
+        mended = f"was damaged, {written}" if added.written_bytes else "had it already"
+        print(f"added {added.version}: {written if added.new else mended}")
     state = place.state
     if activate:
         name = added.version
@@ -401,6 +412,16 @@ def _activated(
         else:
             gate.show()
         raise
+
+
+def _way_out(place: Store, version: str) -> str:
+    """What to do about a version that did not pass."""
+    state = place.state
+    if version != state.current:
+        return "It is not current; add a better one before you switch."
+    if state.previous is None:
+        return "Add a better one: edgeslm store add BUNDLE --activate"
+    return "Go back to the version before: edgeslm store rollback"
 
 
 def _opened(folder: Path | None) -> Store:

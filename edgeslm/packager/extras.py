@@ -12,7 +12,7 @@ from edgeslm.bundle.documents import parse
 from edgeslm.bundle.layout import DirectoryLayout, is_layout, read_blob, read_image
 from edgeslm.bundle.names import FILE_NAME, MOST_JSON_BYTES, Role
 from edgeslm.bundle.runtimes import RUNTIME_NAME, read_runtimes
-from edgeslm.errors import InvalidBundle, InvalidOption, reading
+from edgeslm.errors import InvalidBundle, InvalidOption, NativeFailure, reading
 from edgeslm.files import remembered_sha256, sha256
 from edgeslm.gguf.adapters import read_adapter
 from edgeslm.gguf.reader import Header
@@ -201,13 +201,18 @@ def probe_of(packed: Path, *, made_here: bool) -> Probe | None:
         made_here: Whether llama.cpp is known to take it, so that it can be loaded at once.
 
     Raises:
-        NativeFailure: llama.cpp does not take it.
+        NativeFailure: llama.cpp does not take it; the hint has how to pack it nevertheless.
     """
     from edgeslm.llama.likeliest import make_probe
     from edgeslm.llama.model import Model, ModelOptions
 
-    with Model(packed, ModelOptions(trusted=made_here)) as opened:
-        return make_probe(opened)
+    try:
+        # without copies of weights for the processor: it is asked for 16 tokens, not fast
+        with Model(packed, ModelOptions(trusted=made_here, repack=False)) as opened:
+            return make_probe(opened)
+    except NativeFailure as error:
+        hint = f"To pack it without asking it: --no-probe. {error.hint or ''}".strip()
+        raise NativeFailure(error.message, hint=hint) from error
 
 
 def quality_card(model: Path, packed: Path) -> Mapping[str, Any] | None:

@@ -139,6 +139,20 @@ def test_a_delta_may_bring_only_a_signature(
     assert find_model(store.root, to_run=True).is_file()
 
 
+def test_an_inventory_is_of_what_stays(store: Store, old_model: Path, tmp_path: Path) -> None:
+    current = store.state.current
+    adapter = tiny_adapter(tmp_path / "poet.gguf", old_model)
+    write_bundle(tmp_path / "new", Parts(old_model, adapters={"poet": adapter}))
+    version = store.add(tmp_path / "new").version
+    assert inventory_of(store.root).versions == (current,)
+    store.activate(version)
+    found = inventory_of(store.root)
+    assert set(found.versions) == {current, version}
+    fresh = Store(tmp_path / "fresh")
+    fresh.add(tmp_path / "new")
+    assert inventory_of(fresh.root).versions == (version,)
+
+
 def test_changed_metadata_sends_kilobytes(
     store: Store, old: Path, old_model: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -226,6 +227,36 @@ def test_what_fails_its_check_is_not_switched_to_and_remembered(
     assert store.state.refusal(two) is None
 
 
+def test_a_current_version_that_passes_after_all_is_refused_no_more(
+    store: Store, packed: Path
+) -> None:
+    one = store.add(packed).version
+    store.activate(one)
+    with pytest.raises(Unhealthy):
+        store.activate(one, lambda _: "it hums")
+    assert store.activate(one, lambda _: None, again=True).refusal(one) is None
+    assert not store.add(packed).new
+
+
+def test_a_version_is_activated_by_its_beginning(store: Store, packed: Path) -> None:
+    one = store.add(packed).version
+    assert store.activate(one[:6]).current == one
+    with pytest.raises(Unhealthy):
+        store.activate(one[:6], lambda _: "it hums")
+    assert [each.version for each in store.state.refused] == [one]
+
+
+def test_what_two_versions_share_is_freed_with_both(
+    store: Store, packed: Path, adapted: Path, other: Path
+) -> None:
+    for bundle in (packed, adapted):
+        store.add(bundle)
+    store.activate(store.add(other).version)
+    model = find_model(packed).stat().st_size
+    there = sum(path.stat().st_size for path in packed.rglob("*") if path.is_file())
+    assert there < store.collect().freed_bytes < there + model
+
+
 def test_collecting_keeps_current_and_previous(
     store: Store, packed: Path, other: Path, adapted: Path
 ) -> None:
@@ -290,6 +321,39 @@ def test_too_little_room_is_told_before_anything_is_written(
     with pytest.raises(OutputFailure, match=r"1\.\d\d MB are needed, 1\.10 MB are free"):
         store.add(packed)
     assert not list((store.root / "incoming").iterdir())
+
+
+def test_room_for_copies_is_asked_for_where_there_are_no_links(
+    store: Store, packed: Path, adapted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = find_model(packed).stat().st_size + (1 << 20)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "no links here")
+
+    store.add(packed)
+    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _path: Usage)
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "link", refuse)
+        with pytest.raises(OutputFailure, match="are needed"):
+            store.add(adapted)
+    assert store.add(adapted).new
+
+
+def test_a_disk_that_fills_up_is_told_with_what_makes_room(
+    store: Store, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_output: object, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable.Output, "write", fill)
+        with pytest.raises(OutputFailure) as caught:
+            store.add(packed)
+    assert "store collect" in (caught.value.hint or "")
+    assert not list((store.root / "incoming").rglob("*.part"))
+    assert store.add(packed).new
 
 
 def test_a_full_disk_is_an_error_and_then_it_works(small_disk: Path, packed: Path) -> None:

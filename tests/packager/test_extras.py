@@ -21,10 +21,17 @@ from edgeslm.bundle.runtimes import (
     write_runtimes,
 )
 from edgeslm.bundle.verification import verify_bundle
-from edgeslm.errors import InvalidBundle, InvalidGGUF, InvalidOption, NotFound, UserError
+from edgeslm.errors import (
+    InvalidBundle,
+    InvalidGGUF,
+    InvalidOption,
+    NativeFailure,
+    NotFound,
+    UserError,
+)
 from edgeslm.files import sha256
 from edgeslm.packager import pipeline
-from edgeslm.packager.extras import Extras, look_beside
+from edgeslm.packager.extras import Extras, look_beside, probe_of
 from edgeslm.packager.pipeline import pack
 from edgeslm.packager.quantize import quantize
 from edgeslm.targets.loading import load_target
@@ -262,3 +269,11 @@ def test_a_tar_and_a_directory_are_the_same_bundle(tmp_path: Path, model: Path) 
     ]
     assert results[0] == results[1]
     assert find_model(tmp_path / "packed").read_bytes() == model.read_bytes()
+
+
+def test_a_model_that_cannot_be_asked_can_be_packed_unasked(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(NativeFailure) as caught:
+        probe_of(bad, made_here=False)
+    assert "--no-probe" in (caught.value.hint or "")
