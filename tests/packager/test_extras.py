@@ -272,8 +272,8 @@ def test_a_tar_and_a_directory_are_the_same_bundle(tmp_path: Path, model: Path) 
 
 
 def test_a_model_that_cannot_be_asked_can_be_packed_unasked(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.gguf"
-    bad.write_bytes(b"GGUF" + bytes(100))
+    bad = tiny_gguf(tmp_path / "bad.gguf", layers=1)
+    bad.write_bytes(bad.read_bytes().replace(b"output_norm", b"outputxnorm"))
     with pytest.raises(NativeFailure) as caught:
         probe_of(bad, made_here=False)
     assert "--no-probe" in (caught.value.hint or "")
