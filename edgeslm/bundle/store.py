@@ -58,7 +58,7 @@ from edgeslm.bundle.store_state import (
 from edgeslm.bundle.trust import check_data_signed, check_signed, trusted_keys
 from edgeslm.bundle.verification import verify_bundle
 from edgeslm.errors import (
-    EdgeslmError,
+    Failure,
     InvalidBundle,
     NotFound,
     OutputFailure,
@@ -212,7 +212,7 @@ class Store:
         try:
             if not folder.is_dir() or _digest_of(folder)[:NAME_DIGITS] != version:
                 return False
-        except EdgeslmError:
+        except (UserError, Failure):  # damaged, or the disk no longer gives it
             return False
         if rest.is_dir():
             with writing(rest):

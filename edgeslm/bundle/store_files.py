@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeslm.bundle import durable
 from edgeslm.bundle.image import Blob
-from edgeslm.errors import EdgeslmError, OutputFailure
+from edgeslm.errors import Failure, OutputFailure, UserError
 from edgeslm.files import keeping_notes, sha256
 
 REMOVED = ".removed"
@@ -23,7 +23,7 @@ def holds(path: Path, blob: Blob) -> bool:
     """Whether a file has exactly those bytes; one that the disk no longer gives has not."""
     try:
         return durable.size(path) == blob.size and sha256(path) == blob.sha256
-    except (OSError, EdgeslmError):
+    except (OSError, UserError, Failure):
         return False
 
 
@@ -61,7 +61,7 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> None:
             for piece in pieces:
                 output.write(piece)
             output.sync()
-    except (OSError, EdgeslmError):
+    except BaseException:
         with suppress(OSError):
             durable.unlink(part)
         raise
