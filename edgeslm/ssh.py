@@ -1,7 +1,8 @@
 """Another machine over the user's own OpenSSH client: their configuration, their keys.
 
 Nothing is asked of a person (BatchMode), and all commands share one connection. Whose host keys
-are right is OpenSSH's matter.
+are right is OpenSSH's matter. However this process ends, the connection ends with it: a small shell
+waits at a pipe that only this process holds open.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ OF_SSH = 255
 """The exit status of ssh when it is ssh itself that failed, not the command there."""
 _CONNECT_SECONDS = 15
 _ASK_SECONDS = 60
-_KEEP_SECONDS = 600
+_KEEP_SECONDS = 120
+"""How long a connection that nobody uses stays, should the shell that ends it be killed too."""
+_END = """
+folder=$1
+shift
+cat >/dev/null
+"$@"
+rm -rf "$folder"
+"""
 _LONGEST_WORDS = 500
 
 
@@ -47,6 +56,14 @@ class Connection:
         self.address = address
         self._config = config
         self._folder = Path(tempfile.mkdtemp(prefix="edgeslm-"))
+        end = [*self._ssh(), "-O", "exit", "--", self.address]
+        self._end = subprocess.Popen(
+            ["sh", "-c", _END, "edgeslm-ssh", str(self._folder), *end],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             self._connect()
         except BaseException:
@@ -55,13 +72,7 @@ class Connection:
 
     def close(self) -> None:
         """End the connection."""
-        subprocess.run(
-            [*self._ssh(), "-O", "exit", "--", self.address],
-            capture_output=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._end.communicate()
 
     def command(self, script: str) -> list[str]:
         """What runs a line of shell there."""
