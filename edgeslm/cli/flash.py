@@ -60,8 +60,13 @@ def flash(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", help="Where the board answers.")
-    ] = flashing.PORT,
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            help="Where the board answers: 8080, or over ssh where it did before.",
+        ),
+    ] = None,
     hostname: Annotated[
         str | None, typer.Option("--hostname", metavar="NAME", help="The board's name.")
     ] = None,

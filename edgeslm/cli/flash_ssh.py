@@ -65,10 +65,25 @@ def _check(wanted: Wanted, asked: list[str]) -> None:
         raise InvalidOption(f"{asked[0]} takes no bundle", hint="Leave the bundle out.")
     if asked and wanted.dry_run:
         raise InvalidOption(f"{asked[0]} excludes --dry-run", hint="Use --status to look.")
+    if wanted.bundle is None:
+        _refuse_idle(wanted)
     if wanted.over_ssh.keep_models and not wanted.over_ssh.uninstall:
         raise InvalidOption("--keep-models goes with --uninstall", hint="Leave it out.")
     if wanted.over_ssh.open_chat and (asked not in ([], ["--rollback"]) or wanted.json):
         raise InvalidOption("--open excludes that", hint="Leave --open out.")
+
+
+def _refuse_idle(wanted: Wanted) -> None:
+    """Return if nothing was typed that only a bundle makes use of."""
+    given = {
+        "--runtime": wanted.runtime is not None,
+        "--trust": bool(wanted.trust),
+        "--port": wanted.port is not None,
+        "--again": wanted.over_ssh.again,
+    }
+    for option, typed in given.items():
+        if typed:
+            raise InvalidOption(f"{option} goes with a bundle", hint="Name the bundle too.")
 
 
 def _flash(wanted: Wanted, device: Device, destination: Destination) -> None:
@@ -81,13 +96,15 @@ def _flash(wanted: Wanted, device: Device, destination: Destination) -> None:
 
     with opened(bundle_of(wanted), scratch(), wanted.trust) as carried:
         cargo = load(carried, wanted.runtime, wanted.trust)
-        work = plan_ssh(destination, cargo, device.board, Service(port=wanted.port))
+        had = device.board.port or Service.port
+        port = had if wanted.port is None else wanted.port
+        work = plan_ssh(destination, cargo, device.board, Service(port=port))
         work = replace(work, again=wanted.over_ssh.again)
         if wanted.dry_run:
             _show_plan(wanted, work.plan, nothing=work.nothing)
         elif work.nothing:
             answers = device.board.looked.active
-            address = services.address(device, wanted.port) if answers else None
+            address = services.address(device, port) if answers else None
             _tell(wanted, Report(work.plan, 0, 0, 0.0, address, work.plan.notes), nothing=True)
         else:
             if sys.stderr.isatty():

@@ -35,8 +35,6 @@ EXPLANATION = (
     "  --to ssh://user@host[:port][/folder]   a board that runs",
     "With --dry-run it only says what it would do.",
 )
-PORT = 8080
-"""Where a board answers if nothing else is said."""
 _IMAGES = (".img", ".img.xz", ".img.gz")
 
 
@@ -64,7 +62,7 @@ class Wanted:
     trust: tuple[Path, ...] = ()
     dry_run: bool = False
     yes: bool = False
-    port: int = PORT
+    port: int | None = None
     imager_json: str | None = None
     json: bool = False
     over_ssh: OverSsh = OverSsh()
@@ -248,7 +246,7 @@ def _prepared(
     from edgeslm.flash.runtimes import find_runtimes
     from edgeslm.flash.service import Service
 
-    served = Service(port=wanted.port)
+    served = Service() if wanted.port is None else Service(port=wanted.port)
     carried = stack.enter_context(opened(bundle_of(wanted), beside, wanted.trust))
     brought = find_runtimes(carried.folder, wanted.runtime)
     served = replace(served, most_bytes=carried.free_bytes)
@@ -326,7 +324,7 @@ def refuse(wanted: Wanted, what: str, *options: str) -> None:
         "--imager-json": wanted.imager_json is not None,
         "--runtime": wanted.runtime is not None,
         "--trust": bool(wanted.trust),
-        "--port": wanted.port != PORT,
+        "--port": wanted.port is not None,
     }
     for option in options:
         if given[option]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -78,8 +79,15 @@ elif verb == "is-active":
 elif verb == "enable":
     unit.write_text(words[1])
 elif verb == "disable":
+    if not unit.exists():
+        sys.exit("Failed to disable unit: Unit file edgeslm.service does not exist.")
     stop()
     unit.unlink(missing_ok=True)
+elif verb == "stop":
+    stop()
+elif verb == "start":
+    if running() is None:
+        start()
 elif verb == "restart":
     stop()
     start()
@@ -124,6 +132,15 @@ class MadeBoard:
         with suppress(FileNotFoundError):
             found = json.loads((self.store / "state.json").read_text())["current"]
             return None if found is None else str(found)
+        return None
+
+    @property
+    def served(self) -> str | None:
+        """The version whose model the service has open."""
+        with suppress(OSError, ValueError):
+            maps = Path(f"/proc/{int((self.state / 'number').read_text())}/maps").read_text()
+            found = re.search("/versions/([0-9a-f]{32})/", maps)
+            return found[1] if found else None
         return None
 
     def calls(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -18,12 +19,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Self
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Digest = hashlib._Hash
 
 CUT_SHORT, DAMAGED, NO_SPACE, IN_USE, NO_PROGRAM = 65, 66, 28, 75, 127
+BEGINNING = "-- edgeslm --"
 _PIECE_BYTES = 1 << 20
 _MOST_TEXT_BYTES = 1 << 16
 _SPARE_BYTES = 4 << 20
@@ -40,6 +42,7 @@ _VERSION = re.compile("[0-9a-f]{32}")
 _BLOB = re.compile("[0-9a-f]{64}")
 _RUNTIME = re.compile("[0-9a-f]{16}")
 _ANY = re.compile(r"[^.].*", re.DOTALL)
+_KEY = re.compile(r"[^.].*\.(pub|pem)", re.DOTALL)
 
 
 class _Stop(Exception):
@@ -68,7 +71,6 @@ def look(given: Given) -> None:
     versions = home / "store/versions"
     _say(
         {
-            **_machine(),
             **_service(scope),
             "root": str(root),
             "free_bytes": _free_bytes(root),
@@ -86,41 +88,13 @@ def look(given: Given) -> None:
             "unit": _text(unit),
             "served": _text(opt / "served.json"),
             "going_back_to": _text(opt / "going-back-to"),
+            "before": _text(opt / "before.json"),
+            "closed": _closed(root),
             "made_account": (root / "etc/sysusers.d/edgeslm.conf").is_file(),
-            "keys": {name: _hash(keys / name) or "" for name in _names(keys, _ANY)},
+            "keys": {name: _hash(keys / name) or "" for name in _names(keys, _KEY)},
             "account": _account(lambda names: names.getpwnam("edgeslm").pw_name) is not None,
         }
     )
-
-
-def _machine() -> Given:
-    page = os.sysconf("SC_PAGE_SIZE")
-    listed = re.search(
-        r"^(?:flags|Features)\s*:(.*)$", _text(Path("/proc/cpuinfo")) or "", re.MULTILINE
-    )
-    named = re.search(
-        r'^PRETTY_NAME="?([^"\n]*)', _text(Path("/etc/os-release")) or "", re.MULTILINE
-    )
-    glibc = ""
-    with suppress(ValueError, OSError):  # another C library
-        glibc = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    return {
-        "architecture": _architecture(),
-        "system": named[1] if named else "",
-        "glibc": glibc.split()[-1] if glibc else None,
-        "page_bytes": page,
-        "memory_bytes": page * os.sysconf("SC_PHYS_PAGES"),
-        "features": listed[1].split() if listed else [],
-        "user": os.environ.get("SUDO_USER")
-        or _account(lambda names: names.getpwuid(os.getuid()).pw_name)
-        or str(os.getuid()),
-    }
-
-
-def _architecture() -> str:
-    """That of this Python: a 64-bit kernel runs 32-bit systems too."""
-    machine = os.uname().machine
-    return "armv7l" if machine == "aarch64" and sys.maxsize < 1 << 32 else machine
 
 
 def _account(asked: Callable[[Any], str]) -> str | None:
@@ -140,7 +114,7 @@ def _service(scope: list[str]) -> dict[str, bool]:
     }
 
 
-def _systemctl(words: list[str]) -> str:
+def _systemctl(words: list[str], timeout: float = 20) -> str:
     try:
         return subprocess.run(
             ["systemctl", *words],
@@ -149,7 +123,7 @@ def _systemctl(words: list[str]) -> str:
             text=True,
             errors="replace",
             env=_environment(),
-            timeout=20,
+            timeout=timeout,
             check=False,
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
@@ -168,6 +142,14 @@ def _free_bytes(path: Path) -> int:
         path = path.parent
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def _closed(path: Path) -> str | None:
+    """The folder on the way to a path, itself included, that others may not enter."""
+    for folder in (path, *path.parents):
+        if folder.is_dir() and not folder.stat().st_mode & 0o001:
+            return str(folder)
+    return None
 
 
 def _names(folder: Path, wanted: re.Pattern[str]) -> list[str]:
@@ -262,7 +244,8 @@ def place(given: Given) -> None:
 
     Args:
         given: `to`, the folder; `blobs`, hashes; `files`, hashes by names; `received` and
-            `versions`, folders to take them from; `lock`.
+            `versions`, folders to take them from; `copied`, whether what cannot have one more name
+            is copied or left out; `lock`.
     """
     with _Alone(given["lock"]):
         folder, versions = Path(given["to"]), Path(given["versions"])
@@ -271,12 +254,12 @@ def place(given: Given) -> None:
         sources = [Path(given["received"])]
         sources += [versions / name / "blobs/sha256" for name in _names(versions, _VERSION)]
         for name in given["blobs"]:
-            _link(name, sources, folder / "blobs/sha256" / name)
+            _link(name, sources, folder / "blobs/sha256" / name, copied=given["copied"])
         for name, digest in given["files"].items():
-            _link(digest, sources, folder / name)
+            _link(digest, sources, folder / name, copied=given["copied"])
 
 
-def _link(name: str, sources: list[Path], target: Path) -> None:
+def _link(name: str, sources: list[Path], target: Path, *, copied: bool) -> None:
     found = next((source / name for source in sources if (source / name).is_file()), None)
     if found is None:
         raise _Stop(CUT_SHORT, f"{name} is not there")
@@ -285,7 +268,8 @@ def _link(name: str, sources: list[Path], target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
-        shutil.copyfile(found, target)
+        if copied:
+            shutil.copyfile(found, target)
 
 
 def write(given: Given) -> None:
@@ -313,9 +297,10 @@ def run(given: Given) -> None:
 
     Args:
         given: `command`; `environment`, added to ours; `held`, whether the lock goes on until the
-            program has ended, also if this process has not lived so long; `lock`.
+            program has ended, also if this process has not lived so long; `paused`, words by which
+            systemctl stops the service meanwhile, or None; `lock`.
     """
-    with _Alone(given["lock"]) as lock:
+    with _Alone(given["lock"]) as lock, _paused(given["paused"]):
         try:
             done = subprocess.run(
                 given["command"],
@@ -328,6 +313,19 @@ def run(given: Given) -> None:
             raise _Stop(NO_PROGRAM, f"{given['command'][0]}: {error.strerror}") from error
     if done.returncode:
         sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+
+
+@contextmanager
+def _paused(scope: list[str] | None) -> Iterator[None]:
+    """The service has ended while the block runs. It starts again here, since who asked may go."""
+    if scope is None:
+        yield
+        return
+    _systemctl([*scope, "stop", "edgeslm.service"], timeout=90)
+    try:
+        yield
+    finally:
+        _systemctl([*scope, "start", "edgeslm.service"])
 
 
 def lead(given: Given) -> None:
@@ -350,7 +348,7 @@ def own(given: Given) -> None:
     """The service's home: it may write there, but cannot move away what is root's in it.
 
     Args:
-        given: `home`, `account`, `lock`.
+        given: `home`, `account`; `roots`, what in it has to be root's, if it is there; `lock`.
     """
     with _Alone(given["lock"]):
         import pwd
@@ -358,6 +356,10 @@ def own(given: Given) -> None:
         home = Path(given["home"])
         os.chown(home, 0, pwd.getpwnam(given["account"]).pw_gid)
         home.chmod(0o1775)
+        for name in given["roots"]:
+            with suppress(FileNotFoundError):
+                if (home / name).lstat().st_uid != 0:
+                    raise _Stop(1, f"{home / name} is not root's: see who made it, and move it")
 
 
 def remove(given: Given) -> None:
@@ -400,7 +402,7 @@ def health(given: Given) -> None:
             with opener.open(f"http://127.0.0.1:{given['port']}/health", timeout=10) as answer:
                 _say({"healthy": answer.status == 200, "why": ""})
                 return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             why = str(error)
         if _systemctl([*given["scope"], "is-active", "edgeslm.service"]) in ("failed", "inactive"):
             why = "it has ended"
@@ -442,7 +444,11 @@ class _Alone:
 
 
 def _folders(path: Path) -> None:
-    path.mkdir(0o755, parents=True, exist_ok=True)
+    """Make a folder and those above it; the disk holds their names."""
+    if not path.is_dir():
+        _folders(path.parent)
+        path.mkdir(0o755, exist_ok=True)
+        _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:
@@ -463,6 +469,7 @@ def main(words: list[str]) -> int:
     actions = (look, receive, place, write, run, lead, own, remove, health)
     try:
         given = json.loads(sys.stdin.read() if words[1] == "-" else words[1])
+        print(BEGINNING, flush=True)  # a shell may have said something before
         {action.__name__: action for action in actions}[words[0]](given)
     except json.JSONDecodeError:  # the other end has gone while it was sent
         return CUT_SHORT

@@ -1,7 +1,7 @@
 """A board that was asked what it is and what it has; the answer is checked, and nothing in it run.
 
 What is asked: which of its Pythons there are and with which rights we come, by a few lines of
-shell; all else by `agent`.
+shell; what it is by `machine`; what it has by `agent`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Any
 
 from edgeslm.errors import HostFailure, Unsupported
 from edgeslm.flash import places
-from edgeslm.flash.ssh import agent
+from edgeslm.flash.ssh import agent, machine
 from edgeslm.flash.ssh.destination import Destination, is_plain_path
 from edgeslm.records import from_json
 
 OLDEST_PYTHON = (3, 11)
 """Of the runtimes' launcher."""
 _MOST_ANSWER = 16 << 20
+_LAST_PORT = 65535
 _NAMES = ("python3", *(f"python3.{minor}" for minor in range(15, 10, -1)))
 _PYTHONS = (*(f"/usr/bin/{name}" for name in _NAMES), *_NAMES)
 """The system's own first: everybody may run those, also the service's account."""
 _PROBE = """
-agent=$1 prefix=$2 first=
+machine=$1 agent=$2 prefix=$3 first=
 asked='import sys; print("%d.%d" % sys.version_info[:2], sys.executable)'
-shift 2
+shift 3
 for name in "$@"; do
     path=$(command -v "$name") || continue
     found=$("$path" -I -S -c "$asked" </dev/null 2>/dev/null) || continue
@@ -46,6 +47,7 @@ fi
 echo "rights $rights"
 echo "machine $(uname -s) $(uname -m)"
 [ -n "$first" ] || exit 0
+"$first" -I -S -c "$machine" </dev/null || exit
 given=$(printf '{"rights": "%s", "prefix": %s}' "$rights" "$prefix")
 exec $run "$first" -I -S -c "$agent" look "$given" </dev/null
 """
@@ -61,7 +63,7 @@ class Rights(str, Enum):
 
 @dataclass(frozen=True)
 class Looked:
-    """What `agent.look` says.
+    """What `machine.look` and `agent.look` say.
 
     Attributes:
         architecture: As Linux names it.
@@ -69,17 +71,20 @@ class Looked:
         glibc: The C library's version; None for another C library.
         page_bytes, memory_bytes, free_bytes: Of memory; of the disk below `root`.
         features: What the processor can do.
-        user: Who we are there, or whom sudo makes us.
+        user: Who we are there.
         systemd: Whether it runs there, the user's own where we have no rights.
         enabled, active: The service.
         root: The folder that everything lies in.
         versions: Of the store: all that are complete.
         state: The text of the store's state.json.
+        closed: The folder on the way to `root`, itself included, that others may not enter.
         left_over: Whether something was received that nobody needs any more, or not yet.
         runtimes, runtime: Those that are complete; the current one.
         unit: The text of the unit file.
         served: Which runtime goes with which version: the text of a small document.
         going_back_to: The version that was to be gone back to, if that was interrupted.
+        before: What was served before changes that no service has answered with yet: a document.
+        available_bytes: Of memory, without what is in use; None where nobody knows.
         account: Whether the service's account exists.
         made_account: Whether a flash made it.
     """
@@ -96,6 +101,7 @@ class Looked:
     active: bool
     root: str
     free_bytes: int
+    closed: str | None
     versions: tuple[str, ...]
     state: str | None
     left_over: bool
@@ -104,8 +110,25 @@ class Looked:
     unit: str | None
     served: str | None
     going_back_to: str | None
+    before: str | None
+    available_bytes: int | None
     account: bool
     made_account: bool
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was served before a flash; None where there was none.
+
+    Attributes:
+        version: Of the store.
+        runtime: The current one then.
+        unit: The text of the unit file.
+    """
+
+    version: str | None = None
+    runtime: str | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +145,7 @@ class Board:
         served: The runtimes by the versions they go with.
         current, previous: The first 32 hex digits of versions; None where there is none.
         prefix: Whether the user named the folder.
+        before: What was served before a flash that no service has answered after yet.
     """
 
     looked: Looked
@@ -135,6 +159,7 @@ class Board:
     previous: str | None
     served: Mapping[str, str]
     prefix: bool
+    before: Before | None
 
     def path(self, place: str) -> str:
         """Where something of `places` lies there."""
@@ -153,10 +178,13 @@ class Board:
 
     @property
     def account(self) -> str | None:
-        """Whom the service runs as: an account of its own, or, below a prefix, the user."""
+        """Whom the service runs as: an account of its own, or, below a prefix, the user.
+
+        Never root; None where the user's own systemd starts it.
+        """
         if self.alone:
             return None
-        return self.looked.user if self.prefix else places.USER
+        return self.looked.user if self.prefix and self.looked.user != "root" else places.USER
 
     @property
     def received_folder(self) -> str:
@@ -169,10 +197,20 @@ class Board:
         return self.path(f"{places.OPT}/going-back-to")
 
     @property
+    def before_file(self) -> str:
+        """Where it is written down what was served before, until a service has answered."""
+        return self.path(f"{places.OPT}/before.json")
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something was changed that the service may not have started with."""
+        return self.before is not None or self.looked.going_back_to is not None
+
+    @property
     def port(self) -> int | None:
         """Where the service answers, by its unit file; None where there is none."""
         found = re.search(r"^ExecStart=.* --port (\d{1,5})\b", self.looked.unit or "", re.MULTILINE)
-        return int(found[1]) if found else None
+        return int(found[1]) if found and 1 <= int(found[1]) <= _LAST_PORT else None
 
     @property
     def served_file(self) -> str:
@@ -187,8 +225,9 @@ class Board:
 
 def question(destination: Destination) -> str:
     """The line of shell that asks a board."""
-    text = Path(agent.__file__).read_text(encoding="utf-8")
-    words = (text, json.dumps(destination.prefix), *_PYTHONS)
+    files = map(Path, (machine.__file__, agent.__file__))
+    programs = [file.read_text(encoding="utf-8") for file in files]
+    words = (*programs, json.dumps(destination.prefix), *_PYTHONS)
     return f"sh -c {shlex.quote(_PROBE)} probe {shlex.join(words)}"
 
 
@@ -200,23 +239,23 @@ def read_answer(text: str, destination: Destination) -> Board:
         HostFailure: it answers something else.
     """
     name = destination.name
-    lines = text[:_MOST_ANSWER].splitlines()
+    lines = [line for line in text[:_MOST_ANSWER].splitlines() if line != agent.BEGINNING]
     pythons: dict[tuple[int, int], str] = {}
     for line in lines:
         found = re.fullmatch(r"python (\d{1,4})\.(\d{1,4}) (/[\w./+-]+)", line, re.ASCII)
         if found:
             pythons.setdefault((int(found[1]), int(found[2])), found[3])
-    machine = next((line.split()[1:] for line in lines if line.startswith("machine ")), [])
-    if machine and machine[0] != "Linux":
-        raise Unsupported(f"{name}: runs {machine[0]}, not Linux", hint="Flash a Linux board.")
-    if machine and not pythons:
+    kind = next((line.split()[1:] for line in lines if line.startswith("machine ")), [])
+    if kind and kind[0] != "Linux":
+        raise Unsupported(f"{name}: runs {kind[0]}, not Linux", hint="Flash a Linux board.")
+    if kind and not pythons:
         raise Unsupported(
             f"{name}: has no python3",
             hint="Install it there: sudo apt install python3, or flash an image.",
         )
     rights = [line.partition(" ")[2] for line in lines if line.startswith("rights ")]
     try:
-        value = json.loads(lines[-1])
+        value = json.loads(lines[-2]) | json.loads(lines[-1])
         return _board(value, Rights(rights[0]), pythons, prefix=destination.prefix is not None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HostFailure(
@@ -231,6 +270,9 @@ def _board(
     looked = from_json(Looked, value)
     if not is_plain_path(looked.root) and looked.root != "/":
         raise ValueError(f"its folder has an odd name: {looked.root!r}; name another as a prefix")
+    names = [*looked.versions, *looked.runtimes]
+    if not all(re.fullmatch("[0-9a-f]{32}|[0-9a-f]{16}", each) for each in names):
+        raise ValueError("it has odd versions")
     if not re.fullmatch(r"[\w.-]{1,64}", looked.user, re.ASCII):
         raise ValueError(f"its user has an odd name: {looked.user!r}")
     current, previous = _versions(looked)
@@ -246,7 +288,18 @@ def _board(
         previous=previous,
         served=_served(looked.served),
         prefix=prefix,
+        before=_before(looked.before),
     )
+
+
+def _before(text: str | None) -> Before | None:
+    """What cannot be read says at least that there was something unfinished."""
+    if text is None:
+        return None
+    try:
+        return from_json(Before, json.loads(text))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return Before()
 
 
 def _sizes(value: dict[str, Any]) -> dict[str, int]:

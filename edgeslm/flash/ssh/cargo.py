@@ -97,8 +97,19 @@ def load(carried: Carried, runtime: Path | None, keys: Sequence[Path] = ()) -> C
         runtimes,
         brought,
         listed,
-        {_key_name(key): _public_text(key) for key in keys},
+        _texts(keys),
     )
+
+
+def _texts(keys: Sequence[Path]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in keys:
+        name, text = _key_name(key), _public_text(key)
+        if found.setdefault(name, text) != text:
+            raise InvalidOption(
+                f"two keys with the name {name}", hint="Give one of the files another name."
+            )
+    return found
 
 
 def _item(path: Path) -> Item:

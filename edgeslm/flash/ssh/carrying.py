@@ -12,14 +12,16 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from edgeslm import progress
-from edgeslm.errors import HostFailure
+from edgeslm.errors import Failure, HostFailure
 from edgeslm.flash import places
 from edgeslm.flash.plan import Report
-from edgeslm.flash.ssh import device_store, runtimes, services
+from edgeslm.flash.ssh import before, device_store, runtimes, services
+from edgeslm.flash.ssh.board import Before
 from edgeslm.flash.ssh.cargo import Cargo, Item
 from edgeslm.flash.ssh.deltas import NAME as DELTA
 from edgeslm.flash.ssh.deltas import send_delta
@@ -44,27 +46,30 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
         OutputFailure: it has no room.
     """
     began = time.monotonic()
+    services.settle_account(device, make=work.account)
     by_delta = send_delta(device, cargo, work)
     sent = _send(device, work.send) if by_delta is None else by_delta
-    if work.account:
-        services.make_account(device)
-    if work.keys:
-        folder = device.board.path(places.TRUSTED_KEYS)
-        device.call("write", files={f"{folder}/{name}": text for name, text in work.keys.items()})
-    before = device.board.looked.runtime
-    if work.install is not None:
+    repeated = device.board.unfinished
+    was = before.remember(device)
+    try:
+        if work.keys:
+            folder = device.board.path(places.TRUSTED_KEYS)
+            files = {f"{folder}/{name}": text for name, text in work.keys.items()}
+            device.call("write", files=files)
         sent += _install(device, cargo, work.install)
-    _store(device, cargo, replace(work, receive=work.receive and by_delta is None), before)
+        _store(device, cargo, replace(work, receive=work.receive and by_delta is None))
+    except Failure:
+        _leave(device, was, restart=repeated or work.pause)
+        raise
     _note(device, cargo.version)
-    if device.board.looked.going_back_to is not None:
-        device.call("remove", paths=[device.board.going_back_file], if_empty=[])
     if work.unit is not None:
         device.call("write", files={device.board.unit_file: work.unit})
     if work.tidy:
         tidy(device)
     notes = list(work.plan.notes)
     if work.start:
-        notes += _start(device, work, before)
+        notes += _start(device, was)
+    before.forget(device)
     verified = sum(item.bytes for item in cargo.items) if work.receive else 0
     address = services.address(device, work.service.port) if device.board.looked.systemd else None
     seconds = time.monotonic() - began
@@ -90,13 +95,24 @@ def _send(device: Device, items: Iterable[Item]) -> int:
     return sent
 
 
-def _install(device: Device, cargo: Cargo, chosen: Chosen) -> int:
-    """Unpack the runtime there, and see that it starts."""
-    board = device.board
-    before = board.looked.runtime
-    if chosen.runtime.id in board.looked.runtimes:
+def _install(device: Device, cargo: Cargo, chosen: Chosen | None) -> int:
+    """Have the runtime there as the current one, and see that it starts."""
+    sent = 0
+    if chosen is not None and chosen.runtime.id in device.board.looked.runtimes:
         runtimes.switch(device, chosen.runtime.id)
-        return 0
+    elif chosen is not None:
+        sent = _unpack(device, cargo, chosen)
+    try:
+        device.run([device.board.path(places.COMMAND), "--version"])
+    except HostFailure as error:
+        raise HostFailure(
+            f"{device.name}: the runtime does not start there: {error.message}", hint=error.hint
+        ) from error
+    return sent
+
+
+def _unpack(device: Device, cargo: Cargo, chosen: Chosen) -> int:
+    board = device.board
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / NAME
         file.write_bytes(data := installer())
@@ -105,7 +121,8 @@ def _install(device: Device, cargo: Cargo, chosen: Chosen) -> int:
         digest = hashlib.sha256(data).hexdigest()
         sent = device.send(program, file, len(data), digest, lambda _: None)
     assert cargo.runtimes is not None and cargo.runtime_list is not None  # noqa: S101  chosen of it
-    wheels = _place(device, _RUNTIME, items_of(cargo, cargo.runtimes, chosen), {})
+    folder = f"{board.received_folder}/{_RUNTIME}"
+    wheels = _place(device, folder, items_of(cargo, cargo.runtimes, chosen), {})
     words = [chosen.python, "-I", program, "--runtime", f"{wheels}/{cargo.runtime_list}"]
     words += ["--wheels", wheels, "--root", board.looked.root, "--place", places.OPT]
     device.run(words)
@@ -114,46 +131,52 @@ def _install(device: Device, cargo: Cargo, chosen: Chosen) -> int:
             f"{device.name}: another runtime was unpacked there than was planned",
             hint="Run it again.",
         )
-    _ensure_starts(device, before)
     return sent
 
 
-def _ensure_starts(device: Device, before: str | None) -> None:
-    try:
-        device.run([device.board.path(places.COMMAND), "--version"])
-    except HostFailure as error:
-        runtimes.switch_back(device, before)
-        raise HostFailure(
-            f"{device.name}: the runtime does not start there: {error.message}", hint=error.hint
-        ) from error
+def _leave(device: Device, was: Before, *, restart: bool) -> None:
+    """What is served goes on being served, with its runtime; the failure itself is told."""
+    if restart:
+        before.serve_again(device, was)
+    elif device.connection.is_open():
+        with suppress(Failure):
+            runtimes.switch_back(device, was.runtime)
+            before.forget(device)
 
 
-def _store(device: Device, cargo: Cargo, work: Work, before: str | None) -> None:
+def _store(device: Device, cargo: Cargo, work: Work) -> None:
     """Have the bundle in the store, and as the current one."""
     trusts, again = work.service.trusts, work.again
     if work.receive:
         files = {name: item.sha256 for name, item in cargo.files.items()}
-        folder = _place(device, "bundle", cargo.blobs, files)
-        device_store.add(
-            device, folder.removesuffix("/blobs/sha256"), trusts=trusts, again=work.again
-        )
+        board = device.board
+        folder = f"{board.received_folder}/bundle"
+        _place(device, folder, cargo.blobs, files)
+        incoming = board.path(f"{places.STORE}/incoming/{cargo.version}")
+        _place(device, incoming, cargo.blobs, {}, copied=False)  # the store copies none of these
+        device_store.add(device, folder, trusts=trusts, again=again)
     if work.activate:
-        try:
-            device_store.activate(device, cargo.version, trusts=trusts, again=again)
-        except HostFailure:
-            runtimes.switch_back(device, before)
-            raise
+        scope = ["--user"] if device.board.alone else []
+        paused = scope if work.pause else None
+        device_store.activate(device, cargo.version, trusts=trusts, again=again, paused=paused)
         if len(device.look().looked.versions) > _KEPT_VERSIONS:
             device_store.collect(device)
 
 
-def _place(device: Device, name: str, items: Iterable[Item], files: dict[str, str]) -> str:
-    """A folder there that has files under their hashes; its path."""
+def _place(
+    device: Device,
+    folder: str,
+    items: Iterable[Item],
+    files: dict[str, str],
+    *,
+    copied: bool = True,
+) -> str:
+    """A folder there that has files under their hashes; where these lie in it."""
     board = device.board
-    folder = f"{board.received_folder}/{name}"
     device.call(
         "place",
         to=folder,
+        copied=copied,
         blobs=[item.sha256 for item in items],
         files=files,
         received=f"{board.received_folder}/blobs",
@@ -171,17 +194,10 @@ def _note(device: Device, version: str) -> None:
         device.call("write", files={board.served_file: text})
 
 
-def _start(device: Device, work: Work, before: str | None) -> list[str]:
+def _start(device: Device, was: Before) -> list[str]:
     """Restart the service; when it does not answer, what was there before is served again."""
-    previous = device.board.previous
     try:
-        return services.start(device, work.service)
+        return services.start(device)
     except HostFailure as error:
-        if not work.activate or previous is None:
-            raise
-        device_store.rollback(device)
-        runtimes.switch_back(device, device.board.served.get(previous, before))
-        services.start(device, work.service)
-        raise HostFailure(
-            f"{error.message}; the bundle from before is served again", hint=error.hint
-        ) from error
+        again = before.serve_again(device, was)
+        raise HostFailure(f"{error.message}; {again}", hint=error.hint) from error

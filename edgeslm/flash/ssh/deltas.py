@@ -8,7 +8,8 @@ from pathlib import Path
 from edgeslm import progress
 from edgeslm.bundle.delta_inventory import read_inventory
 from edgeslm.bundle.delta_making import make_delta
-from edgeslm.files import sha256
+from edgeslm.errors import OutputFailure
+from edgeslm.files import scratch_folder, sha256
 from edgeslm.flash.ssh import device_store
 from edgeslm.flash.ssh.cargo import Cargo
 from edgeslm.flash.ssh.device import Device
@@ -37,12 +38,16 @@ def send_delta(device: Device, cargo: Cargo, work: Work) -> int | None:
     new_runtime = work.install is not None and (
         work.install.runtime.id not in board.looked.runtimes
     )
-    if not work.receive or new_runtime or not board.looked.versions or lacked < _WORTH_BYTES:
+    able = board.looked.runtime in board.looked.runtimes and not new_runtime
+    if not work.receive or not able or not board.looked.versions or lacked < _WORTH_BYTES:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        listed, file = Path(folder) / "inventory.json", Path(folder) / NAME
+    with scratch_folder(Path(tempfile.gettempdir()) / "edgeslm") as folder:
+        listed, file = folder / "inventory.json", folder / NAME
         listed.write_text(device_store.inventory(device), encoding="utf-8")
-        make_delta(cargo.folder, read_inventory(listed), file)
+        try:
+            make_delta(cargo.folder, read_inventory(listed), file)
+        except OutputFailure:  # no room for it here
+            return None
         size = file.stat().st_size
         if size > _WORTH * lacked:
             return None

@@ -24,7 +24,7 @@ from edgeslm.units import format_bytes
 
 _PIECE_BYTES = 1 << 18
 _LONG_SECONDS = 3600
-_MOST_LINE = 1000
+_MOST_LINE, _MOST_LINES = 1000, 1000
 _AGAIN = "Run it again: it goes on where it was."
 
 
@@ -53,7 +53,9 @@ class Device:
     def look(self) -> Board:
         """The board as it is now; kept in `board` too."""
         done = self.connection.ask(question(self.destination), timeout_seconds=300)
-        if done.returncode and not done.stdout:
+        if done.returncode:
+            with suppress(HostFailure):  # what is no board at all says so
+                read_answer(done.stdout, self.destination)
             raise self._failed(done.returncode, done.stderr)
         self.board = read_answer(done.stdout, self.destination)
         return self.board
@@ -79,7 +81,7 @@ class Device:
             raise HostFailure(f"{self.name}: does not answer", hint=_AGAIN) from error
         if done.returncode:
             raise self._failed(done.returncode, done.stderr)
-        return done.stdout
+        return done.stdout.partition(f"{agent.BEGINNING}\n")[2]
 
     def run(
         self,
@@ -87,6 +89,7 @@ class Device:
         environment: Mapping[str, str] | None = None,
         *,
         held: bool = True,
+        paused: Sequence[str] | None = None,
     ) -> str:
         """Have the board run a program; what it printed.
 
@@ -94,8 +97,10 @@ class Device:
             command: Its words.
             environment: Added to the usual one.
             held: Whether nobody else may change the board until it has ended, even if we have gone.
+            paused: Words for the systemctl that stops the service meanwhile; None for none.
         """
-        return self.call("run", command=command, environment=environment or {}, held=held)
+        given = {"environment": environment or {}, "held": held, "paused": paused}
+        return self.call("run", command=command, **given)
 
     def send(self, path: str, file: Path, size: int, digest: str, advance: Advance) -> int:
         """Have a file there, complete; how many bytes were sent.
@@ -168,11 +173,20 @@ class Device:
         return HostFailure(f"{self.name}: {reason}", hint=hint)
 
 
+def _first_line(output: IO[bytes]) -> bytes:
+    """What the agent says first, whatever a shell said before."""
+    for _ in range(_MOST_LINES):
+        line = output.readline(_MOST_LINE)
+        if not line or line.endswith(f"{agent.BEGINNING}\n".encode()):
+            break
+    return output.readline(_MOST_LINE)
+
+
 def _feed(process: subprocess.Popen[bytes], content: IO[bytes], size: int, advance: Advance) -> int:
     """Send what the other end lacks; how many bytes that was."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101  pipes
     try:
-        have = min(max(int(json.loads(process.stdout.readline(_MOST_LINE))["have"]), 0), size)
+        have = min(max(int(json.loads(_first_line(process.stdout))["have"]), 0), size)
     except (ValueError, TypeError, KeyError):  # it says why on stderr
         process.stdin.close()
         return 0

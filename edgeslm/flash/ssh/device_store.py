@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgeslm.flash import places
 from edgeslm.flash.ssh.device import Device
 
@@ -37,7 +39,9 @@ def inventory(device: Device) -> str:
     return _store(device, "inventory")
 
 
-def activate(device: Device, version: str, *, trusts: bool, again: bool) -> None:
+def activate(
+    device: Device, version: str, *, trusts: bool, again: bool, paused: Sequence[str] | None = None
+) -> None:
     """Check that a version answers on that board, and make it the current one.
 
     Args:
@@ -45,11 +49,12 @@ def activate(device: Device, version: str, *, trusts: bool, again: bool) -> None
         version: The one.
         trusts: See `add`.
         again: See `add`.
+        paused: See `Device.run`.
 
     Raises:
         HostFailure: it does not; what was the current one is it still.
     """
-    _store(device, "activate", version, *_AGAIN[again], trusts=trusts)
+    _store(device, "activate", version, *_AGAIN[again], trusts=trusts, paused=paused)
 
 
 def rollback(device: Device) -> None:
@@ -62,11 +67,12 @@ def collect(device: Device) -> None:
     _store(device, "collect")
 
 
-def _store(device: Device, *words: str, trusts: bool = False) -> str:
+def _store(
+    device: Device, *words: str, trusts: bool = False, paused: Sequence[str] | None = None
+) -> str:
     board = device.board
     keys = {"EDGESLM_TRUSTED_KEYS": board.path(places.TRUSTED_KEYS)} if trusts else {}
     verb, *rest = words
     store = board.path(places.STORE)
-    return device.run(
-        [board.path(places.COMMAND), "store", verb, *rest, "--store", store, "--json"], keys
-    )
+    command = [board.path(places.COMMAND), "store", verb, *rest, "--store", store, "--json"]
+    return device.run(command, keys, paused=paused)

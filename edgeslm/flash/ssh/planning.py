@@ -20,6 +20,8 @@ from edgeslm.flash.wheels.tags import Device, numbers
 from edgeslm.units import format_bytes
 
 _SPARE_BYTES = 32 << 20
+_ASKING_BYTES = 256 << 20
+"""What asking a model takes beside its file: the context, Python."""
 _UNPACKED = 4
 """How much larger wheels are once they are unpacked and compiled, at most; llama.cpp's are 3."""
 
@@ -48,6 +50,7 @@ class Work:
         start: Whether the service has to be enabled and restarted.
         service: What is served, and where.
         tidy: Whether anything that was received is left over then.
+        pause: Whether the service has to be stopped while the bundle is asked to answer.
         again: Whether a bundle is tried once more that has not passed its check there.
     """
 
@@ -62,6 +65,7 @@ class Work:
     unit: str | None = None
     start: bool = False
     tidy: bool = False
+    pause: bool = False
     again: bool = False
 
     @property
@@ -83,6 +87,7 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
         Unsupported, NotFound: nothing that is there or brought along can run on the board.
         OutputFailure: it has no room.
     """
+    _ensure_reachable(destination, board)
     served = settled(service, board, trusts=bool(cargo.keys or board.keys))
     chosen = choose_runtime(destination, cargo, board)
     install = chosen is not None and chosen.runtime.id != board.looked.runtime
@@ -104,13 +109,32 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
         receive=receive,
         activate=cargo.version != board.current,
         unit=text if write else None,
-        tidy=board.looked.left_over or receive or unpack,
+        tidy=board.looked.left_over or receive or unpack or board.unfinished,
     )
-    restart = work.activate or receive or install or bool(keys) or write
+    work = replace(work, pause=work.activate and board.looked.active and not _both(cargo, board))
+    restart = work.activate or receive or install or bool(keys) or write or board.unfinished
     idle = not (board.looked.enabled and board.looked.active)
     work = replace(work, start=board.looked.systemd and (restart or idle))
-    _ensure_room(destination, board, send, chosen if unpack else None, cargo, receive=receive)
+    _ensure_room(destination, board, send, chosen if unpack else None, cargo)
     return replace(work, plan=replace(work.plan, steps=tuple(_steps(work, board, cargo))))
+
+
+def _both(cargo: Cargo, board: Board) -> bool:
+    """Whether memory has room for what is asked to answer beside what is served."""
+    if board.looked.available_bytes is None:
+        return False
+    asked = sum(item.bytes for item in cargo.blobs)
+    served = max(board.stored.values(), default=0)  # its pages count as available, but are in use
+    return asked + served + _ASKING_BYTES <= board.looked.available_bytes
+
+
+def _ensure_reachable(destination: Destination, board: Board) -> None:
+    if board.prefix and board.account == places.USER and board.looked.closed is not None:
+        raise Unsupported(
+            f"{destination.name}: the service's account cannot enter {board.looked.closed}, and "
+            "root does not serve",
+            hint="Name another folder, or none.",
+        )
 
 
 def settled(service: Service, board: Board, *, trusts: bool) -> Service:
@@ -180,12 +204,8 @@ def _ensure_room(
     send: tuple[Item, ...],
     chosen: Chosen | None,
     cargo: Cargo,
-    *,
-    receive: bool,
 ) -> None:
-    needed = sum(item.bytes for item in send)
-    if receive:  # the store has bytes of its own
-        needed += sum(item.bytes for item in cargo.items if item.sha256 not in board.stored)
+    needed = sum(item.bytes for item in send)  # the store takes them over
     if chosen is not None and cargo.runtimes is not None:
         wheels = cargo.runtimes.wheels_of(chosen.runtime)
         needed += _UNPACKED * sum(wheel.bytes for wheel in wheels)
@@ -220,7 +240,8 @@ def _steps(work: Work, board: Board, cargo: Cargo) -> list[Step]:
     if work.receive:
         steps.append(Step(f"verify the bundle there, and put it into {board.path(places.STORE)}"))
     if work.activate:
-        steps.append(Step("check that it answers there, and make it the current one"))
+        meanwhile = " (the service is stopped meanwhile, for want of memory)" if work.pause else ""
+        steps.append(Step(f"check that it answers there{meanwhile}, and make it the current one"))
     if work.unit is not None:
         steps.append(Step(f"write {board.unit_file}"))
     if work.start:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from edgeslm.errors import HostFailure
 from edgeslm.flash import places
-from edgeslm.flash.service import Service, account_line
+from edgeslm.flash.service import account_line
 from edgeslm.flash.ssh.device import Device
 
 _PATIENCE_SECONDS = 120
+_SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
 
 
-def make_account(device: Device) -> None:
-    """Make the account that the service runs as, which nobody can log in to."""
+def settle_account(device: Device, *, make: bool) -> None:
+    """Have the account that the service runs as, and its home so that it cannot move root's away.
+
+    Raises:
+        HostFailure: something in its home that we rely on is not root's.
+    """
+    if make:
+        _make_account(device)
+    board = device.board
+    there = make or board.looked.account or board.account != places.USER
+    if board.account is not None and there:
+        roots = ["store", "received", "flash.lock"] if board.account == places.USER else []
+        home = board.path(places.HOME)
+        device.call("own", home=home, account=board.account, roots=roots)
+
+
+def _make_account(device: Device) -> None:
+    """One that nobody can log in to."""
     home = device.board.path(places.HOME)
     file = device.board.path(places.SYSUSERS)
     device.call("write", files={file: account_line(home)})
@@ -24,12 +42,8 @@ def make_account(device: Device) -> None:
         device.run([*words, "--shell", "/usr/sbin/nologin", places.USER])
 
 
-def start(device: Device, service: Service) -> list[str]:
-    """Enable and restart the service, and wait until it answers.
-
-    Args:
-        device: Whose systemd does it.
-        service: By which the unit file there was written.
+def start(device: Device) -> list[str]:
+    """Enable and restart the service of the unit file there, and wait until it answers.
 
     Returns:
         What the user should know, a sentence each.
@@ -37,24 +51,27 @@ def start(device: Device, service: Service) -> list[str]:
     Raises:
         HostFailure: it does not answer.
     """
-    if service.account is not None:
-        home = device.board.path(places.HOME)
-        device.call("own", home=home, account=service.account)
     systemctl(device, "daemon-reload")
     systemctl(device, "enable", device.board.unit_file)
     systemctl(device, "restart", places.SERVICE)
-    ensure_healthy(device, service.port)
+    ensure_healthy(device)
     return [] if not device.board.alone else _lingering(device)
 
 
-def ensure_healthy(device: Device, port: int) -> None:
-    """Return when the service answers.
+def ensure_healthy(device: Device) -> None:
+    """Return when the service answers; a large model takes long to load.
 
     Raises:
         HostFailure: it does not.
     """
     scope = ["--user"] if device.board.alone else []
-    answer = device.call("health", port=port, seconds=_PATIENCE_SECONDS, scope=scope)
+    board = device.look()
+    port = board.port
+    if port is None:
+        raise HostFailure(f"{device.name}: no service is there", hint="Flash a bundle to it.")
+    largest = max(board.stored.values(), default=0)
+    seconds = _PATIENCE_SECONDS + largest / _SLOWEST_STORAGE_BYTES_PER_SECOND
+    answer = device.call("health", port=port, seconds=seconds, scope=scope)
     try:
         found = json.loads(answer)
         healthy, why = found["healthy"] is True, str(found["why"])
@@ -72,12 +89,14 @@ def ensure_healthy(device: Device, port: int) -> None:
 
 def stop(device: Device) -> None:
     """Stop and disable the service, if it is there."""
-    if device.board.looked.systemd and (
-        device.board.looked.enabled
-        or device.board.looked.active
-        or device.board.looked.unit is not None
-    ):
+    looked = device.board.looked
+    if not looked.systemd:
+        return
+    if looked.enabled or looked.active:
         systemctl(device, "disable", "--now", places.SERVICE)
+    elif looked.unit is not None:
+        with suppress(HostFailure):  # systemd does not know it yet, or no more
+            systemctl(device, "disable", "--now", places.SERVICE)
 
 
 def remove_account(device: Device) -> None:

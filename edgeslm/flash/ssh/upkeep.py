@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeslm.errors import NotFound
+from edgeslm.errors import HostFailure, NotFound
 from edgeslm.flash import places
-from edgeslm.flash.ssh import device_store, runtimes, services
+from edgeslm.flash.ssh import before, device_store, runtimes, services
 from edgeslm.flash.ssh.board import Board
 from edgeslm.flash.ssh.device import Device
 
@@ -67,7 +67,7 @@ def status(device: Device) -> Status:
         looked.enabled,
         looked.active,
         tuple(board.keys),
-        looked.left_over,
+        looked.left_over or board.unfinished,
     )
 
 
@@ -88,16 +88,20 @@ def rollback(device: Device) -> tuple[str, str | None]:
     target = begun if begun in (board.current, board.previous) else board.previous
     if target is None:
         raise NotFound(f"{device.name}: has no bundle from before", hint="Look at --status.")
+    was = before.remember(device)
     device.call("write", files={board.going_back_file: target})
     if target != board.current:
         device_store.rollback(device)
     runtimes.switch_back(device, board.served.get(target))
     address = None
     if board.looked.systemd and board.port is not None:
-        services.systemctl(device, "restart", places.SERVICE)
-        services.ensure_healthy(device, board.port)
+        try:
+            services.start(device)
+        except HostFailure as error:
+            again = before.serve_again(device, was)
+            raise HostFailure(f"{error.message}; {again}", hint=error.hint) from error
         address = services.address(device, board.port)
-    device.call("remove", paths=[board.going_back_file], if_empty=[])
+    before.forget(device)
     return target, address
 
 

@@ -28,12 +28,17 @@ def board_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeBoar
     """What `board` is on; don't use it."""
     if find_sshd() is None or sys.platform != "linux":
         pytest.skip("there is no sshd here: apt install openssh-server")
-    folder = tmp_path_factory.mktemp("board")
-    made, process = start_board(folder, folder / "root")
-    yield made
-    made.end()
-    process.send_signal(signal.SIGTERM)
-    process.wait(20)
+    folder = Path(tempfile.mkdtemp(prefix="edgeslm-board-"))
+    folder.chmod(0o755)
+    try:
+        below = [] if os.geteuid() else _own(folder, "etc")  # an account is made there
+        made, process = start_board(folder, folder / "root", below=below)
+        yield made
+        made.end()
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -101,10 +106,7 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Made
         for user in ("root", "fresh"):
             place = folder / user
             place.mkdir()
-            script = _OWN_SYSTEM.format(place=place)
-            below = ["unshare", "-m", "sh", "-c", script, "sh"]
-            if subprocess.run([*below, "true"], capture_output=True).returncode:
-                pytest.skip("no overlays can be mounted here")
+            below = _own(place, "etc", "opt", "var", "home", user="fresh")
             made, process = start_board(place, user=user, below=below)
             found[user] = replace(made, root=place / "written")
             processes.append(process)
@@ -119,14 +121,34 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Made
 
 _OWN_SYSTEM = """
 set -e
-for name in etc opt var home; do
-    mkdir -p {place}/written/$name {place}/work/$name
-    mount -t overlay overlay /$name \\
-        -o lowerdir=/$name,upperdir={place}/written/$name,workdir={place}/work/$name
+place=$1 user=$2 names=$3
+shift 3
+for name in $names; do
+    mkdir -p "$place/written/$name" "$place/work/$name"
+    mount -t overlay overlay "/$name" \\
+        -o "lowerdir=/$name,upperdir=$place/written/$name,workdir=$place/work/$name"
 done
-id fresh >/dev/null 2>&1 || useradd --create-home --password '*' fresh
+[ -z "$user" ] || id "$user" >/dev/null 2>&1 || useradd --create-home --password '*' "$user"
 exec "$@"
 """
+
+
+def _own(place: Path, *names: str, user: str = "") -> list[str]:
+    """What starts a command that writes into a folder instead of some of the system's."""
+    words = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        _OWN_SYSTEM,
+        "sh",
+        str(place),
+        user,
+        " ".join(names),
+    ]
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no overlays can be mounted here")
+    return words
 
 
 def _version_of(python: str) -> tuple[int, ...]:

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from made_answers import LOOKED, answer, board
+from made_answers import LOOKED, MACHINE, answer, board, printed
 
 from edgeslm.errors import EdgeslmError, HostFailure, Unsupported
-from edgeslm.flash.ssh.board import Rights, read_answer
+from edgeslm.flash.ssh import machine
+from edgeslm.flash.ssh.board import Before, Rights, read_answer
 from edgeslm.flash.ssh.destination import parse_destination
 
 HERE = parse_destination("ssh://pi@board")
@@ -59,6 +60,28 @@ def test_below_a_prefix_it_runs_as_who_logged_in() -> None:
     assert found.lock == "/srv/x/var/lib/edgeslm/flash.lock"
 
 
+def test_root_does_not_serve_below_a_prefix() -> None:
+    found = board("root", to="ssh://root@board/srv/x", root="/srv/x", user="root")
+    assert found.account == "edgeslm"
+
+
+def test_a_port_that_is_none() -> None:
+    assert board(unit="ExecStart=/x serve /y --port 99999").port is None
+
+
+def test_what_was_served_before() -> None:
+    assert not board().unfinished
+    told = {"version": ONE, "runtime": "c" * 16, "unit": "[Unit]\n"}
+    assert board(before=json.dumps(told)).before == Before(ONE, "c" * 16, "[Unit]\n")
+    assert board(before='{"version": ').before == Before()
+    assert board(before="[7]").before == Before()
+    assert board(going_back_to=ONE).unfinished
+
+
+def test_this_machine_says_all_of_it() -> None:
+    assert set(machine.look()) == set(MACHINE)
+
+
 def test_no_python() -> None:
     with pytest.raises(Unsupported, match="has no python3"):
         read_answer("rights none\nmachine Linux armv7l\n", HERE)
@@ -79,6 +102,7 @@ def test_no_linux() -> None:
             {"root": "/a/../b"},
         ),
         *({"user": "pi; reboot"}, {"user": ""}, {"user": "a%h"}, {"architecture": 7}),
+        *({"versions": ["\x1b[2J"]}, {"runtimes": ["../x"]}),
         *({"stored": [1]}, {"stored": {"a" * 64: "x"}}, {"keys": 1}, {"versions": "x"}),
         {"memory_bytes": None},
     ],
@@ -91,13 +115,13 @@ def test_odd_answers_are_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("missing", sorted(LOOKED))
 def test_answers_that_lack_something_are_refused(missing: str) -> None:
     told = {key: value for key, value in LOOKED.items() if key != missing}
-    text = f"python 3.11 /usr/bin/python3\nrights root\nmachine Linux x\n{json.dumps(told)}\n"
-    with pytest.raises(HostFailure):
-        read_answer(text, HERE)
+    with pytest.raises(HostFailure, match=missing):
+        read_answer(printed(told), HERE)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[" * 100_000, "rights god\n{}", "python 3.11 /bin/x\nrights root\nnull\n"]
+    "text",
+    ["", "{}", "[" * 100_000, "rights god\n{}", "python 3.11 /bin/x\nrights root\n{}\nnull\n"],
 )
 def test_other_answers_are_refused(text: str) -> None:
     with pytest.raises(EdgeslmError):

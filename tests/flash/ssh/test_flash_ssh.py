@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import made_bundles
@@ -16,8 +18,14 @@ from flashing_boards import Bundles, ask, command, environment, flash, report_of
 from machines import free_port
 from made_boards import MadeBoard, make_runtimes
 
-from edgeslm.bundle.verification import sign_bundle
+from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.cli.bundles import private_key
+from edgeslm.cli.flash_ssh import to_board
+from edgeslm.cli.flashing import OverSsh, Wanted
+from edgeslm.errors import InvalidOption
+from edgeslm.flash.carried import opened
+from edgeslm.flash.ssh import services
+from edgeslm.flash.ssh.cargo import load
 
 
 @pytest.mark.slow
@@ -25,7 +33,7 @@ def test_flashed_updated_gone_back_and_removed(board: MadeBoard, bundles: Bundle
     first, second = bundles
     port = str(free_port())
     planned = flash(board, first, "--port", port, "--dry-run")
-    assert "1. send " in planned.stdout
+    assert re.search(r"^ *\d\. send ", planned.stdout, re.MULTILINE)
     assert not board.root.exists()
 
     report = report_of(flash(board, first, "--port", port, "--json"))
@@ -41,16 +49,16 @@ def test_flashed_updated_gone_back_and_removed(board: MadeBoard, bundles: Bundle
     assert f"it answers at http://127.0.0.1:{port}/" in again.stdout
     assert (board.snapshot(), board.calls()) == (before, told)
 
-    updated = report_of(flash(board, second, "--port", port, "--json"))
+    updated = report_of(flash(board, second, "--json"))  # the port stays
     assert updated["written_bytes"] < 60_000  # the model is there already
-    assert board.current == version_of(second)
+    assert board.current == board.served == version_of(second)
     assert len(list((board.root / "opt/edgeslm/runtimes").iterdir())) == 2
     newer = (board.root / "opt/edgeslm/current").readlink()
     ask(port)
 
     back = flash(board, "--rollback")
     assert version_of(first) in back.stdout
-    assert board.current == version_of(first)
+    assert board.current == board.served == version_of(first)
     assert (board.root / "opt/edgeslm/current").readlink() != newer
     ask(port)
 
@@ -104,6 +112,10 @@ def test_a_runtime_that_does_not_start_is_not_kept(
     assert "it is broken" in done.stderr
     assert (board.root / "opt/edgeslm/current").readlink() == good
     ask(port)
+    done = flash(board, bundles[0], "--port", port, "--runtime", bad, code=1)
+    assert "it is broken" in done.stderr  # also now that it is there
+    assert (board.root / "opt/edgeslm/current").readlink() == good
+    ask(port)
     assert flash(board, bundles[0], "--port", port).returncode == 0
     assert not any((board.root / "var/lib/edgeslm/received").iterdir())
 
@@ -119,10 +131,84 @@ def test_a_service_that_does_not_answer_is_gone_back_from(
     bad = make_runtimes(tmp_path / "bad", ".8", fault=fault)
     done = flash(board, bundles[1], "--port", port, "--runtime", bad, code=1)
     assert "the service does not answer" in done.stderr
-    assert "the bundle from before is served again" in done.stderr
-    assert board.current == version_of(bundles[0])
+    assert "what was served before is served again" in done.stderr
+    assert board.current == board.served == version_of(bundles[0])
     assert (board.root / "opt/edgeslm/current").readlink() == good
     ask(port)
+
+    unit = (board.root / "etc/systemd/system/edgeslm.service").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as other:  # somebody else's port
+        taken = str(other.getsockname()[1])
+        done = flash(board, bundles[0], "--port", taken, code=1)
+    assert "what was served before is served again" in done.stderr
+    assert (board.root / "etc/systemd/system/edgeslm.service").read_text() == unit
+    ask(port)
+    assert flash(board, bundles[0]).stdout.startswith("nothing to do")
+
+
+@pytest.mark.slow
+def test_interrupted_before_the_service_has_started_anew(
+    board: MadeBoard, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = str(free_port())
+    flash(board, bundles[0], "--port", port)
+    monkeypatch.setattr(services, "start", interrupted)
+    wanted = Wanted(bundles[1], over_ssh=OverSsh(config=board.machine.config))
+    with pytest.raises(KeyboardInterrupt):
+        to_board(wanted, board.to)
+    assert (board.current, board.served) == (version_of(bundles[1]), version_of(bundles[0]))
+    assert "by an interrupted flash" in flash(board, "--status").stdout
+    flash(board, bundles[1])
+    assert board.served == version_of(bundles[1])
+    assert flash(board, bundles[1]).stdout.startswith("nothing to do")
+    with pytest.raises(KeyboardInterrupt):
+        to_board(replace(wanted, bundle=bundles[0]), board.to)
+    flash(board, "--rollback")
+    assert board.served == version_of(bundles[1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Wanted(None, port=9000, over_ssh=OverSsh(status=True)), "--port goes with a bundle"),
+        (Wanted(None, runtime=Path("x"), over_ssh=OverSsh(rollback=True)), "--runtime goes"),
+        (Wanted(None, trust=(Path("x"),), over_ssh=OverSsh(open_chat=True)), "--trust goes"),
+        (Wanted(None, over_ssh=OverSsh(uninstall=True, again=True)), "--again goes"),
+    ],
+)
+def test_nothing_that_was_typed_is_left_undone(wanted: Wanted, said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        to_board(wanted, "ssh://nobody@127.0.0.1:1")
+
+
+def test_two_keys_of_one_name(packed: Path, tmp_path: Path) -> None:
+    keys = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        private = tmp_path / folder / "key.pem"
+        made_bundles.write_pair(private, made_bundles.ec.SECP256R1())
+        keys.append(private.with_suffix(".pub"))
+    with opened(packed, tmp_path / "beside") as carried:
+        assert len(load(carried, None, [keys[0], keys[0]]).keys) == 1
+        with pytest.raises(InvalidOption, match=r"two keys with the name key\.pub"):
+            load(carried, None, keys)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_what_is_gone_back_to_does_not_answer(board: MadeBoard, bundles: Bundles) -> None:
+    port = str(free_port())
+    flash(board, bundles[0], "--port", port)
+    flash(board, bundles[1])
+    model = verify_bundle(bundles[0]).contents.model.sha256
+    (board.store / "versions" / version_of(bundles[0]) / "blobs/sha256" / model).unlink()
+    done = flash(board, "--rollback", code=1)
+    assert "what was served before is served again" in done.stderr
+    assert board.current == board.served == version_of(bundles[1])
+    assert "by an interrupted flash" not in flash(board, "--status").stdout
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_at_thirty_random_points(board: MadeBoard, bundles: Bundles, changed: Pa
         stopped += interrupted(board, (bundle, "--port", port), after, way)
         ensure_nothing_half(board)
         flash(board, bundle, "--port", port)
-        assert board.current == version_of(bundle)
+        assert board.current == board.served == version_of(bundle)
         ask(port)
         assert not any((board.root / "var/lib/edgeslm/received").iterdir())
         assert flash(board, bundle, "--port", port).stdout.startswith("nothing to do")
@@ -104,7 +104,7 @@ def test_going_back_and_removing(board: MadeBoard, bundles: Bundles) -> None:
         ensure_nothing_half(board)
         if note.exists() or board.current != wanted:
             flash(board, "--rollback")
-        assert board.current == wanted
+        assert board.current == board.served == wanted
         ask(port)
     for _ in range(4):
         interrupted(board, ("--uninstall", "--yes"), chance.uniform(0.2, longest), kill)

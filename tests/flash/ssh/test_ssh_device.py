@@ -14,6 +14,8 @@ import pytest
 from made_boards import MadeBoard
 
 from edgeslm.errors import HostFailure, OutputFailure
+from edgeslm.flash.ssh import device as device_module
+from edgeslm.flash.ssh import services
 from edgeslm.flash.ssh.board import Rights
 from edgeslm.flash.ssh.destination import parse_destination
 from edgeslm.flash.ssh.device import Device
@@ -102,7 +104,11 @@ def test_a_cut_connection(device: Device, board: MadeBoard, file: Path) -> None:
     assert there.read_bytes() == DATA
 
 
-def test_a_full_disk(device: Device, small_disk: Path, file: Path) -> None:
+def test_a_full_disk(
+    device: Device, small_disk: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # run without ssh: the board has mounts of its own, and would not see this one
+    monkeypatch.setattr(device.connection, "command", lambda line: ["sh", "-c", line])
     with pytest.raises(OutputFailure, match=r"no room for file \(5\.12 MB, .* free\)"):
         send(device, small_disk / "where", file)
     assert not (small_disk / "where").exists()
@@ -145,6 +151,35 @@ def test_words_of_the_board_reach_no_shell(device: Device, board: MadeBoard) -> 
 def test_a_program_that_is_not_there(device: Device) -> None:
     with pytest.raises(HostFailure, match="no-such-program: No such file"):
         device.run(["no-such-program"])
+
+
+def test_what_a_shell_says_before_is_passed_over(
+    device: Device, board: MadeBoard, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = device.connection.command
+    monkeypatch.setattr(device.connection, "command", lambda line: plain(f"echo Welcome; {line}"))
+    assert device.look().looked.architecture
+    assert device.run(["echo", "words"]) == "words\n"
+    assert send(device, board.root / "where", file)[0] == len(DATA)
+
+
+def test_a_board_that_fails_to_answer_says_why(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "echo rights none; echo no memory left >&2; exit 3"
+    monkeypatch.setattr(device_module, "question", lambda _: line)
+    with pytest.raises(HostFailure, match="no memory left"):
+        device.look()
+
+
+def test_a_service_that_systemd_does_not_know_is_no_obstacle(
+    device: Device, board: MadeBoard
+) -> None:
+    unit = device.board.unit_file
+    device.call("write", files={unit: "[Unit]\n"})  # and interrupted, before it was enabled
+    device.look()
+    services.stop(device)
+    assert board.calls() == ["disable --now edgeslm.service"]
 
 
 def test_rights_by_sudo(device: Device) -> None:

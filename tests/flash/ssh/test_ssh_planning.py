@@ -83,6 +83,9 @@ def test_what_it_has_is_not_sent() -> None:
         ({"state": None}, ["check", "enable"]),
         ({"runtime": None}, ["unpack", "enable"]),
         ({"left_over": True}, ["remove"]),
+        ({"before": "{}"}, ["enable"]),
+        ({"before": "{}", "systemd": False}, ["remove"]),
+        ({"going_back_to": VERSION}, ["enable"]),
         ({"systemd": False, "unit": None, "enabled": False, "active": False}, []),
     ],
 )
@@ -143,9 +146,29 @@ def test_nothing_that_could_run_it() -> None:
     assert work(cargo=bare, runtimes=["1" * 16], runtime="1" * 16).install is None
 
 
+def test_the_service_makes_room_for_the_check_where_both_do_not_fit() -> None:
+    old = {"stored": {"1" * 64: 1_000_000_000}}
+    assert not work(active=True, **old).pause
+    small = work(active=True, available_bytes=2_100_000_000, **old)
+    assert small.pause
+    assert any("stopped meanwhile" in step.what for step in small.plan.steps)
+    assert work(active=True, available_bytes=None).pause
+    assert not work(active=False, available_bytes=100_000_000, **old).pause
+
+
+def test_a_folder_that_the_account_cannot_enter() -> None:
+    below = {"root": "/root/x", "user": "root", "closed": "/root"}
+    there = parse_destination("ssh://root@board/root/x")
+    with pytest.raises(Unsupported, match="cannot enter /root"):
+        plan_ssh(there, CARGO, board("root", there.named, **below), Service())
+    at_home = below | {"user": "pi"}  # with sudo, and the service is pi's
+    assert plan_ssh(there, CARGO, board("sudo", there.named, **at_home), Service()).start
+
+
 def test_no_room() -> None:
     with pytest.raises(OutputFailure, match=r"no room: 1\.00 GB free"):
         work(free_bytes=1_000_000_000)
+    work(free_bytes=1_040_000_000)  # what arrives is not copied
     work(**DONE | {"free_bytes": 0})
 
 
