@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from typing_extensions import Self
 
@@ -92,18 +92,17 @@ def look(given: Given) -> None:
             "closed": _closed(root),
             "made_account": (root / "etc/sysusers.d/edgeslm.conf").is_file(),
             "keys": {name: _hash(keys / name) or "" for name in _names(keys, _KEY)},
-            "account": _account(lambda names: names.getpwnam("edgeslm").pw_name) is not None,
+            "account": _has_account(),
         }
     )
 
 
-def _account(asked: Callable[[Any], str]) -> str | None:
+def _has_account() -> bool:
     import pwd
 
-    try:
-        return asked(pwd)
-    except KeyError:
-        return None
+    with suppress(KeyError):
+        return bool(pwd.getpwnam("edgeslm"))
+    return False
 
 
 def _service(scope: list[str]) -> dict[str, bool]:
@@ -146,10 +145,8 @@ def _free_bytes(path: Path) -> int:
 
 def _closed(path: Path) -> str | None:
     """The folder on the way to a path, itself included, that others may not enter."""
-    for folder in (path, *path.parents):
-        if folder.is_dir() and not folder.stat().st_mode & 0o001:
-            return str(folder)
-    return None
+    there = filter(Path.is_dir, (path, *path.parents))
+    return next((str(each) for each in there if not each.stat().st_mode & 0o001), None)
 
 
 def _names(folder: Path, wanted: re.Pattern[str]) -> list[str]:
@@ -348,18 +345,35 @@ def own(given: Given) -> None:
     """The service's home: it may write there, but cannot move away what is root's in it.
 
     Args:
-        given: `home`, `account`; `roots`, what in it has to be root's, if it is there; `lock`.
+        given: `home`, `account`; `shared`, folders below each other, each like the home; `kept`,
+            one in the last where only root writes, or None; `roots`, what has to be root's; `lock`.
     """
     with _Alone(given["lock"]):
         import pwd
 
-        home = Path(given["home"])
-        os.chown(home, 0, pwd.getpwnam(given["account"]).pw_gid)
-        home.chmod(0o1775)
+        group = pwd.getpwnam(given["account"]).pw_gid
+        folder = home = _ours(given["home"], None, group, 0o1775)
+        for name in given["shared"]:
+            folder = _ours(name, folder, group, 0o1775)
+        if given["kept"] is not None:
+            folder = _ours(given["kept"], folder, 0, 0o755)
+            for name in os.listdir(folder):  # noqa: PTH208  of a descriptor
+                if os.lstat(name, dir_fd=folder).st_uid != 0:
+                    os.unlink(name, dir_fd=folder)
         for name in given["roots"]:
             with suppress(FileNotFoundError):
-                if (home / name).lstat().st_uid != 0:
-                    raise _Stop(1, f"{home / name} is not root's: see who made it, and move it")
+                if os.lstat(name, dir_fd=home).st_uid != 0:
+                    raise _Stop(1, f"{given['home']}/{name} is not root's: see whose, and move it")
+
+
+def _ours(path: str, inside: int | None, group: int, mode: int) -> int:
+    """A folder that is root's from now on; not one that a link leads to."""
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o755, dir_fd=inside)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
+    os.fchown(folder, 0, group)
+    os.fchmod(folder, mode)
+    return folder
 
 
 def remove(given: Given) -> None:

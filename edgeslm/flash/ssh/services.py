@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 from edgeslm.errors import HostFailure
+from edgeslm.files import HASHES
 from edgeslm.flash import places
 from edgeslm.flash.service import account_line
 from edgeslm.flash.ssh.device import Device
 
 _PATIENCE_SECONDS = 120
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
+_ROOTS: dict[str, Any] = {
+    "shared": [".cache", "edgeslm"],
+    "kept": HASHES,
+    "roots": ["store", "received", "flash.lock"],
+}
 
 
 def settle_account(device: Device, *, make: bool) -> None:
@@ -25,9 +32,11 @@ def settle_account(device: Device, *, make: bool) -> None:
     board = device.board
     there = make or board.looked.account or board.account != places.USER
     if board.account is not None and there:
-        roots = ["store", "received", "flash.lock"] if board.account == places.USER else []
-        home = board.path(places.HOME)
-        device.call("own", home=home, account=board.account, roots=roots)
+        given = {"home": board.path(places.HOME), "account": board.account}
+        if board.account == places.USER:  # see `service.home_lines`
+            device.call("own", **given, **_ROOTS)
+        else:
+            device.call("own", **given, shared=[], kept=None, roots=[])
 
 
 def _make_account(device: Device) -> None:

@@ -113,11 +113,26 @@ def test_what_is_not_roots_is_not_used(tmp_path: Path) -> None:
         pytest.skip("only root can give files away")
     home = tmp_path / "home"
     (home / "store").mkdir(parents=True)
-    given = {"home": str(home), "account": "root", "lock": str(tmp_path / "lock")}
+    given: dict[str, Any] = {"home": str(home), "account": "root", "lock": str(tmp_path / "lock")}
+    given |= {"shared": [".cache", "edgeslm"], "kept": "hashes"}
+    hashes = home / ".cache/edgeslm/hashes"
+    hashes.mkdir(parents=True)
+    for name, user in (("forged", 1234), ("own", 0)):
+        (hashes / name).touch()
+        os.chown(hashes / name, user, user)
+    os.chown(home / ".cache", 1234, 1234)
     assert act("own", **given, roots=["store", "received"]).returncode == 0
-    assert home.stat().st_mode & 0o7777 == 0o1775
+    for folder in (home, home / ".cache", home / ".cache/edgeslm"):
+        assert (folder.stat().st_mode & 0o7777, folder.stat().st_uid) == (0o1775, 0)
+    assert hashes.stat().st_mode & 0o7777 == 0o755
+    assert [path.name for path in hashes.iterdir()] == ["own"]
     (home / "received").symlink_to("/etc")
     os.chown(home / "received", 1234, 1234, follow_symlinks=False)
     done = act("own", **given, roots=["store", "received"])
     assert done.returncode == 1
     assert "received is not root's" in done.stderr
+    (home / "received").unlink()
+    (home / ".cache").rename(home / "elsewhere")
+    (home / ".cache").symlink_to(tmp_path)
+    assert act("own", **given, roots=[]).returncode == 1
+    assert tmp_path.stat().st_mode & 0o7777 != 0o1775
