@@ -77,10 +77,12 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
 
 
 def tidy(device: Device) -> None:
-    """Remove what was received and put where it belongs."""
+    """Remove what was received and put where it belongs, and what an uninstalling left."""
     folder = device.board.received_folder
     names = ("blobs", "bundle", _RUNTIME, NAME, f"{NAME}.part", DELTA, f"{DELTA}.part")
-    device.call("remove", paths=[f"{folder}/{name}" for name in names], if_empty=[])
+    gone = [f"{device.board.path(place)}.edgeslm-gone" for place in (places.HOME, places.OPT)]
+    paths = [*(f"{folder}/{name}" for name in names), *gone]
+    device.call("remove", paths=paths, if_empty=[])
 
 
 def _send(device: Device, items: Iterable[Item]) -> int:

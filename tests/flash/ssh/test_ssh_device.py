@@ -17,6 +17,7 @@ from edgeslm.errors import HostFailure, OutputFailure
 from edgeslm.flash.ssh import device as device_module
 from edgeslm.flash.ssh import services
 from edgeslm.flash.ssh.board import Rights
+from edgeslm.flash.ssh.carrying import tidy
 from edgeslm.flash.ssh.destination import parse_destination
 from edgeslm.flash.ssh.device import Device
 
@@ -180,6 +181,13 @@ def test_a_service_that_systemd_does_not_know_is_no_obstacle(
     device.look()
     services.stop(device)
     assert board.calls() == ["disable --now edgeslm.service"]
+
+
+def test_what_an_interrupted_uninstalling_left_goes(device: Device, board: MadeBoard) -> None:
+    left = board.root / "var/lib/edgeslm.edgeslm-gone/store"
+    left.mkdir(parents=True)
+    tidy(device)
+    assert [path.name for path in (board.root / "var/lib").iterdir()] == ["edgeslm"]
 
 
 def test_rights_by_sudo(device: Device) -> None:
