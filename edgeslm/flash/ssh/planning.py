@@ -91,9 +91,7 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
     served = settled(service, board, trusts=bool(cargo.keys or board.keys))
     chosen = choose_runtime(destination, cargo, board)
     install = chosen is not None and chosen.runtime.id != board.looked.runtime
-    signature = cargo.files.get(SIGNATURE_NAME)
-    signed = signature is None or signature.sha256 == board.signatures.get(cargo.version)
-    receive = cargo.version not in board.looked.versions or not signed
+    receive = cargo.version not in board.looked.versions or not _is_signed(cargo, board)
     unpack = chosen is not None and chosen.runtime.id not in board.looked.runtimes
     send = tuple(_lacking(cargo, board, chosen if unpack else None, receive=receive))
     text = unit(served)
@@ -117,6 +115,18 @@ def plan_ssh(destination: Destination, cargo: Cargo, board: Board, service: Serv
     work = replace(work, start=board.looked.systemd and (restart or idle))
     _ensure_room(destination, board, send, chosen if unpack else None, cargo)
     return replace(work, plan=replace(work.plan, steps=tuple(_steps(work, board, cargo))))
+
+
+def _is_signed(cargo: Cargo, board: Board) -> bool:
+    """Whether the board's version has what there is of a signature.
+
+    Where no key is known its store keeps the signature that it has, so another is not sent again.
+    """
+    signature = cargo.files.get(SIGNATURE_NAME)
+    there = board.signatures.get(cargo.version)
+    if signature is None or signature.sha256 == there:
+        return True
+    return bool(there) and not (cargo.keys or board.keys)
 
 
 def _both(cargo: Cargo, board: Board) -> bool:

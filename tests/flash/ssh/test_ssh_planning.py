@@ -103,6 +103,13 @@ def test_a_signature_that_it_lacks() -> None:
     assert work(cargo=signed, **DONE | {"signatures": {VERSION: "f" * 64}}).nothing
 
 
+def test_another_signature_is_of_use_only_where_a_key_is_known() -> None:
+    signed = replace(CARGO, files={**CARGO.files, "model.sig": Item("f" * 64, 90, Path("sig"))})
+    other = DONE | {"signatures": {VERSION: "e" * 64}}
+    assert work(cargo=signed, **other).nothing
+    assert work(cargo=replace(signed, keys={"a.pub": "a key"}), **other).receive
+
+
 def test_a_runtime_that_is_gone_is_sent_from_the_bundle_in_the_store() -> None:
     found = work(**DONE | {"runtimes": [], "runtime": None})
     assert found.install is not None
