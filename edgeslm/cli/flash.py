@@ -32,7 +32,8 @@ def flash(
         typer.Option(
             "--base",
             metavar="IMAGE",
-            help="The image that the model is put into: Raspberry Pi OS, 64 bits (.img, .img.xz).",
+            help="What the model is put into: Raspberry Pi OS, 64 bits (.img, .img.xz); or debian, "
+            "debian:bookworm: made from Debian's packages, for boards with UEFI or U-Boot.",
         ),
     ] = None,
     runtime: Annotated[
@@ -154,6 +155,7 @@ def flash(
     Examples:
         edgeslm flash --list
         edgeslm flash packed-whole/ --to board.img --base raspios.img.xz --dry-run
+        edgeslm flash packed-whole/ --to board.img --base debian --dry-run
         edgeslm flash board.img --to /dev/sdX
         edgeslm flash packed/ --to ssh://pi@raspberrypi.local --open
         edgeslm flash --to ssh://pi@raspberrypi.local --rollback

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from edgeslm.cli import output
+from edgeslm.cli import flash_base, output
 from edgeslm.cli.flash_told import Told, settings_of
 from edgeslm.errors import InvalidOption, reading
 from edgeslm.files import atomic_path, scratch_folder, sha256
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EXPLANATION = (
     "Where to is said with --to DEST:",
     "  --to board.img --base raspios.img.xz   a new image: Raspberry Pi OS with the model in it",
+    "  --to board.img --base debian           the same from Debian's packages, for other boards",
     "  --to /dev/NAME                         a card or a stick, from an image or with --base;",
     "                                         edgeslm flash --list shows which there are",
     "  --to /media/card                       files in a folder, beside a system that is there",
@@ -126,17 +127,22 @@ def _state(device: Device) -> str:
 
 def _to_image(wanted: Wanted, to: str) -> None:
     target = Path(to)
-    base, settings = _base(wanted), settings_of(wanted.told)
-    _ensure_new(target, base, wanted)
+    settings = settings_of(wanted.told)
+    _ensure_new(target, _base(wanted), wanted)
     if wanted.imager_json is not None:
         from edgeslm.flash.image.imager import ensure_address
 
         ensure_address(wanted.imager_json)
+    base = _base_at_hand(wanted, to)
+    if base is None:
+        return
     with ExitStack() as stack:
         job, make = _prepared(wanted, stack, base, settings, to, target)
         if _shown(wanted, job.plan):
             return
         made = make(target)
+    notes = (*made.report.notes, *flash_base.notes_of(_base(wanted)))
+    made = replace(made, report=replace(made.report, notes=notes))
     more = _list_for_imager(wanted, target, made, settings)
     how = f"Write it to a card: edgeslm flash {target} --to /dev/NAME (edgeslm flash --list)."
     _tell(wanted, replace(made.report, notes=(how, *made.report.notes)), more)
@@ -155,7 +161,10 @@ def _to_device(wanted: Wanted, to: str) -> None:
             job = _as_it_is(named, to)
         else:
             refuse(wanted, "a disk", "--imager-json")
-            base, settings = _base(wanted), settings_of(wanted.told)
+            settings = settings_of(wanted.told)
+            base = _base_at_hand(wanted, to)
+            if base is None:
+                return
             job, _ = _prepared(wanted, stack, base, settings, to, scratch())
         what, image = device.describe(), "the image" if job.make else str(named)
         writing = block_device.plan_device(to, what, image, "", job.image_bytes)
@@ -302,7 +311,7 @@ def _base(wanted: Wanted) -> Path:
     if wanted.base is None:
         raise InvalidOption(
             "an image is made from another one",
-            hint="Add --base IMAGE: Raspberry Pi OS, 64 bits (.img or .img.xz).",
+            hint="Add --base IMAGE: Raspberry Pi OS, 64 bits (.img or .img.xz), or --base debian.",
         )
     return wanted.base
 
@@ -310,6 +319,11 @@ def _base(wanted: Wanted) -> Path:
 _TOLD = "--hostname, --user, --wifi and the like"
 _OF_BOARDS = ("--base", _TOLD, "--imager-json")
 _FOR_SERVING = ("--runtime", "--trust", "--port")
+
+
+def _base_at_hand(wanted: Wanted, to: str) -> Path | None:
+    base = _base(wanted)
+    return flash_base.at_hand(base, dry_run=wanted.dry_run, json=wanted.json, to=to)
 
 
 def refuse(wanted: Wanted, what: str, *options: str) -> None:

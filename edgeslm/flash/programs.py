@@ -1,4 +1,4 @@
-"""The programs of e2fsprogs, mtools and dosfstools, which work on images without being root."""
+"""The programs of e2fsprogs, mtools and others, which work on images without being root."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ PACKAGES = {
     "mdir": "mtools",
     "mtype": "mtools",
     "fsck.vfat": "dosfstools",
+    "mkfs.vfat": "dosfstools",
+    "mke2fs": "e2fsprogs",
+    "sfdisk": "fdisk",
+    "depmod": "kmod",
+    "mmdebstrap": "mmdebstrap",
+    "fakeroot": "fakeroot",
+    "sh": "dash",
+    "dumpe2fs": "e2fsprogs",
 }
 """What is used, and in which package of Debian it lies."""
 
@@ -46,13 +54,18 @@ def _which(program: str) -> str | None:
     return shutil.which(program, path=places)
 
 
+def lacks(program: str) -> bool:
+    """Whether it is not installed."""
+    return _which(program) is None
+
+
 def ensure_installed(programs: Iterable[str]) -> None:
     """Return if all are there: to be asked before long work.
 
     Raises:
         NotFound: one is not installed; the hint names the packages of all that are missing.
     """
-    missing = [program for program in programs if _which(program) is None]
+    missing = [program for program in programs if lacks(program)]
     if missing:
         packages = " ".join(sorted({PACKAGES[program] for program in missing}))
         raise NotFound(

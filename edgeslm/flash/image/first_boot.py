@@ -22,7 +22,7 @@ from edgeslm.flash.image.system import CMDLINE, IMAGER_CUSTOM, FirstBoot, System
 FIRSTRUN = "firstrun.sh"
 _USERCONF = "/usr/lib/userconf-pi/userconf"
 _CUSTOM = f"/{IMAGER_CUSTOM}"
-_DEFAULT_BOOT = "/boot/firmware"
+_DEFAULT_BOOT, _OWN_BOOT = "/boot/firmware", "/boot/efi"
 _ONCE = "systemd.unit=kernel-command-line.target"
 
 
@@ -47,6 +47,8 @@ def first_boot_files(
             f"{system.name} has no way of being told settings at its first start that is known",
             hint="Use Raspberry Pi OS, or leave --hostname, --user, --wifi and the like out.",
         )
+    if system.first_boot is FirstBoot.OWN:
+        return {FIRSTRUN: own_firstrun(settings, system.boot or _OWN_BOOT).encode()}
     if system.first_boot is FirstBoot.SYSTEMD:
         boot = system.boot or _DEFAULT_BOOT
         script = firstrun(settings, boot)
@@ -127,6 +129,62 @@ def _full_locale(locale: str) -> str:
         return locale
     language, at, variant = locale.partition("@")
     return f"{language}.UTF-8{at}{variant}"
+
+
+def own_firstrun(settings: Settings, boot: str) -> str:
+    """The script that an image made from Debian's packages runs once, early in its first start.
+
+    Raises:
+        Unsupported: it has no firmware for radios, no languages and no keyboards.
+    """
+    if settings.wifi or settings.locale or settings.keyboard:
+        raise Unsupported(
+            "an image made from Debian's packages has no Wi-Fi, languages or keyboards",
+            hint="Use Raspberry Pi OS, or leave --wifi, --locale and --keyboard out.",
+        )
+    commands = [*_own_names(settings), *_own_user(settings)]
+    if settings.ssh_server:
+        passwords = "yes" if settings.ssh_passwords else "no"
+        told = "/etc/ssh/sshd_config.d/edgeslm.conf"
+        commands += [
+            f"echo PasswordAuthentication {passwords} > {told}",
+            "systemctl enable --no-reload ssh.service",
+            "systemctl start --no-block ssh.service",
+        ]
+    commands.append(f"rm -f {boot}/{FIRSTRUN}")
+    return "\n".join(["#!/bin/sh", "# Written by edgeslm; runs once.", "", *commands, ""])
+
+
+def _own_names(settings: Settings) -> list[str]:
+    commands = []
+    if settings.hostname is not None:
+        commands += [
+            f"echo {settings.hostname} > /etc/hostname",
+            f"sed -i 's/^127.0.1.1 .*/127.0.1.1 {settings.hostname}/' /etc/hosts",
+            f"hostname {settings.hostname}",
+        ]
+    if settings.timezone is not None:
+        commands.append(f"ln -sf /usr/share/zoneinfo/{settings.timezone} /etc/localtime")
+    return commands
+
+
+def _own_user(settings: Settings) -> list[str]:
+    """Who has no password may become root without one, as nobody else could."""
+    user, hashed = settings.user, settings.password_hash
+    if user is None:
+        return []
+    password = [] if hashed is None else ["-p", shlex.quote(hashed)]
+    commands = [" ".join(["useradd", "-m", "-s", "/bin/bash", "-G", "sudo", *password, user])]
+    if hashed is None:
+        commands.append(f"echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/edgeslm")
+    if settings.ssh_keys:
+        keys = " ".join(map(shlex.quote, settings.ssh_keys))
+        commands += [
+            f"install -d -m 700 -o {user} -g {user} /home/{user}/.ssh",
+            f"printf '%s\\n' {keys} > /home/{user}/.ssh/authorized_keys",
+            f"chown {user}: /home/{user}/.ssh/authorized_keys",
+        ]
+    return commands
 
 
 def _cloud_init_files(settings: Settings, cmdline: str | None) -> Mapping[str, bytes]:

@@ -345,4 +345,5 @@ _DISK = "The disk that the image lies on may be failing; try another one."
 
 def imager_format(settings: Settings, system: System) -> FirstBoot:
     """How Raspberry Pi Imager may still change settings: not where they are in the image."""
-    return FirstBoot.NONE if settings.any else system.first_boot
+    unknown_there = system.first_boot is FirstBoot.OWN
+    return FirstBoot.NONE if settings.any or unknown_there else system.first_boot

@@ -16,24 +16,30 @@ CMDLINE = "cmdline.txt"
 IMAGER_CUSTOM = "usr/lib/raspberrypi-sys-mods/imager_custom"
 """Of the package raspberrypi-sys-mods: sets single things, and is what firstrun.sh calls."""
 
+OWN_FIRST_BOOT = "usr/lib/edgeslm/first-boot"
+"""In images made from Debian's packages: they run a script of the boot partition once."""
+
 _CLOUD_INIT = "usr/bin/cloud-init"
 _USER_DATA = "user-data"
 _PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 _PROGRAM = "usr/bin/dpkg"
 """Any program that every Debian has: its header says for which processors it is."""
 _MACHINES = {183: "aarch64", 62: "x86_64", 40: "armv7l", 243: "riscv64"}
+_BOOT_MOUNTS = ("/boot", "/boot/firmware", "/boot/efi")
 _MOST_BYTES = 1 << 20
 _MOST_LIBRARY_BYTES = 32 << 20
 _LIBC = "libc.so.6"
 
 
 class FirstBoot(str, Enum):
-    """How a system takes its first settings; the values are rpi-imager's names."""
+    """How a system takes its first settings; the values are rpi-imager's names, but for OWN."""
 
     SYSTEMD = "systemd"
     """firstrun.sh on the boot partition, named in cmdline.txt: Bookworm, and the first Trixie."""
     CLOUD_INIT = "cloudinit-rpi"
     """user-data, network-config and meta-data on the boot partition: Trixie."""
+    OWN = "own"
+    """firstrun.sh on the boot partition, run by a service of the image: made by edgeslm."""
     NONE = "none"
     """No way that is known."""
 
@@ -132,7 +138,7 @@ def boot_mount(fstab: str) -> str | None:
     """Where an fstab mounts the FAT partition that the board starts from. Pure."""
     for line in fstab.splitlines():
         fields = line.split("#", 1)[0].split()
-        if len(fields) >= 3 and fields[2] == "vfat" and fields[1] in ("/boot", "/boot/firmware"):
+        if len(fields) >= 3 and fields[2] == "vfat" and fields[1] in _BOOT_MOUNTS:
             return fields[1]
     return None
 
@@ -140,7 +146,9 @@ def boot_mount(fstab: str) -> str | None:
 def _first_boot(root: Ext4, boot: Fat | None) -> FirstBoot:
     if boot is None:
         return FirstBoot.NONE
-    there, names = root.find([_CLOUD_INIT, IMAGER_CUSTOM]), boot.names()
+    there, names = root.find([OWN_FIRST_BOOT, _CLOUD_INIT, IMAGER_CUSTOM]), boot.names()
+    if OWN_FIRST_BOOT in there:
+        return FirstBoot.OWN
     if _CLOUD_INIT in there and _USER_DATA in names:
         return FirstBoot.CLOUD_INIT
     if IMAGER_CUSTOM in there and CMDLINE in names:

@@ -1,0 +1,1 @@
+"""A Debian for boards, made from nothing but its packages: the base of an image."""
