@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from edgeslm.bundle.contents import read_runtime_list
 from edgeslm.bundle.documents import parse
+from edgeslm.bundle.layout import DirectoryLayout, read_image
 from edgeslm.bundle.names import BLOBS
 from edgeslm.bundle.runtimes import RUNTIME_NAME, Runtime, RuntimeList, read_runtimes
-from edgeslm.errors import InvalidBundle, InvalidOption, reading
+from edgeslm.errors import InvalidBundle, InvalidOption, NotFound, reading
 from edgeslm.flash import places
 from edgeslm.flash.tree import Entry, Link, Tree, tree_of
-from edgeslm.flash.wheels.bundled import runtimes_in
 from edgeslm.flash.wheels.install import choose, find_wheels, install
 from edgeslm.flash.wheels.tags import Device, numbers
 from edgeslm.flash.wheels.unpacking import unpacked_bytes
@@ -110,7 +111,7 @@ def find_runtimes(bundle: Path, given: Path | None) -> Brought:
         InvalidOption, InvalidBundle: what was given is no runtime.
     """
     if given is None:
-        return Brought(runtimes_in(bundle), bundle / BLOBS)
+        return Brought(_listed_in(bundle), bundle / BLOBS)
     listed = given / RUNTIME_NAME
     if not listed.is_file():
         raise InvalidOption(
@@ -130,3 +131,14 @@ def find_runtimes(bundle: Path, given: Path | None) -> Brought:
     except ValueError as error:
         raise InvalidBundle(f"{listed}: {error}", hint=_WHEELS) from error
     return Brought(RuntimeList("", "", (), (runtime,)), given, unpacked=True)
+
+
+def _listed_in(bundle: Path) -> RuntimeList:
+    layout = DirectoryLayout(bundle)
+    found = read_runtime_list(layout, read_image(layout))
+    if found is None:
+        raise NotFound(
+            f"{bundle}: brings no runtime for a device",
+            hint="Make one with: edgeslm wheels, and pack with --runtime.",
+        )
+    return found

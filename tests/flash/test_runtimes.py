@@ -10,8 +10,9 @@ from made_images import make_runtime
 from made_wheels import make_runtimes, make_several
 
 from edgeslm.bundle.planning import Parts
+from edgeslm.bundle.verification import verify_bundle
 from edgeslm.bundle.writing import write_bundle
-from edgeslm.errors import EdgeslmError, InvalidOption, NotFound, Unsupported
+from edgeslm.errors import EdgeslmError, InvalidBundle, InvalidOption, NotFound, Unsupported
 from edgeslm.flash.runtimes import Brought, find_runtimes
 from edgeslm.flash.tree import Link
 from edgeslm.flash.wheels.tags import Device
@@ -48,6 +49,14 @@ def test_that_in_the_bundle(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(NotFound, match="brings no runtime"):
         write_bundle(tmp_path / "without", Parts(model=tiny_model))
         find_runtimes(tmp_path / "without", None)
+
+
+def test_a_list_of_wheels_that_are_not_there_is_damage(tmp_path: Path, tiny_model: Path) -> None:
+    wheels = make_several(tmp_path / "wheels", ("3.13",))
+    listed = (wheels / "runtime.json").read_bytes()
+    write_bundle(tmp_path / "bundle", Parts(model=tiny_model, runtimes=listed))
+    with pytest.raises(InvalidBundle, match="is not in the bundle"):
+        verify_bundle(tmp_path / "bundle")
 
 
 def test_an_unknown_processor_is_asked_for_least(tmp_path: Path) -> None:
