@@ -6,12 +6,12 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgeslm.bundle import durable
 from edgeslm.bundle.image import Blob
-from edgeslm.errors import Failure, OutputFailure, UserError
+from edgeslm.errors import EdgeslmError, Failure, OutputFailure, UserError
 from edgeslm.files import keeping_notes, sha256
 
 REMOVED = ".removed"
@@ -113,7 +113,9 @@ def remove(path: Path) -> None:
         return
     for each in sorted(path.rglob("*")):
         if each.is_file() and not each.is_symlink() and each.stat().st_nlink > 1:
-            with keeping_notes(each):
+            with ExitStack() as stack:
+                with suppress(EdgeslmError):  # somebody else's, who may keep it from being read
+                    stack.enter_context(keeping_notes(each))
                 durable.unlink(each)
     durable.remove_tree(path)
 

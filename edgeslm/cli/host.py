@@ -38,7 +38,10 @@ def serve(
     name: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="NAME", help="What clients call it; once for each model, in order."
+            "--name",
+            metavar="NAME",
+            help="What clients call it; once for each model, in order. Default: the name of the "
+            "file or folder; of a store, its model's.",
         ),
     ] = None,
     host: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeslm.cli import options, output
-from edgeslm.errors import NotFound, Unhealthy
+from edgeslm.errors import InvalidBundle, NotFound, Unhealthy
 from edgeslm.flash import places
 from edgeslm.records import HEALTH_SCHEMA, document, to_json
 from edgeslm.units import format_bytes, format_seconds, parse_bytes, significant
@@ -70,6 +70,8 @@ _Ram = Annotated[
         "of weights, and a short context. Default: that is not checked. serve makes its own plan.",
     ),
 ]
+
+_MEND = "Add the same bundle again, which mends it: edgeslm store add BUNDLE"
 
 
 @app.command("list")
@@ -235,7 +237,10 @@ def check(
 
     place = _opened(store)
     name = place.find(version)
-    verify_bundle(place.folder(name))
+    try:
+        verify_bundle(place.folder(name))
+    except InvalidBundle as error:
+        raise InvalidBundle(error.message, hint=_MEND) from error
     gate = _Gate(min_tps, ram, threads)
     problem = gate(place.folder(name))
     if json:

@@ -51,6 +51,12 @@ def test_a_version_is_packed_added_checked_and_run(
     slow = edgeslm("store", "check", *store, *ONE, "--min-tps", 1e9)
     assert slow.returncode == 1
     assert "too slow" in slow.stderr
+    find_model(store[1]).write_bytes(b"")
+    damaged = edgeslm("store", "check", *store, *ONE)
+    assert damaged.returncode == 2
+    assert "mends it: edgeslm store add BUNDLE" in damaged.stderr
+    assert "damaged, " in edgeslm("store", "add", packed, *store).stdout
+    assert edgeslm("store", "check", *store, *ONE).returncode == 0
 
 
 def test_an_update_that_answers_otherwise_leaves_the_old_one(
