@@ -51,8 +51,9 @@ def name_of(path: Path) -> str:
         InvalidBundle: that is damaged.
     """
     path = path.resolve()
-    if path.is_dir() and not is_layout(path) and is_store(path):
-        return _told_name(current_version(path)) or path.name
+    bundle = pinned(path)
+    if bundle != path:
+        return _told_name(bundle) or path.name
     return path.name if path.is_dir() else path.stem
 
 
@@ -64,6 +65,17 @@ def _told_name(bundle: Path) -> str | None:
     described = Fields(where, parse(read_blob(layout, config), where)).below("descriptor")
     name = described.optional("name")
     return re.sub(r"[^\w.+-]+", "-", name).strip("-") or None if isinstance(name, str) else None
+
+
+def pinned(path: Path) -> Path:
+    """The bundle that is current in a store, for who looks at it several times; else `path`.
+
+    Raises:
+        NotFound: a store without a current version.
+    """
+    with reading(path):
+        in_store = path.is_dir() and not is_layout(path) and is_store(path)
+    return current_version(path) if in_store else path
 
 
 def bundle_around(file: Path) -> Path | None:

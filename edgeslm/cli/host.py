@@ -135,11 +135,12 @@ def serve(
             f"serving needs {error.name}, which is not installed",
             hint="Install it with: pip install 'edgeslm[serve]'",
         ) from error
-    from edgeslm.bundle.model_path import find_model
+    from edgeslm.bundle.model_path import find_model, pinned
 
     if not all(key.strip() for key in api_key or ()):
         raise InvalidOption("an API key is empty", hint="Give one, or leave --api-key out.")
     names = names_of(models, name or [])
+    models = [pinned(model) for model in models]  # a store may get another version meanwhile
     if draft is not None and len(models) > 1:
         raise InvalidOption(
             "one draft model for several models", hint="Serve one of them, or leave --draft out."

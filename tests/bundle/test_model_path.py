@@ -8,7 +8,7 @@ import pytest
 from made_bundles import layers_of, make_by_hand
 from test_directory import make_earlier
 
-from edgeslm.bundle.model_path import bundle_around, find_model, find_package, name_of
+from edgeslm.bundle.model_path import bundle_around, find_model, find_package, name_of, pinned
 from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.store import Store
 from edgeslm.bundle.verification import verify_bundle
@@ -169,3 +169,17 @@ def without_name(folder: Path) -> Path:
 
     write_gguf(folder / "nameless.gguf", fields, specs, bytes_of)
     return folder / "nameless.gguf"
+
+
+def test_what_was_looked_up_stays_when_a_store_goes_on(
+    tmp_path: Path, packed: Path, tiny_model: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    first = store.add(packed).version
+    store.activate(first)
+    found = pinned(store.root)
+    write_bundle(tmp_path / "newer", Parts(tiny_model))
+    store.activate(store.add(tmp_path / "newer").version)
+
+    assert found == store.folder(first) != pinned(store.root)
+    assert pinned(packed) == packed
