@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from made_images import ARM64
+from made_images import ARM64, LIBRARIES
 
 KERNEL = "6.12.1-arm64"
 PASSWD = "root:*:0:0:root:/root:/bin/bash\ndaemon:*:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"
@@ -21,6 +21,7 @@ FILES = {
     "usr/lib/os-release": b'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_CODENAME=trixie\n',
     "usr/bin/dpkg": ARM64,
     "usr/bin/python3.13": ARM64,
+    f"{LIBRARIES}/libstdc++.so.6.0.33": ARM64,
     "usr/bin/sudo": b"may become root",
     "usr/bin/busybox": b"busybox",
     "usr/lib/systemd/boot/efi/systemd-bootaa64.efi": b"loader",
@@ -31,6 +32,7 @@ FILES = {
     "etc/hostname": b"the machine that made it\n",
 }
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
+LINKS |= {f"{LIBRARIES}/libstdc++.so.6": "libstdc++.so.6.0.33"}
 
 
 def make_packages(
