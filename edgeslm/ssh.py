@@ -7,6 +7,7 @@ waits at a pipe that only this process holds open.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ cat >/dev/null
 rm -rf "$folder"
 """
 _LONGEST_WORDS = 500
+_LONGEST_FOLDER = 67
+"""For a socket's path of 103 bytes (macOS), with what ssh and we put behind it."""
 
 
 class Connection:
@@ -55,7 +58,7 @@ class Connection:
         self.name = name
         self.address = address
         self._config = config
-        self._folder = Path(tempfile.mkdtemp(prefix="edgeslm-"))
+        self._folder = _make_folder()
         end = [*self._ssh(), "-O", "exit", "--", self.address]
         self._end = subprocess.Popen(
             ["sh", "-c", _END, "edgeslm-ssh", str(self._folder), *end],
@@ -199,3 +202,10 @@ def last_line(words: str) -> str:
     """The last line of what a program said."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return lines[-1][:_LONGEST_WORDS] if lines else "no reason given"
+
+
+def _make_folder() -> Path:
+    """A folder for the connection's socket, whose path has to be short."""
+    usual = os.fsencode(tempfile.gettempdir())
+    place = None if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix="edgeslm-", dir=place))

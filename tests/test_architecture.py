@@ -164,3 +164,8 @@ def test_help_loads_neither_numpy_nor_llama_cpp() -> None:
 def test_files_stay_readable() -> None:
     for path in MODULES:
         assert len(path.read_text().splitlines()) <= 500, f"{path} is over 500 lines"
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

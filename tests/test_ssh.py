@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from machines import ROOT, SshMachine, find_sshd, start_machine
+
+from edgeslm.ssh import Connection
 
 _CONNECT = """
 import sys, time
@@ -35,9 +38,26 @@ def machine(tmp_path: Path) -> Iterator[SshMachine]:
     process.wait(20)
 
 
-def test_a_killed_owner_leaves_nothing(machine: SshMachine, tmp_path: Path) -> None:
-    temporary = tmp_path / "t"
-    temporary.mkdir()
+def test_temporary_files_may_lie_deep(
+    machine: SshMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    connection = Connection(machine.address, "it", machine.config)
+    try:
+        assert connection.ask("echo there").stdout == "there\n"
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_killed_owner_leaves_nothing(machine: SshMachine, temporary: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _CONNECT, machine.address, str(machine.config)],
         stdout=subprocess.PIPE,

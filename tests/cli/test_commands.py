@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from edgeslm.targets.detection import detect
 from edgeslm.testing import tiny_gguf
 
 Edgeslm = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).parent.parent.parent
 SHORT = ("--prompt-tokens", 16, "--tokens", 4, "--repeats", 2, "--threads", 1)
 
 
@@ -146,3 +149,15 @@ def test_targets_list_and_detect(edgeslm: Edgeslm) -> None:
     assert len(json.loads(edgeslm("targets", "list", "--json").stdout)) >= 18
     assert _json(edgeslm("targets", "detect", "--json"))["reasons"]
     assert edgeslm("targets", "detect").stdout.count("\n") >= 2
+
+
+def test_interrupted_before_all_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeslm", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "edgeslm: interrupted\n")

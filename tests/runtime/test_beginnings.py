@@ -177,7 +177,9 @@ def test_positions_that_are_turned_otherwise_are_another_origin(tiny_model: Path
         options = ContextOptions(length=length, sequences=sequences)
         known = {"rope.scaling.original_context_length": 4096}
         context: Any = SimpleNamespace(
-            length=length, options=options, model=SimpleNamespace(hyper=known.get)
+            sequence_length=length // sequences,
+            options=options,
+            model=SimpleNamespace(hyper=known.get),
         )
         return origin_of(context, "hash")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -95,6 +96,9 @@ def test_a_cut_connection(device: Device, board: MadeBoard, file: Path) -> None:
     def advance(count: int) -> None:
         told.append(count)
         if len(told) == 3:
+            part, until = there.with_name("where.part"), time.monotonic() + 20
+            while not (part.exists() and part.stat().st_size) and time.monotonic() < until:
+                time.sleep(0.01)
             board.cut()
 
     with pytest.raises(HostFailure) as caught:
