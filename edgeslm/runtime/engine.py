@@ -98,13 +98,16 @@ class Engine(Closing):
         self.context = Context(model, options)
         self._scheduler = Scheduler(self.context, states, self._draft)
         self._scheduler.governor = governor_of(self.context, cores) if governed else None
+        self._scheduler.before_decode = self._tell
         self._cores = cores
         self._turn: AbstractContextManager[object] = turn or nullcontext()
+        self._alone = turn is None
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
         self._tasks: deque[Callable[[], None]] = deque()
         self._at_step_end: dict[Callable[[], None], None] = {}
+        self._told = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="edgeslm-engine", daemon=True)
         self.run(self._scheduler.preload)
@@ -168,7 +171,9 @@ class Engine(Closing):
     def at_step_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once, in the engine's thread, when the step is over that it is in.
 
-        Only for what the engine calls itself: what listens to text, or to the end of an answer.
+        If another follows at once, that is put together first: who is told needs Python's lock, and
+        has it for himself while llama.cpp computes. Only for what the engine calls itself: what
+        listens to text, or to the end of an answer.
         """
         self._at_step_end[callback] = None
 
@@ -208,15 +213,22 @@ class Engine(Closing):
             with self._turn:
                 if self._tasks:  # one at a time, so that answers go on
                     self._tasks.popleft()()
+                self._told = False
                 try:
                     self._scheduler.step()
                 except Exception as error:  # a mistake of ours must not leave others waiting either
                     self._scheduler.reset(error)
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
-            callbacks, self._at_step_end = self._at_step_end, {}
-            for callback in callbacks:
-                callback()
+                at_once = self._alone and self._open and not self._tasks and not self._incoming
+            if not (at_once and self._told):
+                self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        callbacks, self._at_step_end = self._at_step_end, {}
+        for callback in callbacks:
+            callback()
 
     def _take(self) -> bool:
         """Wait for something to do and accept new requests; False once all is over."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from edgeslm.errors import PromptTooLong, UserError
@@ -63,6 +63,8 @@ class Scheduler:
         self._sharing = Sharing(context, self.slots)
         self.governor: Governor | None = None
         """Adapts the threads between steps."""
+        self.before_decode: Callable[[], None] = lambda: None
+        """Called when a batch is put together, before it is computed."""
 
     def close(self) -> None:
         """Free the batch; the context stays."""
@@ -249,6 +251,7 @@ class Scheduler:
         self.context.use_adapter(shares[0].slot.adapter)
         # llama.cpp asks at every operation: too often for a step that only takes answers on
         long = any(not job.answering for job in jobs)
+        self.before_decode()
         with self.governor.watching(len(self._batch)) if self.governor else nullcontext():
             self.context.decode(
                 self._batch,

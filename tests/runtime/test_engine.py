@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -242,3 +243,36 @@ def test_random_comings_and_goings(model: Model) -> None:
             for word, ticket in tickets:
                 tokens = ticket.result(60).tokens
                 assert tokens == expected[word][: len(tokens)]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "in turns"])
+def test_who_listens_is_told_once_a_step_before_the_next_is_computed(
+    model: Model, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    decode = Context.decode
+
+    def watched(context: Context, *given: object, **named: object) -> None:
+        happened.append("decode")
+        decode(context, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Context, "decode", watched)
+    turn = threading.Lock() if shared else None
+    with Engine(model, _shape(2), turn=turn) as engine:
+        happened.clear()
+
+        def tell() -> None:
+            happened.append("told")
+
+        def hear(_: str) -> None:
+            if not happened or happened[-1] != "text":
+                happened.append("text")
+            engine.at_step_end(tell)
+
+        prompts = [model.tokenize(text) for text in ("hello", "there was")]
+        tickets = [engine.submit(prompt, GREEDY, on_text=hear) for prompt in prompts]
+        for ticket in tickets:
+            ticket.result(60)
+    assert happened.count("told") == happened.count("text") > 2
+    for before, after in itertools.pairwise(happened):
+        assert before != "text" or after == "told"
