@@ -10,6 +10,7 @@ import pytest
 
 from edgeslm.llama.context import Context, ContextOptions
 from edgeslm.llama.model import Model
+from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import GenerationOptions
 from edgeslm.runtime.governor import Governor, default_threads, governor_of
@@ -264,7 +265,8 @@ def test_a_session_tells_its_governor_of_every_step(tiny_model: Path) -> None:
     ):
         session._scheduler.governor = governor
         prompt = model.tokenize("the and")
-        answer = session.generate(prompt, GenerationOptions(5))
+        endless = SamplingOptions(temperature=0, logit_bias=((0, -100), (1, -100), (2, -100)))
+        answer = session.generate(prompt, GenerationOptions(5, sampling=endless))
         work = governor._window.work
         assert work[len(prompt)].steps == 1
         assert work[1].steps == len(answer.tokens) - 1
