@@ -20,7 +20,8 @@ from edgeslm.bundle.documents import Fields, canonical, parse
 from edgeslm.bundle.image import Blob, Image
 from edgeslm.bundle.layout import DirectoryLayout, Layout, open_layout, read_blob, read_image
 from edgeslm.bundle.names import MOST_JSON_BYTES, Role
-from edgeslm.bundle.store import Store, is_store
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.store_state import is_store
 from edgeslm.bundle.tensors import TensorHash, TensorHashes, hash_model, read_tensors
 from edgeslm.errors import InvalidBundle, InvalidOption, reading
 from edgeslm.gguf.reader import MAX_HEADER_BYTES

@@ -15,7 +15,7 @@ from edgeslm.bundle.documents import Fields, parse
 from edgeslm.bundle.image import Blob, Image
 from edgeslm.bundle.layout import DirectoryLayout, check_size, is_layout, read_blob, read_image
 from edgeslm.bundle.names import Role
-from edgeslm.bundle.store import current_version, is_store
+from edgeslm.bundle.store_state import current_version, is_store
 from edgeslm.bundle.tar import looks_like_tar
 from edgeslm.bundle.trust import ensure_trusted, refuse_unsigned
 from edgeslm.errors import NotFound, UserError, reading

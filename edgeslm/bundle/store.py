@@ -47,11 +47,13 @@ from edgeslm.bundle.store_files import (
 from edgeslm.bundle.store_state import (
     NAME_DIGITS,
     STATE_NAME,
+    VERSIONS,
     Added,
     Collected,
     Refusal,
     State,
     Version,
+    current_version,
     read_state,
     write_state,
 )
@@ -71,7 +73,7 @@ from edgeslm.files import exclusive
 from edgeslm.progress import Advance
 from edgeslm.units import format_bytes
 
-VERSIONS, INCOMING = "versions", "incoming"
+INCOMING = "incoming"
 _SMALL = (names.LAYOUT_NAME, names.INDEX_NAME, names.SIGNATURE_NAME)
 _SPARE_BYTES = 1 << 20
 _FILE_BYTES = 4096
@@ -119,15 +121,9 @@ class Store:
             NotFound: there is none.
             UserError: it is not clear which.
         """
-        names_ = self._names()
         if text is None:
-            current = self.state.current
-            if current is None or current not in names_:
-                raise NotFound(
-                    f"{self.root}: no version is current",
-                    hint="Add one: edgeslm store add BUNDLE --activate",
-                )
-            return current
+            return current_version(self.root).name
+        names_ = self._names()
         wanted = text.removeprefix("sha256:")
         found = [name for name in names_ if name.startswith(wanted[:NAME_DIGITS])] if wanted else []
         if len(found) > 1:
@@ -459,22 +455,6 @@ class Store:
         """Remove the rest of versions whose removal was interrupted."""
         for path in sorted((self.root / INCOMING).glob(f"*{REMOVED}")):
             remove(path)
-
-
-def is_store(path: Path) -> bool:
-    """Whether a folder is a store."""
-    with reading(path):
-        return (path / STATE_NAME).is_file() or (path / VERSIONS).is_dir()
-
-
-def current_version(path: Path) -> Path:
-    """The folder of a store's current version.
-
-    Raises:
-        NotFound: none is current.
-    """
-    store = Store(path)
-    return store.folder(store.find(None))
 
 
 def refuse_unsigned_layout(layout: Layout, image: Image) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from edgeslm.bundle import durable
 from edgeslm.bundle.documents import Fields, parse
-from edgeslm.errors import InvalidBundle, reading
+from edgeslm.errors import InvalidBundle, NotFound, reading
 from edgeslm.records import STORE_SCHEMA, document
 
-STATE_NAME = "state.json"
+STATE_NAME, VERSIONS = "state.json", "versions"
 NAME_DIGITS = 32
 _MOST_REFUSED = 32
 _LONGEST_REASON = 500
@@ -139,6 +139,29 @@ def read_state(root: Path) -> State:
             for entry in (Fields(f"{path}: refused", each) for each in fields.take("refused", list))
         ),
     )
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store."""
+    with reading(path):
+        return (path / STATE_NAME).is_file() or (path / VERSIONS).is_dir()
+
+
+def current_version(root: Path) -> Path:
+    """The folder of a store's current version.
+
+    Raises:
+        NotFound: none is current.
+        InvalidBundle: the document is malformed.
+    """
+    current = read_state(root).current
+    with reading(root):
+        if current is None or not (root / VERSIONS / current).is_dir():
+            raise NotFound(
+                f"{root}: no version is current",
+                hint="Add one: edgeslm store add BUNDLE --activate",
+            )
+    return root / VERSIONS / current
 
 
 def write_state(root: Path, state: State) -> None:

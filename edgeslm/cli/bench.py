@@ -104,9 +104,6 @@ def bench(
     _complain(work, tally)
 
 
-COMMANDS = (bench,)
-
-
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:

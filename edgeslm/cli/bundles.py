@@ -167,9 +167,6 @@ def pull(
         print(f"wrote {destination}: sha256:{contents.digest}")
 
 
-COMMANDS = (sign, verify, unpack, push, pull)
-
-
 def private_key(path: Path) -> EllipticCurvePrivateKey:
     """The key in a file; a password is asked for at the terminal."""
     from edgeslm.bundle.signing import read_private_key

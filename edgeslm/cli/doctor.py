@@ -47,9 +47,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-COMMANDS = (doctor,)
-
-
 def _print(checkup: Checkup) -> None:
     output.print_table(
         row

@@ -107,9 +107,6 @@ def fit(
         result.show()
 
 
-COMMANDS = (fit,)
-
-
 class _Model(NamedTuple):
     """What was named: its header, what its file is, and what had to be assumed."""
 

@@ -201,6 +201,3 @@ def flash(
         raise InvalidOption("flash needs to know where to", hint="Add --to DEST.")
     else:
         flashing.carry(wanted, to)
-
-
-COMMANDS = (flash,)

@@ -195,6 +195,3 @@ def serve(
         serving.serve(
             server.app(), listening, grace=grace, on_start=on_start, cut_off=server.cut_off
         )
-
-
-COMMANDS = (serve,)

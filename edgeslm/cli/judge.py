@@ -90,9 +90,6 @@ def evaluate(
         print(f"wrote {destination}")
 
 
-COMMANDS = (evaluate,)
-
-
 def _print_card(card: QualityCard) -> None:
     from edgeslm.packager.evaluate.card import in_words
 

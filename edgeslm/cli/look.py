@@ -92,9 +92,6 @@ def inspect(
         )
 
 
-COMMANDS = (inspect,)
-
-
 def _problem(header: Header) -> str | None:
     """Why llama.cpp cannot run the file as a language model, or None where it can."""
     from edgeslm.gguf.validation import validate

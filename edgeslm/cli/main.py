@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Annotated
@@ -16,26 +14,8 @@ from typing import Annotated
 import typer
 
 from edgeslm import __version__
-from edgeslm.cli import (
-    bench,
-    bundles,
-    doctor,
-    fit,
-    flash,
-    host,
-    judge,
-    look,
-    make,
-    measure,
-    pack,
-    report,
-    store,
-    talk,
-    targets,
-    tune,
-    wheels,
-)
 from edgeslm.cli.output import print_error
+from edgeslm.cli.verbs import Verbs
 from edgeslm.errors import EdgeslmError
 
 _INTERRUPTED = 130
@@ -43,6 +23,7 @@ _COMPILING_SECONDS = 0.02
 
 app = typer.Typer(
     name="edgeslm",
+    cls=Verbs,
     help="Pack small language models for edge devices, run them there, and measure their cost.",
     epilog="Start with: edgeslm run MODEL.gguf -p 'Hello'   Every command explains itself: --help",
     no_args_is_help=True,
@@ -68,24 +49,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _help(command: Callable[..., None]) -> str:
-    """The command's docstring, with the lines of its examples kept apart."""
-    return (inspect.getdoc(command) or "").replace("Examples:", "\b\nExamples:")
-
-
-for group in (
-    *(make, pack, bundles, judge, look, talk, host, fit, measure),
-    *(bench, report, tune, doctor, wheels, flash, store),
-):
-    for command in group.COMMANDS:
-        app.command(help=_help(command))(command)
-for below, name in ((targets.app, "targets"), (store.app, "store")):
-    for info in below.registered_commands:
-        if info.callback is not None:
-            info.help = _help(info.callback)
-    app.add_typer(below, name=name)
 
 
 def main() -> None:

@@ -229,6 +229,3 @@ def _print_explanation(explanation: Explanation) -> None:
     price = explain.marginal_text(explanation)
     if price is not None:
         print(price)
-
-
-COMMANDS = (convert, quantize)

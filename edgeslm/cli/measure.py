@@ -153,9 +153,6 @@ def profile(
     _print(_measured(path, wanted, memory_limit), json=json, strict=strict)
 
 
-COMMANDS = (profile,)
-
-
 def parse_depths(text: str) -> tuple[int, ...]:
     """Numbers of tokens in "0,512,2048".
 

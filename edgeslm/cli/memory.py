@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm import processor
 from edgeslm.cli import output
 from edgeslm.errors import EdgeslmError, InvalidOption, NotEnoughMemory
 from edgeslm.records import to_json
@@ -104,7 +105,6 @@ def _settle(
     beside_bytes: int,
 ) -> Settings:
     from edgeslm.estimate.fitting import fit
-    from edgeslm.targets.detection import cpu_features
 
     free = _free(ram)
     try:
@@ -113,7 +113,7 @@ def _settle(
             wishes,
             free.bytes,
             explicit=explicit,
-            features=cpu_features(),
+            features=processor.features(),
             beside_bytes=beside_bytes,
         )
     except NotEnoughMemory as error:
@@ -186,7 +186,6 @@ def forecast(header: Header, wishes: Mapping[str, Any], target: str | None) -> F
     """
     from edgeslm.estimate.fitting import Settings, fit, plan_for
     from edgeslm.estimate.memory import SERVER_BYTES
-    from edgeslm.targets.detection import cpu_features
 
     free: FreeMemory | None
     given = {name: value for name, value in wishes.items() if value is not None}
@@ -197,7 +196,7 @@ def forecast(header: Header, wishes: Mapping[str, Any], target: str | None) -> F
                 hint="Leave it out for the default.",
             )
     if target is None:
-        free, features = _free(None), cpu_features()
+        free, features = _free(None), processor.features()
         settings = Settings()
     else:
         free, features, settings = _of_target(target, header)

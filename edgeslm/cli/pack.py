@@ -273,6 +273,3 @@ def _rung_row(rung: Rung) -> tuple[str, ...]:
         format_bytes(prediction.memory.total_bytes),
         "does not fit" if prediction.fits is False else "",
     )
-
-
-COMMANDS = (pack,)

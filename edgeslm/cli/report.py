@@ -78,9 +78,6 @@ def report(
         _write(built, path)
 
 
-COMMANDS = (report,)
-
-
 def report_json(report: Report) -> dict[str, Any]:
     """What a program may want of a report: who is best, what differs; its files have the rest."""
     return {

@@ -325,9 +325,6 @@ def delta(
     print(f"wrote {made.path}: {format_bytes(made.sent_bytes)}, {share:.1%} of the bundle")
 
 
-COMMANDS = (delta,)
-
-
 class _Gate:
     """The check before a switch, and what came of it."""
 
@@ -435,7 +432,8 @@ def _opened(folder: Path | None) -> Store:
     Raises:
         NotFound: there is none yet.
     """
-    from edgeslm.bundle.store import Store, is_store
+    from edgeslm.bundle.store import Store
+    from edgeslm.bundle.store_state import is_store
 
     place = folder or _default()
     if not is_store(place):

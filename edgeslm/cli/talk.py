@@ -243,9 +243,6 @@ def chat(
         terminal.loop()
 
 
-COMMANDS = (run, chat)
-
-
 def _keeper(model: Path, *, wanted: bool, forbidden: bool) -> Keeper:
     """What keeps the conversation; a program that talks through a pipe keeps it itself."""
     from edgeslm.bundle.model_path import find_model, name_of

@@ -88,9 +88,6 @@ def tune(
         _print_tuning(find_best(path, wanted), json=json)
 
 
-COMMANDS = (tune,)
-
-
 def _warn_if_busy() -> None:
     """Say so before anything long runs."""
     from edgeslm.profiling.tuning import cores_of_others, is_busy

@@ -142,6 +142,3 @@ def _as_json(made: Collected) -> dict[str, object]:
             for built in made.built
         ],
     }
-
-
-COMMANDS = (wheels,)

@@ -35,7 +35,7 @@ from edgeslm.gguf.arrays import Array
 from edgeslm.gguf.reader import Header, TensorInfo
 from edgeslm.records import MemoryPlan
 
-PROCESS_BYTES = 51_000_000
+PROCESS_BYTES = 47_900_000
 """What `edgeslm run` has before it opens a model: Python, numpy, typer, llama_cpp."""
 SERVER_BYTES = 11_000_000
 """What `edgeslm serve` has beyond that."""

@@ -12,13 +12,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from edgeslm import processor
 from edgeslm.files import small_text
-from edgeslm.targets.loading import boards, variants_of
-from edgeslm.targets.target import Target
+
+if TYPE_CHECKING:
+    from edgeslm.targets.target import Target
 
 _X86_FALLBACK = "laptop-x86"
 _CPU_PARTS = {
@@ -61,6 +63,8 @@ class Detection:
 
 def detect(root: Path = Path("/")) -> Detection:
     """Compare the machine whose files lie under `root` with every shipped target."""
+    from edgeslm.targets.loading import boards  # who only describes the host reads none
+
     compatible = _compatible(root)
     host = describe_host(root)
     for board in boards():
@@ -72,13 +76,6 @@ def detect(root: Path = Path("/")) -> Detection:
 def describe_host(root: Path = Path("/")) -> Host:
     """What the machine whose files lie under `root` says about itself."""
     return _macos_host() if _is_macos(root) else _linux_host(root)
-
-
-def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
-    """What every core of this machine can do, as Linux names it; empty where nobody says."""
-    if root == Path("/") and (found := processor.features()):
-        return found
-    return processor.common_features(_processors(root))
 
 
 def _evidence(board: Target, host: Host, compatible: tuple[str, ...]) -> str | None:
@@ -100,6 +97,8 @@ def _is_model(model: str, name: str) -> bool:
 
 def _choose_variant(board: Target, host: Host, reason: str) -> Detection:
     """The smallest memory size that holds what the system sees, since firmware keeps some."""
+    from edgeslm.targets.loading import variants_of
+
     variants = variants_of(board.board)
     if len(variants) == 1 and variants[0].memory.total_bytes.value is None:
         return Detection(variants[0].id, True, (reason,), host)

@@ -17,7 +17,8 @@ from edgeslm.bundle.image import Blob
 from edgeslm.bundle.model_path import find_model, find_package
 from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.signing import read_private_key
-from edgeslm.bundle.store import Store, is_store
+from edgeslm.bundle.store import Store
+from edgeslm.bundle.store_state import is_store
 from edgeslm.bundle.verification import sign_bundle, verify_bundle
 from edgeslm.bundle.writing import write_bundle
 from edgeslm.errors import (

@@ -258,9 +258,9 @@ def test_kv_equals_llama_cpps_allocation(tmp_path: Path, architecture: str, kv_t
 
 
 def test_copies_are_those_that_llama_cpp_makes_here(tmp_path: Path) -> None:
+    from edgeslm import processor
     from edgeslm.llama.model import Model
     from edgeslm.profiling.synthetic import Shape, write_synthetic
-    from edgeslm.targets.detection import cpu_features
 
     for kind in ("Q4_0", "Q4_1", "Q6_K", "IQ4_NL"):
         path = tmp_path / f"{kind}.gguf"
@@ -268,7 +268,9 @@ def test_copies_are_those_that_llama_cpp_makes_here(tmp_path: Path) -> None:
         with Model(path) as loaded:
             copied = loaded.buffer_bytes.get("weights", 0)
 
-        assert copied_bytes(read_header(path), cpu_features()) == pytest.approx(copied, abs=6000)
+        assert copied_bytes(read_header(path), processor.features()) == pytest.approx(
+            copied, abs=6000
+        )
 
 
 @pytest.mark.parametrize(
