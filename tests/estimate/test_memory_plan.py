@@ -312,14 +312,14 @@ def test_copied_originals_are_resident_but_not_needed() -> None:
 MEASURED = [
     # VmHWM of processes that do what `edgeslm run` does, by scripts/bench_memory, less the 13.3 MB
     # of Gemma's tensors that llama.cpp copies on that processor.
-    ("SmolLM2-135M Q4_1", 2048, 512, "F16", 237.3e6),
-    ("SmolLM2-135M Q4_1", 2048, 32, "Q8_0", 200.9e6),
-    ("SmolLM2-135M Q4_1", 512, 512, "F16", 198.8e6),
-    ("SmolLM2-135M Q4_1", 512, 32, "Q8_0", 181.4e6),
-    ("Gemma-3-270M Q4_K_M", 2048, 512, "F16", 396.2e6),
-    ("Gemma-3-270M Q4_K_M", 2048, 32, "Q8_0", 365.0e6),
-    ("Gemma-3-270M Q4_K_M", 512, 512, "F16", 379.1e6),
-    ("Gemma-3-270M Q4_K_M", 512, 32, "Q8_0", 364.8e6),
+    ("SmolLM2-135M Q4_1", 2048, 512, "F16", 235.3e6),
+    ("SmolLM2-135M Q4_1", 2048, 32, "Q8_0", 198.9e6),
+    ("SmolLM2-135M Q4_1", 512, 512, "F16", 196.8e6),
+    ("SmolLM2-135M Q4_1", 512, 32, "Q8_0", 179.7e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 512, "F16", 393.9e6),
+    ("Gemma-3-270M Q4_K_M", 2048, 32, "Q8_0", 362.7e6),
+    ("Gemma-3-270M Q4_K_M", 512, 512, "F16", 377.2e6),
+    ("Gemma-3-270M Q4_K_M", 512, 32, "Q8_0", 362.6e6),
 ]
 MODELS = {
     "SmolLM2-135M Q4_1": model(
