@@ -35,7 +35,7 @@ from edgeslm.gguf.types import kv_tensor_type
 from edgeslm.llama.quantizer import file_type_name
 from edgeslm.profiling.matrix_table import Table
 from edgeslm.profiling.profile import ProfileOptions
-from edgeslm.profiling.steadiness import MOST_RUNS, RUNS, WARM_UP_SECONDS
+from edgeslm.profiling.steadiness import RUNS, WARM_UP_SECONDS
 from edgeslm.ssh import is_address
 from edgeslm.units import parse_bits, parse_bytes
 
@@ -53,6 +53,8 @@ _SCHEMA = "edgeslm.matrix/1"
 _LARGEST = 1 << 31
 _MOST_CELLS = 100_000
 _MOST_ROUNDS = 100
+_MOST_RUNS = 21
+"""Fewer than a single profile may need: cells are many, and rounds repeat them at other times."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,16 @@ class HostEntry:
 
 @dataclass(frozen=True)
 class Runs:
-    """What every cell runs; see `edgeslm profile` for the meaning, and the default, of each."""
+    """What every cell runs; see `edgeslm profile` for the meaning of each.
+
+    The defaults are its own, but that of `most_repeats`.
+    """
 
     prompt_tokens: int = 512
     generated_tokens: int = 128
     depths: tuple[int, ...] = (0,)
     repeats: int = RUNS
-    most_repeats: int = MOST_RUNS
+    most_repeats: int = _MOST_RUNS
     warm_up_seconds: float = WARM_UP_SECONDS
     idle_seconds: float = 5.0
     budget_seconds: float | None = None

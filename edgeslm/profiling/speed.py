@@ -5,8 +5,8 @@ Decode is bound by memory: each token reads every weight once. They are timed ap
 random tokens (which text makes no difference to the arithmetic), with a given number of tokens in
 the KV cache, after one run of each that warms caches and clocks and is not counted. They take
 turns, so that what slows the machine for a while slows both, and a part of the runs only. Where
-runs differ so much that their median is not yet known well, more are added, in turn too, for a
-minute at most, or for as long as all of those before took. Sampling is not included; `edgeslm run`
+runs differ so much that their median is not yet known well, more are added, in turn too, for four
+minutes at most, or for as long as all of those before took. Sampling is not included; `edgeslm run`
 reports the speed with it.
 """
 
@@ -33,7 +33,7 @@ _PROBE_PROMPT, _PROBE_TOKENS = 32, 4
 _STRETCHES = 3
 _SHORT_STRETCH_SECONDS = 10.0
 _LONGEST_STRETCH_SECONDS = 60.0
-_MORE_SECONDS = 60.0
+_MORE_SECONDS = 240.0
 """Of runs that are added at a depth, unless those that were asked for took longer."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.profiling.steadiness import drift, median_error, wants_more
+from edgeslm.profiling.steadiness import drift, lasting, median_error, wants_more
 
 
 def test_equal_runs_are_sure() -> None:
@@ -43,6 +43,27 @@ def test_the_interval_holds_nine_of_ten_medians() -> None:
         assert error is not None
         held += abs(statistics.median(samples) - 100) <= error * 100
     assert 830 < held < 950
+
+
+def test_it_holds_for_disturbances_that_last() -> None:
+    chance = random.Random(2)
+    held = 0
+    for _ in range(300):
+        samples = [100.0]
+        for _ in range(120):
+            samples.append(100 + 0.7 * (samples[-1] - 100) + chance.gauss(0, 4))
+        samples = samples[-100:]  # when the first one is forgotten
+        error = median_error(samples)
+        assert error is not None
+        held += abs(statistics.median(samples) - 100) <= error * 100
+    assert 235 < held < 285
+
+
+def test_how_long_a_disturbance_lasts() -> None:
+    assert lasting([1.0, 2.0] * 20) == 1
+    assert lasting([1.0] * 5) == 1
+    in_blocks = ([1.0] * 5 + [2.0] * 5) * 10
+    assert 2 < lasting(in_blocks) < 3.5
 
 
 def test_drift_is_from_half_to_half() -> None:
