@@ -20,7 +20,8 @@ _CERTAIN = [", ".join(map(str, range(10 * ten, 10 * ten + 5))) + "," for ten in 
 """What a trained model says next is certain, and differs."""
 _CLIENTS = 6
 _MODEL = os.environ.get("EDGESLM_SMOLLM2_GGUF", "")
-_OPTIONS = ("--name", "m", "--context", "512", "--slots", "3", "--queue", "64")
+_CONTEXT, _SLOTS = 512, 3
+_OPTIONS = ("--name", "m", "--context", str(_CONTEXT), "--slots", str(_SLOTS), "--queue", "64")
 
 
 def _body(prompt: str, **more: object) -> dict[str, object]:
@@ -111,6 +112,18 @@ def _quiet(server: Served) -> None:
         time.sleep(0.05)
 
 
+def _fill(server: Served) -> None:
+    """Use every position of every slot's cache once: a cache takes its memory as it fills."""
+
+    def fill(token: int) -> None:
+        with server.client() as client:
+            body = _body("") | {"prompt": [token] * (_CONTEXT - 10)}
+            assert client.post("/v1/completions", json=body).status_code == 200
+
+    with ThreadPoolExecutor(_SLOTS) as pool:
+        list(pool.map(fill, range(20, 20 + _SLOTS)))
+
+
 def _run(
     server: Served,
     warm_up: int,
@@ -125,6 +138,7 @@ def _run(
     """
     with server.client() as client:
         expected = {prompt: _ask(client, prompt, stream=False) for prompt in prompts}
+    _fill(server)
     answered = _soak(server, warm_up, expected, 0, length)
     _quiet(server)
     resident = [server.resident_bytes()]
