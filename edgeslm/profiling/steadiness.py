@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from edgeslm.profiling.racing import spread
 
-RUNS, MOST_RUNS = 7, 70
+RUNS, MOST_RUNS = 7, 140
 """Of each kind, where nobody says how many; the second where the first tell too little."""
 WARM_UP_SECONDS = 20.0
 """Of decoding before all runs: a processor that has rested boosts about as long."""
