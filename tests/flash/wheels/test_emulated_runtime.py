@@ -26,6 +26,7 @@ COMMAND = "/opt/edgeslm/current/bin/edgeslm"
 
 pytestmark = [
     pytest.mark.emulated,
+    pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
         any(shutil.which(program) is None for program in PROGRAMS), reason=f"needs {PROGRAMS}"
