@@ -53,8 +53,7 @@ _SCHEMA = "edgeslm.matrix/1"
 _LARGEST = 1 << 31
 _MOST_CELLS = 100_000
 _MOST_ROUNDS = 100
-_MOST_RUNS = 21
-"""Fewer than a single profile may need: cells are many, and rounds repeat them at other times."""
+_MOST_RUNS = 21  # fewer than of a single profile: rounds repeat a cell at other times
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,7 @@ class HostEntry:
 
 @dataclass(frozen=True)
 class Runs:
-    """What every cell runs; see `edgeslm profile` for the meaning of each.
-
-    The defaults are its own, but that of `most_repeats`.
-    """
+    """What every cell runs; see `edgeslm profile`, whose defaults are these but `most_repeats`."""
 
     prompt_tokens: int = 512
     generated_tokens: int = 128
