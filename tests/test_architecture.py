@@ -145,20 +145,35 @@ def test_our_errors_are_caught_only_where_people_are_told() -> None:
                     assert path.relative_to(PACKAGE).as_posix() in allowed, path
 
 
-def test_help_loads_neither_numpy_nor_llama_cpp() -> None:
+def _loaded(*words: str) -> set[str]:
+    """The modules that a command has loaded when it ends."""
     code = (
         "import json, sys\n"
         "from edgeslm.cli.main import app\n"
-        "try:\n    app(['--help'])\n"
+        "try:\n    app(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
-        "print(json.dumps(sorted(sys.modules)))"
+        "print('\\n', json.dumps(sorted(sys.modules)))"
     )
     output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
     ).stdout
-    loaded = {name.split(".")[0] for name in json.loads(output.splitlines()[-1])}
+    return set(json.loads(output.splitlines()[-1]))
+
+
+def test_help_loads_neither_numpy_nor_llama_cpp() -> None:
+    loaded = {name.split(".")[0] for name in _loaded("--help")}
     assert not loaded & {"numpy", "llama_cpp", "gguf", "jinja2", "rich", "psutil", "pydantic"}
     assert not loaded & {"starlette", "uvicorn", "msgspec", "anyio", "cryptography"}
+
+
+def test_a_run_loads_nothing_of_other_verbs(tiny_model: Path) -> None:
+    """Each megabyte of it would be one less for the model."""
+    loaded = _loaded("run", str(tiny_model), "-p", "a", "-n", "1")
+    assert {"edgeslm.cli.talk", "edgeslm.llama.context"} <= loaded
+    for_others = {f"edgeslm.cli.{name}" for name in ("flash", "host", "make", "measure", "store")}
+    for_others |= {"edgeslm.bundle.store", "edgeslm.targets.loading"}
+    assert not loaded & for_others
+    assert not any(name.startswith(("edgeslm.packager", "edgeslm.flash")) for name in loaded)
 
 
 def test_files_stay_readable() -> None:
