@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Edgeslm
 
 from edgeslm.cli.bench import bench
 from edgeslm.errors import MeasurementFailure, UserError
@@ -26,6 +25,8 @@ from edgeslm.testing import tiny_gguf
 
 sys.path.append(str(Path(__file__).parents[1] / "profiling"))
 from machines import SshMachine, find_sshd, start_machine
+
+Edgeslm = Callable[..., "subprocess.CompletedProcess[str]"]
 
 RUNS = """
 [runs]
