@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from edgeslm.flash.plan import Report
 from edgeslm.flash.ssh import before, device_store, runtimes, services
 from edgeslm.flash.ssh.board import Before
 from edgeslm.flash.ssh.cargo import Cargo, Item
+from edgeslm.flash.ssh.damage import damaged_items
 from edgeslm.flash.ssh.deltas import NAME as DELTA
 from edgeslm.flash.ssh.deltas import send_delta
 from edgeslm.flash.ssh.device import Device
@@ -47,8 +48,7 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
     """
     began = time.monotonic()
     services.settle_account(device, make=work.account)
-    by_delta = send_delta(device, cargo, work)
-    sent = _send(device, work.send) if by_delta is None else by_delta
+    work, by_delta, sent = _bring(device, cargo, work)
     repeated = device.board.unfinished
     was = before.remember(device)
     try:
@@ -56,8 +56,8 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
             folder = device.board.path(places.TRUSTED_KEYS)
             files = {f"{folder}/{name}": text for name, text in work.keys.items()}
             device.call("write", files=files)
-        sent += _install(device, cargo, work.install)
-        _store(device, cargo, replace(work, receive=work.receive and by_delta is None))
+        sent += _mending(device, cargo, lambda: _install(device, cargo, work.install))
+        sent += _store(device, cargo, replace(work, receive=work.receive and not by_delta))
     except Failure:
         _leave(device, was, restart=repeated or work.pause)
         raise
@@ -66,9 +66,7 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
         device.call("write", files={device.board.unit_file: work.unit})
     if work.tidy:
         tidy(device)
-    notes = list(work.plan.notes)
-    if work.start:
-        notes += _start(device, was)
+    notes = [*work.plan.notes, *(_start(device, was) if work.start else ()), *device.notes]
     before.forget(device)
     verified = sum(item.bytes for item in cargo.items) if work.receive else 0
     address = services.address(device, work.service.port) if device.board.looked.systemd else None
@@ -85,6 +83,21 @@ def tidy(device: Device) -> None:
     device.call("remove", paths=paths, if_empty=[])
 
 
+def _bring(device: Device, cargo: Cargo, work: Work) -> tuple[Work, bool, int]:
+    """Have there what is lacking; what is left to do, whether a delta did it, and bytes sent."""
+    try:
+        by_delta = send_delta(device, cargo, work)
+    except HostFailure as failure:
+        by_delta = None
+        again = damaged_items(device, cargo, failure)
+        lacked = {item.sha256 for item in work.send}
+        more = tuple(item for item in again if item.sha256 not in lacked)
+        work = replace(work, send=(*work.send, *more))
+    if by_delta is not None:
+        return work, True, by_delta
+    return work, False, _send(device, work.send)
+
+
 def _send(device: Device, items: Iterable[Item]) -> int:
     """Send what is lacking; an interrupted file goes on where it ended."""
     wanted = list(items)
@@ -98,19 +111,21 @@ def _send(device: Device, items: Iterable[Item]) -> int:
 
 
 def _install(device: Device, cargo: Cargo, chosen: Chosen | None) -> int:
-    """Have the runtime there as the current one, and see that it starts."""
-    sent = 0
-    if chosen is not None and chosen.runtime.id in device.board.looked.runtimes:
-        runtimes.switch(device, chosen.runtime.id)
-    elif chosen is not None:
-        sent = _unpack(device, cargo, chosen)
+    """Have the runtime there as the current one; none is that did not start there before."""
+    if chosen is not None and chosen.runtime.id not in device.board.looked.runtimes:
+        return _unpack(device, cargo, chosen)
+    command = places.COMMAND
+    if chosen is not None:
+        command = f"{places.OPT}/runtimes/{chosen.runtime.id}/bin/edgeslm"
     try:
-        device.run([device.board.path(places.COMMAND), "--version"])
+        device.run([device.board.path(command), "--version"])
     except HostFailure as error:
         raise HostFailure(
             f"{device.name}: the runtime does not start there: {error.message}", hint=error.hint
         ) from error
-    return sent
+    if chosen is not None:
+        runtimes.switch(device, chosen.runtime.id)
+    return 0
 
 
 def _unpack(device: Device, cargo: Cargo, chosen: Chosen) -> int:
@@ -146,23 +161,39 @@ def _leave(device: Device, was: Before, *, restart: bool) -> None:
             before.forget(device)
 
 
-def _store(device: Device, cargo: Cargo, work: Work) -> None:
-    """Have the bundle in the store, and as the current one."""
+def _store(device: Device, cargo: Cargo, work: Work) -> int:
+    """Have the bundle in the store, and as the current one; how many bytes had to be sent again."""
     trusts, again = work.service.trusts, work.again
+    sent = 0
     if work.receive:
-        files = {name: item.sha256 for name, item in cargo.files.items()}
-        board = device.board
-        folder = f"{board.received_folder}/bundle"
-        _place(device, folder, cargo.blobs, files)
-        incoming = board.path(f"{places.STORE}/incoming/{cargo.version}")
-        _place(device, incoming, cargo.blobs, {}, copied=False)  # the store copies none of these
-        device_store.add(device, folder, trusts=trusts, again=again)
+        sent = _mending(device, cargo, lambda: _add(device, cargo, work))
     if work.activate:
         scope = ["--user"] if device.board.alone else []
         paused = scope if work.pause else None
         device_store.activate(device, cargo.version, trusts=trusts, again=again, paused=paused)
         if len(device.look().looked.versions) > _KEPT_VERSIONS:
             device_store.collect(device)
+    return sent
+
+
+def _mending(device: Device, cargo: Cargo, step: Callable[[], int]) -> int:
+    """Do a step, twice where the board had something damaged for it; how many bytes were sent."""
+    try:
+        return step()
+    except HostFailure as failure:
+        again = _send(device, damaged_items(device, cargo, failure))
+    return again + step()
+
+
+def _add(device: Device, cargo: Cargo, work: Work) -> int:
+    files = {name: item.sha256 for name, item in cargo.files.items()}
+    board = device.board
+    folder = f"{board.received_folder}/bundle"
+    _place(device, folder, cargo.blobs, files)
+    incoming = board.path(f"{places.STORE}/incoming/{cargo.version}")
+    _place(device, incoming, cargo.blobs, {}, copied=False)  # the store copies none of these
+    device_store.add(device, folder, trusts=work.service.trusts, again=work.again)
+    return 0
 
 
 def _place(

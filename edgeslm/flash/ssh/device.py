@@ -31,6 +31,9 @@ _AGAIN = "Run it again: it goes on where it was."
 class Device:
     """A board, connected; to be closed in the end.
 
+    Attributes:
+        notes: What was found there that its owner should know, a sentence each.
+
     Raises:
         HostFailure: it cannot be reached.
         Unsupported: it is no Linux with Python.
@@ -39,6 +42,7 @@ class Device:
     def __init__(self, destination: Destination, config: Path | None = None) -> None:
         self.destination = destination
         self.name = destination.name
+        self.notes: list[str] = []
         self.connection = Connection(destination.address, destination.name, config)
         try:
             self.board = self.look()

@@ -8,7 +8,8 @@ folder of an image.
 
 A runtime lies in `opt/edgeslm/runtimes/<id>`: the unpacked wheels in `site`, and `bin/edgeslm`,
 which starts them. It is made as `<id>.partial`, synced to the disk, then renamed; the link
-`current` is replaced at once. So what `current` leads to is complete, whenever the power fails.
+`current` is replaced at once. So what `current` leads to is complete, whenever the power fails; and
+where it was unpacked on the device itself, it has started there.
 `previous` leads to the one before; all others are removed, as `<id>.partial` again: what has its
 name is whole.
 """
@@ -22,6 +23,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from edgeslm.errors import (
     InvalidBundle,
     NotFound,
     OutputFailure,
+    Unhealthy,
     Unsupported,
     reading,
     writing,
@@ -50,6 +53,10 @@ OLDEST_PYTHON = (3, 11)
 _ARCHITECTURES = ("aarch64", "x86_64")
 """What runtimes are made for."""
 _SPARE_BYTES = 16 << 20
+_LOADING = "edgeslm.llama.described"
+"""What loads llama.cpp and does no more."""
+_MOST_SECONDS = 300
+_ANOTHER = "Make one for this board, and try it there: edgeslm wheels --target BOARD"
 _NEVER_RUN = re.compile(
     "/(tests?|pygments/(lexers|styles|formatters)|numpy/(f2py|testing|typing|ma|polynomial)"
     "|edgeslm/packager)/"
@@ -147,6 +154,7 @@ def install(
     interpreter: str | None = None,
     durable: bool = True,
     compiled: bool = True,
+    tried: bool = False,
 ) -> Installed:
     """Make a runtime the current one of the system under `root`; does nothing if it is already.
 
@@ -159,23 +167,30 @@ def install(
         interpreter: What starts it; None for Debian's name of its Python.
         durable: Wait until the disk holds all of it.
         compiled: Compile its Python too, if this Python is the one that will run it.
+        tried: Start it before it becomes the current one.
 
     Raises:
         UserError: a wheel is damaged, unsafe, or not for that runtime.
+        Unhealthy: it does not start; what was current is it still.
         OutputFailure: it cannot be written.
     """
     home = root / place
     folder = home / "runtimes"
     final = folder / runtime.id
+    interpreter = interpreter or f"/usr/bin/python{runtime.python}"
     with writing(home), exclusive(folder, _waiting):
         new = not final.is_dir()
         if new:
             files = find_wheels(runtimes, runtime, wheels)
             with _complete(_partial(final), final, durable=durable):
                 _fill(_partial(final), files, runtime)
-                _write_launcher(_partial(final), interpreter or f"/usr/bin/python{runtime.python}")
+                _write_launcher(_partial(final), interpreter)
                 if compiled and sys.version_info[:2] == numbers(runtime.python):
                     _compile(_partial(final) / "site")
+                if tried:
+                    _ensure_starts(_partial(final), interpreter)
+        elif tried:
+            _ensure_starts(final, interpreter)
         sync(folder)  # also where an earlier run was ended before it came to that
         _switch(home, runtime.id)
         return Installed(runtime.id, final, new, tuple(_tidy(home)))
@@ -259,6 +274,32 @@ def launcher_text(interpreter: str) -> str:
     )
 
 
+def _ensure_starts(folder: Path, interpreter: str) -> None:
+    """Return if this machine can run a runtime: its Python, and llama.cpp in it."""
+    commands = [[str(folder / "bin" / "edgeslm"), "--version"]]
+    if (folder / "site" / f"{_LOADING.replace('.', '/')}.py").is_file():
+        commands.append([interpreter, "-m", _LOADING])
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+    environment |= {"PYTHONPATH": str(folder / "site"), "PYTHONSAFEPATH": "1"}
+    for command in commands:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=environment,
+                timeout=_MOST_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unhealthy(f"the runtime does not start: {error}", hint=_ANOTHER) from error
+        if done.returncode:
+            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            ended = f"signal {-done.returncode}" if done.returncode < 0 else str(done.returncode)
+            said = words[-1] if words else f"it ends with {ended}"
+            raise Unhealthy(f"the runtime does not start: {said}", hint=_ANOTHER)
+
+
 def _switch(home: Path, name: str) -> None:
     """`current` leads to that runtime, `previous` to the one that it led to."""
     before = _leads_to(home / "current")
@@ -324,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place=given.place,
             interpreter=sys.executable if here else None,
             compiled=not given.no_compile,
+            tried=here,
         )
     except EdgeslmError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -108,16 +109,70 @@ def test_a_runtime_that_does_not_start_is_not_kept(
     good = (board.root / "opt/edgeslm/current").readlink()
     bad = make_runtimes(tmp_path / "bad", ".7", fault="sys.exit('it is broken')")
     done = flash(board, bundles[0], "--port", port, "--runtime", bad, code=1)
-    assert "the runtime does not start there: 127.0.0.1" in done.stderr
-    assert "it is broken" in done.stderr
-    assert (board.root / "opt/edgeslm/current").readlink() == good
+    assert "the runtime does not start: it is broken" in done.stderr
+    home = board.root / "opt/edgeslm"
+    assert (home / "current").readlink() == good
+    assert len(list((home / "runtimes").iterdir())) == 1
+    assert not (home / "previous").exists()  # so it has never been the current one
     ask(port)
-    done = flash(board, bundles[0], "--port", port, "--runtime", bad, code=1)
-    assert "it is broken" in done.stderr  # also now that it is there
-    assert (board.root / "opt/edgeslm/current").readlink() == good
+    switched = report_of(flash(board, bundles[1], "--port", port, "--json"))
+    assert switched["written_bytes"] > 0
+    later = (home / "current").readlink()
+    site = home / good / "site/edgeslm"
+    shutil.rmtree(site / "__pycache__")
+    (site / "__main__.py").write_text("raise SystemExit('it has become old')")
+    done = flash(board, bundles[0], "--port", port, code=1)
+    assert "the runtime does not start there" in done.stderr
+    assert "it has become old" in done.stderr
+    assert (home / "current").readlink() == later
     ask(port)
-    assert flash(board, bundles[0], "--port", port).returncode == 0
+    assert flash(board, bundles[1], "--port", port).returncode == 0
     assert not any((board.root / "var/lib/edgeslm/received").iterdir())
+
+
+@pytest.mark.slow
+def test_a_delta_of_something_damaged_is_sent_whole(
+    board: MadeBoard, bundles: Bundles, changed: Path
+) -> None:
+    port = str(free_port())
+    flash(board, bundles[0], "--port", port)
+    model = spoil_model(board, bundles[0])
+    report = report_of(flash(board, changed, "--json"))
+    assert report["notes"] == [DAMAGED]
+    assert report["written_bytes"] > model.stat().st_size
+    assert board.current == board.served == version_of(changed)
+    verify_bundle(board.store / "versions" / version_of(changed))
+
+
+def test_what_a_board_has_damaged_is_sent_again(board: MadeBoard, bundles: Bundles) -> None:
+    port = str(free_port())
+    flash(board, bundles[0], "--port", port)
+    model = spoil_model(board, bundles[0])
+    report = report_of(flash(board, bundles[1], "--json"))
+    assert report["notes"] == [DAMAGED]
+    assert report["written_bytes"] > model.stat().st_size
+    assert board.current == board.served == version_of(bundles[1])
+    verify_bundle(board.store / "versions" / version_of(bundles[1]))
+    ask(port)
+    assert not any((board.root / "var/lib/edgeslm/received").iterdir())
+
+
+DAMAGED = (
+    "Files were damaged there (1), and those needed have been sent again: its card may be wearing "
+    "out."
+)
+
+
+def spoil_model(board: MadeBoard, bundle: Path) -> Path:
+    """Change a byte of the model on the board, as a card does that wears out."""
+    digest = verify_bundle(bundle).contents.model.sha256
+    path = board.store / "versions" / version_of(bundle) / "blobs/sha256" / digest
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    return path
 
 
 @pytest.mark.slow

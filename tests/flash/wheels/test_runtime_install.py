@@ -6,12 +6,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_wheels import make_runtimes
 
-from edgeslm.bundle.runtimes import RuntimeList
-from edgeslm.errors import InvalidBundle, NotFound, OutputFailure, Unsupported
+from edgeslm.bundle.runtimes import Runtime, RuntimeList
+from edgeslm.errors import InvalidBundle, NotFound, OutputFailure, Unhealthy, Unsupported
 from edgeslm.flash.wheels import install as installing
 from edgeslm.flash.wheels.install import Installed, choose, install, launcher_text
 from edgeslm.flash.wheels.installer import installer
@@ -94,7 +95,7 @@ def test_the_one_before_is_kept_and_no_other(tmp_path: Path, root: Path) -> None
     assert links(root) == {"current": ids[1], "previous": ids[2]}
 
 
-def _again(folder: Path) -> tuple[RuntimeList, object, Path]:
+def _again(folder: Path) -> tuple[RuntimeList, Runtime, Path]:
     from edgeslm.bundle.runtimes import read_runtimes
 
     runtimes = read_runtimes((folder / "runtime.json").read_bytes(), "x")
@@ -226,6 +227,57 @@ def test_what_nobody_can_run_is_refused(wheels: Path) -> None:
     assert "64-bit system" in (told.value.hint or "")
     with pytest.raises(Unsupported, match=r"needs glibc 2\.34, this system has 2\.31"):
         choose(runtimes, replace(FAR, features=None, glibc=(2, 31)))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="devices have Python 3.11 or newer")
+@pytest.mark.parametrize(
+    ("program", "loading", "said"),
+    [
+        (b"import sys\nsys.exit('it is broken')\n", b"", "does not start: it is broken"),
+        (b"import os\nos.kill(os.getpid(), 4)\n", b"", "does not start: it ends with signal 4"),
+        (b"", b"import sys\nsys.exit('no libgomp.so.1')\n", "does not start: no libgomp.so.1"),
+    ],
+)
+def test_what_does_not_start_is_never_current(
+    wheels: Path, root: Path, program: bytes, loading: bytes, said: str
+) -> None:
+    more = {"edgeslm/llama/described.py": loading}
+    runtimes = made_here(wheels, program=program, more=more)
+    with pytest.raises(Unhealthy, match=said):
+        install(
+            *(runtimes, runtimes.runtimes[0], wheels, root),
+            durable=False,
+            tried=True,
+            interpreter=sys.executable,
+        )
+    assert links(root) == {}
+    assert kept(root) == set()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="devices have Python 3.11 or newer")
+def test_what_no_longer_starts_is_not_gone_back_to(tmp_path: Path, root: Path) -> None:
+    done = []
+    for number in range(2):
+        folder = tmp_path / f"wheels{number}"
+        folder.mkdir()
+        runtimes = made_here(folder, program=f"print({number})\n".encode())
+        given = (runtimes, runtimes.runtimes[0], folder, root)
+        done.append(
+            install(*given, durable=False, tried=True, compiled=False, interpreter=sys.executable)
+        )
+    first, second = done
+    assert not list(first.path.rglob("*.pyc"))  # trying it leaves nothing
+    (first.path / "site/edgeslm/__main__.py").write_text("raise SystemExit('old')")
+    given = (*_again(tmp_path / "wheels0"), root)
+    with pytest.raises(Unhealthy, match="does not start: old"):
+        install(*given, durable=False, tried=True, interpreter=sys.executable)
+    assert links(root) == {"current": second.id, "previous": first.id}
+
+
+def made_here(folder: Path, **more: Any) -> RuntimeList:
+    """Runtimes that this machine can run."""
+    architecture = this_device().architecture
+    return make_runtimes(folder, HERE, architecture=architecture, glibc="2.17", **more)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="devices have Python 3.11 or newer")
