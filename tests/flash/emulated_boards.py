@@ -27,7 +27,8 @@ from edgeslm.flash.image.partitions import read_table
 
 TARGET = "rpi-zero-2w"
 MOST_SECONDS = 900
-_PACKAGES = "http://deb.debian.org/debian/dists/trixie/InRelease"
+PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
+_PACKAGES = "http://deb.debian.org/debian/dists/{suite}/InRelease"
 _FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 _PROGRAMS = ("qemu-system-aarch64", "aarch64-linux-gnu-g++")
 _LACKING = [name for name in _PROGRAMS if shutil.which(name) is None]
@@ -54,20 +55,21 @@ def edgeslm(*words: object) -> str:
     return done.stdout
 
 
-def pack(model: Path, folder: Path, *words: object) -> Path:
+def pack(model: Path, folder: Path, *words: object, suite: str = "trixie") -> Path:
     """A bundle of a model, with the runtime for the board, which lies beside it."""
     wheels = folder.parent / "wheels"
     if not wheels.exists():
-        edgeslm("wheels", "--target", TARGET, "--python", "3.13", "-o", wheels)
+        edgeslm("wheels", "--target", TARGET, "--python", PYTHONS[suite], "-o", wheels)
     edgeslm("pack", model, "-o", folder, "--target", TARGET, "--runtime", wheels, *words)
     return folder
 
 
-def make_card(packed: Path, image: Path, *words: object) -> None:
+def make_card(packed: Path, image: Path, *words: object, suite: str = "trixie") -> None:
     """A card with a bundle in it, as large as QEMU wants a card to be."""
-    if not any(_CACHE.glob("debian/trixie-*.img")) and get(_PACKAGES) is None:
-        pytest.skip(f"no base is kept, and {_PACKAGES} cannot be reached")
-    print(edgeslm("flash", packed, "--to", image, "--base", "debian", *words))
+    packages = _PACKAGES.format(suite=suite)
+    if not any(_CACHE.glob(f"debian/{suite}-*.img")) and get(packages) is None:
+        pytest.skip(f"no base is kept, and {packages} cannot be reached")
+    print(edgeslm("flash", packed, "--to", image, "--base", f"debian:{suite}", *words))
     os.truncate(image, 1 << (image.stat().st_size - 1).bit_length())
 
 

@@ -28,13 +28,18 @@ pytestmark = MARKS
 
 @pytest.fixture(scope="module")
 def card(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A card with a model in it: EDGESLM_SMOLLM2_GGUF, or a tiny one. Never write to it."""
+    """A card with Debian 13 and a model in it. Never write to it."""
     folder = tmp_path_factory.mktemp("board")
-    model = os.environ.get("EDGESLM_SMOLLM2_GGUF") or tiny_model
-    packed = pack(Path(model), folder / "packed")
-    make_card(packed, folder / "board.img", "--hostname", "emulated")
-    yield folder / "board.img"
+    yield card_in(folder, tiny_model, "trixie")
     shutil.rmtree(folder)  # gigabytes
+
+
+def card_in(folder: Path, tiny_model: Path, suite: str) -> Path:
+    """A card in a folder; the model is EDGESLM_SMOLLM2_GGUF, or a tiny one."""
+    model = os.environ.get("EDGESLM_SMOLLM2_GGUF") or tiny_model
+    packed = pack(Path(model), folder / "packed", suite=suite)
+    make_card(packed, folder / "board.img", "--hostname", "emulated", suite=suite)
+    return folder / "board.img"
 
 
 def asked(words: list[str], folder: Path) -> str:
@@ -85,3 +90,16 @@ def test_a_raspberry_pi_3_started_from_such_a_card_answers(
     said = asked(words, tmp_path)
     with capsys.disabled():
         print(f"\nraspi3b: {said}")
+
+
+@pytest.mark.slow
+def test_a_board_with_the_debian_before_answers(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = card_in(tmp_path, tiny_model, "bookworm")
+    try:
+        said = asked(virt(card, tmp_path), tmp_path)
+    finally:
+        card.unlink()
+    with capsys.disabled():
+        print(f"\nvirt, Debian 12: {said}")
