@@ -40,7 +40,10 @@ def damaged_items(device: Device, cargo: Cargo, failure: HostFailure) -> tuple[I
     python = board.pythons[max(board.pythons)]
     text = Path(reading.__file__).read_text(encoding="utf-8")
     progress.note(f"{device.name}: {failure.message}; reading what is there")
-    paths = json.loads(device.run([python, "-I", "-S", "-c", text, *folders]))
+    try:
+        paths = json.loads(device.run([python, "-I", "-S", "-c", text, *folders]))
+    except HostFailure:
+        raise failure from None
     if not paths:
         raise failure
     names = {path.rpartition("/")[2] for path in paths}

@@ -279,7 +279,8 @@ def _ensure_starts(folder: Path, interpreter: str) -> None:
     commands = [[str(folder / "bin" / "edgeslm"), "--version"]]
     if (folder / "site" / f"{_LOADING.replace('.', '/')}.py").is_file():
         commands.append([interpreter, "-m", _LOADING])
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONHOME"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
     environment |= {"PYTHONPATH": str(folder / "site"), "PYTHONSAFEPATH": "1"}
     for command in commands:
         try:
