@@ -11,9 +11,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from edgeslm import progress
@@ -23,7 +22,7 @@ from edgeslm.flash.plan import Report
 from edgeslm.flash.ssh import before, device_store, runtimes, services
 from edgeslm.flash.ssh.board import Before
 from edgeslm.flash.ssh.cargo import Cargo, Item
-from edgeslm.flash.ssh.damage import damaged_items
+from edgeslm.flash.ssh.damage import mend, with_mending
 from edgeslm.flash.ssh.deltas import NAME as DELTA
 from edgeslm.flash.ssh.deltas import send_delta
 from edgeslm.flash.ssh.device import Device
@@ -48,7 +47,7 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
     """
     began = time.monotonic()
     services.settle_account(device, make=work.account)
-    work, by_delta, sent = _bring(device, cargo, work)
+    by_delta, sent = _bring(device, cargo, work)
     repeated = device.board.unfinished
     was = before.remember(device)
     try:
@@ -56,15 +55,16 @@ def carry_out(work: Work, cargo: Cargo, device: Device) -> Report:
             folder = device.board.path(places.TRUSTED_KEYS)
             files = {f"{folder}/{name}": text for name, text in work.keys.items()}
             device.call("write", files=files)
-        sent += _mending(device, cargo, lambda: _install(device, cargo, work.install))
-        sent += _store(device, cargo, replace(work, receive=work.receive and not by_delta))
+        sent += _install(device, cargo, work.install)
+        sent += 0 if by_delta else _receive(device, cargo, work)
+        _activate(device, cargo, work)
     except Failure:
         _leave(device, was, restart=repeated or work.pause)
         raise
     _note(device, cargo.version)
     if work.unit is not None:
         device.call("write", files={device.board.unit_file: work.unit})
-    if work.tidy:
+    if work.tidy or device.notes:
         tidy(device)
     notes = [*work.plan.notes, *(_start(device, was) if work.start else ()), *device.notes]
     before.forget(device)
@@ -83,19 +83,21 @@ def tidy(device: Device) -> None:
     device.call("remove", paths=paths, if_empty=[])
 
 
-def _bring(device: Device, cargo: Cargo, work: Work) -> tuple[Work, bool, int]:
-    """Have there what is lacking; what is left to do, whether a delta did it, and bytes sent."""
+def _bring(device: Device, cargo: Cargo, work: Work) -> tuple[bool, int]:
+    """Have there what is lacking; whether a delta did it all, and how many bytes were sent."""
+    sent = 0
     try:
         by_delta = send_delta(device, cargo, work)
     except HostFailure as failure:
         by_delta = None
-        again = damaged_items(device, cargo, failure)
-        lacked = {item.sha256 for item in work.send}
-        more = tuple(item for item in again if item.sha256 not in lacked)
-        work = replace(work, send=(*work.send, *more))
+        sent = mend(device, cargo, None, _send, failure)
+        folder = device.board.received_folder
+        rest = device.board.path(f"{places.STORE}/incoming/{cargo.version}")  # what it had made
+        paths = [f"{folder}/{DELTA}", f"{folder}/{DELTA}.part", rest]
+        device.call("remove", paths=paths, if_empty=[])
     if by_delta is not None:
-        return work, True, by_delta
-    return work, False, _send(device, work.send)
+        return True, by_delta
+    return False, sent + _send(device, work.send)
 
 
 def _send(device: Device, items: Iterable[Item]) -> int:
@@ -113,7 +115,9 @@ def _send(device: Device, items: Iterable[Item]) -> int:
 def _install(device: Device, cargo: Cargo, chosen: Chosen | None) -> int:
     """Have the runtime there as the current one; none is that did not start there before."""
     if chosen is not None and chosen.runtime.id not in device.board.looked.runtimes:
-        return _unpack(device, cargo, chosen)
+        assert cargo.runtimes is not None  # noqa: S101  chosen of it
+        used = items_of(cargo, cargo.runtimes, chosen)
+        return with_mending(device, cargo, used, _send, lambda: _unpack(device, cargo, chosen))
     command = places.COMMAND
     if chosen is not None:
         command = f"{places.OPT}/runtimes/{chosen.runtime.id}/bin/edgeslm"
@@ -161,28 +165,28 @@ def _leave(device: Device, was: Before, *, restart: bool) -> None:
             before.forget(device)
 
 
-def _store(device: Device, cargo: Cargo, work: Work) -> int:
-    """Have the bundle in the store, and as the current one; how many bytes had to be sent again."""
-    trusts, again = work.service.trusts, work.again
-    sent = 0
+def _receive(device: Device, cargo: Cargo, work: Work) -> int:
+    """Have the bundle in the store, each byte of it as it is here; how many were sent for that."""
     if work.receive:
-        sent = _mending(device, cargo, lambda: _add(device, cargo, work))
+        return with_mending(device, cargo, cargo.items, _send, lambda: _add(device, cargo, work))
+    if not work.activate:
+        return 0
+
+    def read() -> int:  # it came with an earlier flash
+        device_store.verify(device, cargo.version)
+        return 0
+
+    return with_mending(device, cargo, cargo.items, _send, read)
+
+
+def _activate(device: Device, cargo: Cargo, work: Work) -> None:
+    trusts, again = work.service.trusts, work.again
     if work.activate:
         scope = ["--user"] if device.board.alone else []
         paused = scope if work.pause else None
         device_store.activate(device, cargo.version, trusts=trusts, again=again, paused=paused)
         if len(device.look().looked.versions) > _KEPT_VERSIONS:
             device_store.collect(device)
-    return sent
-
-
-def _mending(device: Device, cargo: Cargo, step: Callable[[], int]) -> int:
-    """Do a step, twice where the board had something damaged for it; how many bytes were sent."""
-    try:
-        return step()
-    except HostFailure as failure:
-        again = _send(device, damaged_items(device, cargo, failure))
-    return again + step()
 
 
 def _add(device: Device, cargo: Cargo, work: Work) -> int:

@@ -1,12 +1,13 @@
 """What a board has that is no longer what it was received as: that is sent once more.
 
 Files of the store are used again by their names and sizes; reading all of them before each flash
-would take longer than most flashes. So they are read where the store has refused something.
+would take longer than most flashes. So they are read where a step has failed that uses them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgeslm import progress
@@ -16,41 +17,89 @@ from edgeslm.flash.ssh import reading
 from edgeslm.flash.ssh.cargo import Cargo, Item
 from edgeslm.flash.ssh.device import Device
 
+Send = Callable[[Device, Iterable[Item]], int]
+"""Has files there, as received; how many bytes were sent."""
 
-def damaged_items(device: Device, cargo: Cargo, failure: HostFailure) -> tuple[Item, ...]:
-    """What of the cargo the board has damaged; from what was received it is removed.
+
+def with_mending(
+    device: Device, cargo: Cargo, used: Iterable[Item], send: Send, step: Callable[[], int]
+) -> int:
+    """Do a step, and once more where the board had something damaged that it uses.
 
     Args:
         device: The board.
         cargo: What is carried there.
-        failure: What the board said, by which nobody knows what is wrong.
+        used: What the step uses.
+        send: See there.
+        step: What to do; how many bytes that sent.
 
     Returns:
-        None of them where damage is in what the cargo does not need.
+        How many bytes were sent.
 
     Raises:
-        HostFailure: that failure, where nothing is damaged or the board is gone.
+        HostFailure: it failed, also with what is right.
+    """
+    try:
+        return step()
+    except HostFailure as failure:
+        sent = mend(device, cargo, used, send, failure)
+    try:
+        return sent + step()
+    except HostFailure as failure:
+        worn = f"{failure.message}; and files are damaged there: its card may be wearing out"
+        raise HostFailure(worn, hint=failure.hint) from failure
+
+
+def mend(
+    device: Device, cargo: Cargo, used: Iterable[Item] | None, send: Send, failure: HostFailure
+) -> int:
+    """Have what the board has damaged of the cargo there as it was; how many bytes were sent.
+
+    Args:
+        device: The board.
+        cargo: What is carried there.
+        used: What has been used; None for whatever is there.
+        send: See there.
+        failure: By which it is known that something is wrong, and not what.
+
+    Raises:
+        HostFailure: the failure, where nothing that was used is damaged or the board is gone.
     """
     if not device.connection.is_open():
         raise failure
+    progress.note(f"{failure.message}; reading what is there")
+    paths = _damaged(device, failure)
+    names = {path.rpartition("/")[2] for path in paths}
+    if not names or (used is not None and not names & {item.sha256 for item in used}):
+        raise failure
+    received = f"{device.board.received_folder}/blobs"
+    bad = [path for path in paths if path.startswith(f"{received}/")]
+    if bad:
+        device.call("remove", paths=bad, if_empty=[])
+    known = {item.sha256: item for item in (*cargo.items, *cargo.runtime_items.values())}
+    items = [known[name] for name in sorted(names & set(known))]
+    sent = send(device, items)
+    stored = [path for path in paths if path not in bad and path.rpartition("/")[2] in known]
+    if stored:
+        _run(device, "mend", received, *stored)
+    device.notes.append(
+        f"Files damaged there: {len(names)}; sent again: {len(items)}. Its card may be wearing out."
+    )
+    return sent
+
+
+def _damaged(device: Device, failure: HostFailure) -> list[str]:
     board = device.board
-    received = f"{board.received_folder}/blobs"
     versions = board.path(f"{places.STORE}/versions")
-    folders = [received, *(f"{versions}/{each}/blobs/sha256" for each in board.looked.versions)]
-    python = board.pythons[max(board.pythons)]
-    text = Path(reading.__file__).read_text(encoding="utf-8")
-    progress.note(f"{device.name}: {failure.message}; reading what is there")
+    folders = [f"{versions}/{each}/blobs/sha256" for each in board.looked.versions]
     try:
-        paths = json.loads(device.run([python, "-I", "-S", "-c", text, *folders]))
+        found = json.loads(_run(device, "read", f"{board.received_folder}/blobs", *folders))
     except HostFailure:
         raise failure from None
-    if not paths:
-        raise failure
-    names = {path.rpartition("/")[2] for path in paths}
-    device.notes.append(
-        f"Files were damaged there ({len(names)}), and those needed have been sent again: its card "
-        "may be wearing out."
-    )
-    device.call("remove", paths=[path for path in paths if path.startswith(received)], if_empty=[])
-    items = {item.sha256: item for item in (*cargo.items, *cargo.runtime_items.values())}
-    return tuple(item for digest, item in items.items() if digest in names)
+    return [str(path) for path in found]
+
+
+def _run(device: Device, *words: str) -> str:
+    board = device.board
+    text = Path(reading.__file__).read_text(encoding="utf-8")
+    return device.run([board.pythons[max(board.pythons)], "-I", "-S", "-c", text, *words])

@@ -39,6 +39,17 @@ def inventory(device: Device) -> str:
     return _store(device, "inventory")
 
 
+def verify(device: Device, version: str) -> None:
+    """Read a version that is there, and compare it with what it has to be.
+
+    Raises:
+        HostFailure: it is not.
+    """
+    board = device.board
+    folder = board.path(f"{places.STORE}/versions/{version}")
+    device.run([board.path(places.COMMAND), "verify", folder, "--json"])
+
+
 def activate(
     device: Device, version: str, *, trusts: bool, again: bool, paused: Sequence[str] | None = None
 ) -> None:

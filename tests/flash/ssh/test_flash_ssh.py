@@ -138,7 +138,7 @@ def test_a_delta_of_something_damaged_is_sent_whole(
     flash(board, bundles[0], "--port", port)
     model = spoil_model(board, bundles[0])
     report = report_of(flash(board, changed, "--json"))
-    assert report["notes"] == [DAMAGED]
+    assert report["notes"] == [damage(sent=0)]
     assert report["written_bytes"] > model.stat().st_size
     assert board.current == board.served == version_of(changed)
     verify_bundle(board.store / "versions" / version_of(changed))
@@ -149,17 +149,24 @@ def test_what_a_board_has_damaged_is_sent_again(board: MadeBoard, bundles: Bundl
     flash(board, bundles[0])
     model = spoil_model(board, bundles[0])
     report = report_of(flash(board, bundles[1], "--json"))
-    assert DAMAGED in report["notes"]
+    assert damage(sent=1) in report["notes"]
     assert report["written_bytes"] > model.stat().st_size
     assert board.current == version_of(bundles[1])
-    verify_bundle(board.store / "versions" / version_of(bundles[1]))
+    versions = [board.store / "versions" / version_of(bundle) for bundle in bundles]
+    for version in versions:
+        verify_bundle(version)
+
+    spoil_model(board, bundles[0])
+    report = report_of(flash(board, bundles[0], "--json"))  # back to what is there already
+    assert damage(sent=1) in report["notes"]
+    assert board.current == version_of(bundles[0])
+    for version in versions:
+        verify_bundle(version)
     assert not any((board.root / "var/lib/edgeslm/received").iterdir())
 
 
-DAMAGED = (
-    "Files were damaged there (1), and those needed have been sent again: its card may be wearing "
-    "out."
-)
+def damage(*, sent: int) -> str:
+    return f"Files damaged there: 1; sent again: {sent}. Its card may be wearing out."
 
 
 def spoil_model(board: MadeBoard, bundle: Path) -> Path:
