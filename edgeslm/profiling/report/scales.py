@@ -9,6 +9,8 @@ from dataclasses import dataclass
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOG_RANGE = 8.0
 """Values that differ by more than that factor are shown on a logarithmic axis, if it may be one."""
+_NOTHING = 1e-100
+"""Less is zero: between such numbers there is no room for ticks."""
 
 _MOST_RANGE = 1e12
 
@@ -59,7 +61,8 @@ def scale(
         ticks: About how many.
         margin: Kept free at both ends, as a part of the axis.
     """
-    low, high = min(values), max(values)
+    seen = [value if abs(value) > _NOTHING else 0.0 for value in values]
+    low, high = min(seen), max(seen)
     if may_be_log and low > 0 and _LOG_RANGE < high / low < _MOST_RANGE:
         factor = (high / low) ** margin
         low, high = low / factor, high * factor

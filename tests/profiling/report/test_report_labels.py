@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeslm.profiling.report.labels import Box, place, shortened, spread, text_width
@@ -20,6 +20,8 @@ PLACES = st.lists(
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=8), st.booleans(), st.booleans())
+@example([5e-324], may_be_log=False, from_zero=False)
+@example([5e-324], may_be_log=True, from_zero=True)
 def test_values_and_ticks_lie_on_the_axis(
     values: list[float], may_be_log: bool, from_zero: bool
 ) -> None:
