@@ -20,8 +20,8 @@ PLACES = st.lists(
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=8), st.booleans(), st.booleans())
-@example([5e-324], may_be_log=False, from_zero=False)
-@example([5e-324], may_be_log=True, from_zero=True)
+@example(values=[5e-324], may_be_log=False, from_zero=False)
+@example(values=[5e-324], may_be_log=True, from_zero=True)
 def test_values_and_ticks_lie_on_the_axis(
     values: list[float], may_be_log: bool, from_zero: bool
 ) -> None:
