@@ -88,6 +88,11 @@ class Batch:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.native: Any = native.library().llama_batch_init(capacity, 0, 1)
+        # Each access to a pointer in a structure makes an object: between two tokens that shows.
+        self._tokens, self._positions = self.native.token, self.native.pos
+        self._sequences, self._logits = self.native.seq_id, self.native.logits
+        for index in range(capacity):
+            self.native.n_seq_id[index] = 1
 
     def __len__(self) -> int:
         return int(self.native.n_tokens)
@@ -99,11 +104,10 @@ class Batch:
     def add(self, token: int, position: int, *, sequence: int = 0, logits: bool = False) -> None:
         """Append one token; `logits` asks for its output row."""
         index = self.native.n_tokens
-        self.native.token[index] = token
-        self.native.pos[index] = position
-        self.native.n_seq_id[index] = 1
-        self.native.seq_id[index][0] = sequence
-        self.native.logits[index] = logits
+        self._tokens[index] = token
+        self._positions[index] = position
+        self._sequences[index][0] = sequence
+        self._logits[index] = logits
         self.native.n_tokens = index + 1
 
     def close(self) -> None:
