@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from edgeslm import progress
 from edgeslm.errors import Failure, HostFailure
 from edgeslm.flash import places
 from edgeslm.flash.plan import Report
@@ -90,26 +89,14 @@ def _bring(device: Device, cargo: Cargo, work: Work) -> tuple[bool, int]:
         by_delta = send_delta(device, cargo, work)
     except HostFailure as failure:
         by_delta = None
-        sent = mend(device, cargo, None, _send, failure)
+        sent = mend(device, cargo, None, failure)
         folder = device.board.received_folder
         rest = device.board.path(f"{places.STORE}/incoming/{cargo.version}")  # what it had made
         paths = [f"{folder}/{DELTA}", f"{folder}/{DELTA}.part", rest]
         device.call("remove", paths=paths, if_empty=[])
     if by_delta is not None:
         return True, by_delta
-    return False, sent + _send(device, work.send)
-
-
-def _send(device: Device, items: Iterable[Item]) -> int:
-    """Send what is lacking; an interrupted file goes on where it ended."""
-    wanted = list(items)
-    folder = f"{device.board.received_folder}/blobs"
-    sent = 0
-    with progress.bar("sending", sum(item.bytes for item in wanted), unit="bytes") as advance:
-        for item in wanted:
-            path = f"{folder}/{item.sha256}"
-            sent += device.send(path, item.path, item.bytes, item.sha256, advance)
-    return sent
+    return False, sent + device.send_items(work.send)
 
 
 def _install(device: Device, cargo: Cargo, chosen: Chosen | None) -> int:
@@ -117,7 +104,7 @@ def _install(device: Device, cargo: Cargo, chosen: Chosen | None) -> int:
     if chosen is not None and chosen.runtime.id not in device.board.looked.runtimes:
         assert cargo.runtimes is not None  # noqa: S101  chosen of it
         used = items_of(cargo, cargo.runtimes, chosen)
-        return with_mending(device, cargo, used, _send, lambda: _unpack(device, cargo, chosen))
+        return with_mending(device, cargo, used, lambda: _unpack(device, cargo, chosen))
     command = places.COMMAND
     if chosen is not None:
         command = f"{places.OPT}/runtimes/{chosen.runtime.id}/bin/edgeslm"
@@ -167,16 +154,16 @@ def _leave(device: Device, was: Before, *, restart: bool) -> None:
 
 def _receive(device: Device, cargo: Cargo, work: Work) -> int:
     """Have the bundle in the store, each byte of it as it is here; how many were sent for that."""
-    if work.receive:
-        return with_mending(device, cargo, cargo.items, _send, lambda: _add(device, cargo, work))
-    if not work.activate:
+    if not (work.receive or work.activate):
         return 0
 
-    def read() -> int:  # it came with an earlier flash
-        device_store.verify(device, cargo.version)
-        return 0
+    def step() -> None:
+        if work.receive:
+            _add(device, cargo, work)
+        else:  # it came with an earlier flash
+            device_store.verify(device, cargo.version)
 
-    return with_mending(device, cargo, cargo.items, _send, read)
+    return with_mending(device, cargo, cargo.items, step)
 
 
 def _activate(device: Device, cargo: Cargo, work: Work) -> None:
@@ -189,7 +176,7 @@ def _activate(device: Device, cargo: Cargo, work: Work) -> None:
             device_store.collect(device)
 
 
-def _add(device: Device, cargo: Cargo, work: Work) -> int:
+def _add(device: Device, cargo: Cargo, work: Work) -> None:
     files = {name: item.sha256 for name, item in cargo.files.items()}
     board = device.board
     folder = f"{board.received_folder}/bundle"
@@ -197,7 +184,6 @@ def _add(device: Device, cargo: Cargo, work: Work) -> int:
     incoming = board.path(f"{places.STORE}/incoming/{cargo.version}")
     _place(device, incoming, cargo.blobs, {}, copied=False)  # the store copies none of these
     device_store.add(device, folder, trusts=work.service.trusts, again=work.again)
-    return 0
 
 
 def _place(

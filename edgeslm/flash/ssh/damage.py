@@ -17,12 +17,9 @@ from edgeslm.flash.ssh import reading
 from edgeslm.flash.ssh.cargo import Cargo, Item
 from edgeslm.flash.ssh.device import Device
 
-Send = Callable[[Device, Iterable[Item]], int]
-"""Has files there, as received; how many bytes were sent."""
-
 
 def with_mending(
-    device: Device, cargo: Cargo, used: Iterable[Item], send: Send, step: Callable[[], int]
+    device: Device, cargo: Cargo, used: Iterable[Item], step: Callable[[], int | None]
 ) -> int:
     """Do a step, and once more where the board had something damaged that it uses.
 
@@ -30,8 +27,7 @@ def with_mending(
         device: The board.
         cargo: What is carried there.
         used: What the step uses.
-        send: See there.
-        step: What to do; how many bytes that sent.
+        step: What to do; how many bytes that sent, if any.
 
     Returns:
         How many bytes were sent.
@@ -40,26 +36,23 @@ def with_mending(
         HostFailure: it failed, also with what is right.
     """
     try:
-        return step()
+        return step() or 0
     except HostFailure as failure:
-        sent = mend(device, cargo, used, send, failure)
+        sent = mend(device, cargo, used, failure)
     try:
-        return sent + step()
+        return sent + (step() or 0)
     except HostFailure as failure:
         worn = f"{failure.message}; and files are damaged there: its card may be wearing out"
         raise HostFailure(worn, hint=failure.hint) from failure
 
 
-def mend(
-    device: Device, cargo: Cargo, used: Iterable[Item] | None, send: Send, failure: HostFailure
-) -> int:
+def mend(device: Device, cargo: Cargo, used: Iterable[Item] | None, failure: HostFailure) -> int:
     """Have what the board has damaged of the cargo there as it was; how many bytes were sent.
 
     Args:
         device: The board.
         cargo: What is carried there.
         used: What has been used; None for whatever is there.
-        send: See there.
         failure: By which it is known that something is wrong, and not what.
 
     Raises:
@@ -78,7 +71,7 @@ def mend(
         device.call("remove", paths=bad, if_empty=[])
     known = {item.sha256: item for item in (*cargo.items, *cargo.runtime_items.values())}
     items = [known[name] for name in sorted(names & set(known))]
-    sent = send(device, items)
+    sent = device.send_items(items)
     stored = [path for path in paths if path not in bad and path.rpartition("/")[2] in known]
     if stored:
         _run(device, "mend", received, *stored)

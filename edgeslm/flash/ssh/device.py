@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from edgeslm import progress
 from edgeslm.errors import Failure, HostFailure, OutputFailure, reading
 from edgeslm.flash.ssh import agent
 from edgeslm.flash.ssh.board import Board, Rights, question, read_answer
+from edgeslm.flash.ssh.cargo import Item
 from edgeslm.flash.ssh.destination import Destination
 from edgeslm.progress import Advance
 from edgeslm.ssh import OF_SSH, Connection, last_line
@@ -128,6 +130,20 @@ class Device:
                 raise self._failed(code, said, file.name, size)
             advance(-size)
         raise AssertionError("unreachable")
+
+    def send_items(self, items: Iterable[Item]) -> int:
+        """Have files there as received, where a bundle is put together; how many bytes were sent.
+
+        An interrupted one goes on where it ended.
+        """
+        wanted = list(items)
+        folder = f"{self.board.received_folder}/blobs"
+        sent = 0
+        with progress.bar("sending", sum(item.bytes for item in wanted), unit="bytes") as advance:
+            for item in wanted:
+                path = f"{folder}/{item.sha256}"
+                sent += self.send(path, item.path, item.bytes, item.sha256, advance)
+        return sent
 
     def _sent(
         self, path: str, file: Path, size: int, digest: str, advance: Advance

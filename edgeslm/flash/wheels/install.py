@@ -156,7 +156,7 @@ def install(
     compiled: bool = True,
     tried: bool = False,
 ) -> Installed:
-    """Make a runtime the current one of the system under `root`; does nothing if it is already.
+    """Make a runtime the current one of the system under `root`; changes nothing if it is already.
 
     Args:
         runtimes: What runtime.json holds.
