@@ -19,13 +19,13 @@ class Candidates:
     """Some tokens, each with its logit.
 
     Args:
-        ids: Which; shape (count,).
         logits: Shape (count,).
+        ids: Which tokens, shape (count,); None where they are the whole vocabulary.
     """
 
-    def __init__(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> None:
-        self._ids = ids
-        self._tokens = np.empty(len(ids), _TOKEN)
+    def __init__(self, logits: NDArray[np.float32], ids: NDArray[np.int32] | None = None) -> None:
+        self._ids = np.arange(len(logits), dtype=np.int32) if ids is None else ids
+        self._tokens = np.empty(len(self._ids), _TOKEN)
         self._native: Any = native.library().llama_token_data_array()
         self.pointer: Any = ctypes.byref(self._native)
         self.set(logits)

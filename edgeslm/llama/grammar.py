@@ -72,7 +72,7 @@ class Grammar(Closing):
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
-        one = Candidates(np.array([token], np.int32), np.zeros(1, np.float32))
+        one = Candidates(np.zeros(1, np.float32), np.array([token], np.int32))
         self.restrict(one)
         return one.highest() > -np.inf and self.spells(token)
 

@@ -117,7 +117,6 @@ class Sampler:
             _require(0 <= token <= most, "logit-bias token", token, f"0 to {most}")
         self._grammar = Grammar(model, options.grammar) if options.grammar is not None else None
         self._margin = _margin(options)
-        self._ids = np.arange(model.vocabulary_size, dtype=np.int32)
         self.options = options
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
@@ -158,7 +157,7 @@ class Sampler:
 
     def _follow(self, grammar: Grammar, logits: NDArray[np.float32]) -> int:
         """Choose freely; only where the grammar forbids that token, among those it allows."""
-        token = self._chosen(Candidates(self._ids, logits))
+        token = self._chosen(Candidates(logits))
         if not grammar.allows(token):
             token = self._among(grammar, logits)
         grammar.accept(token)
@@ -173,13 +172,13 @@ class Sampler:
         """
         if len(logits) > 2 * _LIKELY:
             ids = np.argpartition(logits, -_LIKELY)[-_LIKELY:].astype(np.int32)
-            candidates = Candidates(ids, logits[ids])
+            candidates = Candidates(logits[ids], ids)
             grammar.restrict(candidates)
             if candidates.highest() - float(logits[ids].min()) > self._margin:
                 token = self._chosen(candidates)
                 if grammar.spells(token):
                     return token
-        candidates = Candidates(self._ids, logits)
+        candidates = Candidates(logits)
         grammar.restrict(candidates)
         allowed = candidates.logits()
         while True:

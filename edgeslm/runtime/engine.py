@@ -55,8 +55,12 @@ class Ticket:
         return self._future.result(timeout)
 
     def when_done(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when `result` has something to give, in whatever thread."""
-        self._future.add_done_callback(lambda _: callback())
+        """Have `callback` called when `result` has something to give, in whatever thread.
+
+        It is let go of then: it may hold this ticket.
+        """
+        once = [callback]
+        self._future.add_done_callback(lambda _: once.pop()())
 
     def settle(self) -> bool:
         """Tell those who wait if the job is done; whether it is."""

@@ -200,8 +200,15 @@ class Job:
         self._close()
 
     def _close(self) -> None:
+        """Let go of what only an answer that goes on needs.
+
+        Who listens mostly holds the job, too. If each held the other, both would stay until Python
+        looks for such rings, which in a server is seldom.
+        """
+        self._on_text = None
         if self._sampler is not None:
             self._sampler.close()
+            self._sampler = None
 
     def _emit(self, text: str) -> None:
         if text:

@@ -107,3 +107,26 @@ def test_event_loops_that_are_over_are_let_go(engine: Engine) -> None:
     loops = [asyncio.run(ask()) for _ in range(3)]
     gc.collect()
     assert [loop() for loop in loops[:2]] == [None, None]
+
+
+def test_what_is_answered_is_let_go_before_python_looks_for_rings(engine: Engine) -> None:
+    """Each held as much as the vocabulary until then, and in a server that is seldom."""
+
+    async def ask() -> list[weakref.ref[object]]:
+        answers = _answers(engine, lambda _: None)
+        await _all(answers)
+        jobs = [ticket.job for ticket in answers.tickets]
+        return [weakref.ref(each) for each in (answers, *answers.tickets, *jobs)]
+
+    async def ask_often() -> list[weakref.ref[object]]:
+        return [each for _ in range(3) for each in await ask()]
+
+    gc.collect()
+    gc.disable()
+    try:
+        asked = asyncio.run(ask_often())
+        before_last = asked[: 2 * len(asked) // 3]
+        assert before_last
+        assert not [each() for each in before_last if each() is not None]
+    finally:
+        gc.enable()
