@@ -35,12 +35,12 @@ def enough(wanted: int | None, *ratios: Sequence[float]) -> bool:
     """Whether no further round is worth it.
 
     Args:
-        wanted: Exactly so many, if somebody said so.
+        wanted: Exactly so many, if somebody said so; one at least.
         ratios: Each one of every round so far.
     """
     done = min(map(len, ratios))
     if wanted is not None:
-        return done >= wanted
+        return done >= max(wanted, 1)
     return done >= MOST or (done >= LEAST and all(map(_is_known, ratios)))
 
 

@@ -67,6 +67,7 @@ def test_as_many_as_wanted_are_just_as_many() -> None:
     assert not rounds.enough(3, [1.0, 1.0])
     assert rounds.enough(3, [0.5, 1.0, 2.0])
     assert not rounds.enough(50, [1.0] * 49)
+    assert not rounds.enough(0, [])
 
 
 def test_what_is_printed_has_the_median_first() -> None:

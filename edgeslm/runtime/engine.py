@@ -57,7 +57,7 @@ class Ticket:
     def when_done(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when `result` has something to give, in whatever thread.
 
-        It is let go of then: it may hold this ticket.
+        It is let go of then, since it may hold this ticket: no reference cycle stays behind.
         """
         once = [callback]
         self._future.add_done_callback(lambda _: once.pop()())

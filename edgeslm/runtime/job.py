@@ -202,8 +202,8 @@ class Job:
     def _close(self) -> None:
         """Let go of what only an answer that goes on needs.
 
-        Who listens mostly holds the job, too. If each held the other, both would stay until Python
-        looks for such rings, which in a server is seldom.
+        Who listens mostly holds the job, too. A reference cycle of the two would stay until the
+        garbage collector looks at what is old, which in a server is seldom.
         """
         self._on_text = None
         if self._sampler is not None:

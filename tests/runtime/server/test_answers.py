@@ -109,8 +109,8 @@ def test_event_loops_that_are_over_are_let_go(engine: Engine) -> None:
     assert [loop() for loop in loops[:2]] == [None, None]
 
 
-def test_what_is_answered_is_let_go_before_python_looks_for_rings(engine: Engine) -> None:
-    """Each held as much as the vocabulary until then, and in a server that is seldom."""
+def test_what_is_answered_is_freed_without_the_garbage_collector(engine: Engine) -> None:
+    """It seldom looks at what is old, and each answer held an array as long as the vocabulary."""
 
     async def ask() -> list[weakref.ref[object]]:
         answers = _answers(engine, lambda _: None)
