@@ -114,7 +114,7 @@ def open_models(stack: ExitStack, models: Mapping[str, Path], options: HostOptio
     from edgeslm.bundle.model_path import find_package
     from edgeslm.runtime.server.hosted import Hosted
 
-    turn = threading.Lock()
+    turn = threading.Lock() if len(models) > 1 else None
     opened: list[Served] = []
     for name, path in models.items():
         package = find_package(path, to_run=True)

@@ -140,7 +140,9 @@ class Context(Closing):
         """That one decode takes: llama.cpp makes do with less than asked for in a short context."""
         self._batch = Batch(self.most_tokens)
         self._adapter: Adapter | None = None
-        self._row = ctypes.c_float * model.vocabulary_size
+        self._row: Any = ctypes.c_float * model.vocabulary_size
+        self._rows: dict[int, NDArray[np.float32]] = {}
+        """Views of the buffer of logits, by where they begin."""
         self._cancelled: Callable[[], bool] = _never
         self._signals: list[int] = []
         self._abort_callback = lib.ggml_abort_callback(self._must_stop)
@@ -261,8 +263,12 @@ class Context(Closing):
         pointer = native.library().llama_get_logits_ith(self._handle, index)
         if not pointer:
             raise ValueError(f"no logits were asked for at batch index {index}")
-        row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
-        return np.frombuffer(row, np.float32)
+        address = ctypes.addressof(pointer.contents)
+        row = self._rows.get(address)
+        if row is None:  # a place where none was yet: the buffer has grown, or has moved
+            row = np.frombuffer(self._row.from_address(address), np.float32)
+            self._rows[address] = row
+        return row
 
     def all_logits(self, rows: int) -> NDArray[np.float32]:
         """The last batch's output rows in its order, shape (rows, vocabulary); a view as above.

@@ -13,7 +13,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from edgeslm.llama.closing import Closing
 _DESCRIBED_BYTES = 128
 _ATTRIBUTE_CONTROL = 1 << 3
 _ATTRIBUTE_USER_DEFINED = 1 << 4
+_KNOWN_TOKENS = 1024
 _NO_TOKEN = -1
 _ANCHOR = "\n"
 _COMPOSING = frozenset({"qwen2", "qwen35"})
@@ -77,7 +78,11 @@ class Model(Closing):
             guard.ensure_loadable(path)
         self._handle: Any
         self._handle, self.buffer_bytes = _load(path, options)
-        self._vocabulary: Any = native.library().llama_model_get_vocab(self._handle)
+        lib = native.library()
+        self._vocabulary: Any = lib.llama_model_get_vocab(self._handle)
+        known = lru_cache(_KNOWN_TOKENS)  # most tokens of a text are a few hundred that come again
+        self._spelled = known(partial(_spelled, self._vocabulary))
+        self._ends = known(partial(lib.llama_vocab_is_eog, self._vocabulary))
 
     def _keep(self, header: Header) -> None:
         """What is needed of a header later; of long arrays, such as the vocabulary, digests."""
@@ -227,7 +232,7 @@ class Model(Closing):
 
     def ends_generation(self, token: int) -> bool:
         """Whether `token` ends an answer (end of text, of turn, ...)."""
-        return bool(native.library().llama_vocab_is_eog(self._vocabulary, token))
+        return bool(self._ends(token))
 
     def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = False
@@ -316,18 +321,22 @@ class Model(Closing):
             token: An id below `vocabulary_size`.
             special: Spell control tokens out instead of giving nothing for them.
         """
-        lib = native.library()
-        capacity = 64
-        while True:
-            buffer = ctypes.create_string_buffer(capacity)
-            count = lib.llama_token_to_piece(self._vocabulary, token, buffer, capacity, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            capacity = -count
+        return self._spelled(token, special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, without control tokens."""
         return b"".join(self.token_bytes(token) for token in tokens).decode("utf-8", "replace")
+
+
+def _spelled(vocabulary: Any, token: int, special: bool) -> bytes:
+    lib = native.library()
+    capacity = 64
+    while True:
+        buffer = ctypes.create_string_buffer(capacity)
+        count = lib.llama_token_to_piece(vocabulary, token, buffer, capacity, 0, special)
+        if count >= 0:
+            return buffer.raw[:count]
+        capacity = -count
 
 
 def _optional(token: int) -> int | None:

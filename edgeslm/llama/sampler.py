@@ -144,7 +144,7 @@ class Sampler:
         # One NaN makes the sum NaN, and is the greatest. llama.cpp would end the process on it.
         logits = context.logits(index)
         likeliest = int(logits.argmax()) if self._greedy else None
-        if np.isnan(logits.sum() if likeliest is None else logits[likeliest]):
+        if math.isnan(logits.sum() if likeliest is None else logits[likeliest]):
             raise NativeFailure(
                 "the model computed no valid probabilities (NaN): its weights are damaged",
                 hint="Fetch or convert the model again.",

@@ -53,7 +53,7 @@ class Drafts:
         self._ledger = Ledger()
         self._tracks: dict[int, _Track] = {}
         self._since_plain = 0
-        self._together = False
+        self._together = self._guessing = False
 
     def extend(self, shares: list[Share]) -> list[Share]:
         """The shares, some of them with drafts.
@@ -63,10 +63,12 @@ class Drafts:
         for sequence in [each for each, track in self._tracks.items() if track.job.done]:
             del self._tracks[sequence]
         self._together = all(_goes_on(share) for share in shares)
+        self._guessing = False
         if not self._possible or not self._together:
             return shares
         tracks = [self._track(share) for share in shares]
-        if not any(tracks):
+        self._guessing = any(tracks)
+        if not self._guessing:
             return shares
         prospects = [
             Prospect() if track is None else self._prospect(share, track)
@@ -86,6 +88,8 @@ class Drafts:
         """A step with these shares took so long, and so many tokens of each draft were right."""
         if not self._together:
             self._ledger.prefilled(seconds)
+            return
+        if not self._guessing:
             return
         drafted = sum(len(share.draft) for share in shares)
         lengths = {share.slot.sequence: len(share.tokens) for share in shares}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def test_a_governor_counts_the_cores_it_is_told(tiny_model: Path) -> None:
 
 def test_a_served_model_computes_on_its_cores(tuned_model: Path) -> None:
     options = HostOptions(slots=1, context=256, threads=None)
-    with Hosted("tiny", tuned_model, options, nullcontext()) as hosted:
+    with Hosted("tiny", tuned_model, options) as hosted:
         assert hosted.engine.run(lambda: os.sched_getaffinity(0)).result() == {FIRST}
         # where an embedding model, which has no engine, makes vectors
         assert hosted._alone.submit(os.sched_getaffinity, 0).result() == {FIRST}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,10 +217,10 @@ def test_a_type_of_cache_is_known_or_auto() -> None:
 def test_a_served_model_runs_as_tuned(tiny_model: Path) -> None:
     tuned.save(_tuned(place_of(read_model(tiny_model)), CHOICE))
     options = HostOptions(slots=1, context=256, kv_type="F16", threads=None)
-    with Hosted("tiny", tiny_model, options, nullcontext()) as hosted:
+    with Hosted("tiny", tiny_model, options) as hosted:
         context = hosted.engine.context
         assert context.threads == (1, 3)
         assert (context.options.ubatch, context.options.kv_type) == (128, "F16")
     options = HostOptions(slots=1, context=256, threads=2)
-    with Hosted("tiny", tiny_model, options, nullcontext()) as hosted:
+    with Hosted("tiny", tiny_model, options) as hosted:
         assert hosted.engine.context.threads == (2, 2)

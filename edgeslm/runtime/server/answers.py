@@ -15,6 +15,7 @@ from typing import Any
 
 from edgeslm.runtime.engine import Engine, Ticket
 from edgeslm.runtime.generation import Generation, GenerationOptions
+from edgeslm.runtime.server.doorbell import Doorbell
 from edgeslm.runtime.token_scores import TokenScore
 
 
@@ -39,12 +40,13 @@ class Outbox:
     """What engines have to say in an event loop; all answers there share it.
 
     Args:
-        loop: Where it is said.
+        loop: Where it is said, and where this is made.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._doorbell = Doorbell(loop, self._deliver)
 
     def put(self, function: Callable[[Any], None], argument: Any) -> None:
         """Have it called in the event loop after the next `send`."""
@@ -53,7 +55,7 @@ class Outbox:
     def send(self) -> None:
         """Wake the event loop."""
         try:
-            self.loop.call_soon_threadsafe(self._deliver)
+            self._doorbell.ring()
         except RuntimeError:  # the loop is closed: nobody listens any more
             self._calls.clear()
 

@@ -85,14 +85,18 @@ class Hosted(Closing):
         name: By which clients ask for it.
         path: A GGUF file.
         options: How it is served.
-        turn: Held while something is computed; models that share it take turns.
+        turn: Held while something is computed; models that share it take turns. None for one alone.
     """
 
     adapter: Adapter | None = None
     """What changes the model: nothing here, something in a `Specialist`."""
 
     def __init__(
-        self, name: str, path: Path, options: HostOptions, turn: AbstractContextManager[object]
+        self,
+        name: str,
+        path: Path,
+        options: HostOptions,
+        turn: AbstractContextManager[object] | None = None,
     ) -> None:
         self.name = name
         self.options = options
@@ -206,13 +210,13 @@ class Hosted(Closing):
             return self._engine.run(task)
 
         def in_turn() -> _T:
-            with self._turn:
+            with self._turn or nullcontext():
                 return task()
 
         return self._alone.submit(in_turn)
 
     def _start(self) -> Engine:
-        with self._turn:  # nobody else makes buffers while unused pages are looked for
+        with self._turn or nullcontext():  # nobody else makes buffers while unused pages are looked for
             # Read ahead when it was mapped, it would count beside the cache while that is cleared.
             pages.give_back_file(self.model.path)
             return Engine(
