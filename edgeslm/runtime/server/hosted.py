@@ -216,7 +216,8 @@ class Hosted(Closing):
         return self._alone.submit(in_turn)
 
     def _start(self) -> Engine:
-        with self._turn or nullcontext():  # nobody else makes buffers while unused pages are looked for
+        # Nobody else makes buffers while unused pages are looked for.
+        with self._turn or nullcontext():
             # Read ahead when it was mapped, it would count beside the cache while that is cleared.
             pages.give_back_file(self.model.path)
             return Engine(

@@ -17,6 +17,7 @@ from edgeslm.llama.sampler import SamplingOptions
 from edgeslm.runtime.engine import Engine
 from edgeslm.runtime.generation import FinishReason, Generation, GenerationOptions
 from edgeslm.runtime.server.answers import Answers, Outbox
+from edgeslm.runtime.server.doorbell import Doorbell
 
 _TOKENS = 40
 _SLOTS = 4
@@ -62,14 +63,10 @@ def test_the_event_loop_is_woken_once_a_step(
     step = engine._scheduler.step
     monkeypatch.setattr(engine._scheduler, "step", lambda: steps.append(1) or step())
 
+    ring = Doorbell.ring
+    monkeypatch.setattr(Doorbell, "ring", lambda bell: wakes.append(1) or ring(bell))
+
     async def ask() -> None:
-        loop = asyncio.get_running_loop()
-        wake = loop.call_soon_threadsafe
-        monkeypatch.setattr(
-            loop,
-            "call_soon_threadsafe",
-            lambda *call: wakes.append(1) or wake(*call),
-        )
         heard, whole = await _all(_answers(engine, ended.append))
         assert heard == whole
         assert all(whole.values())
