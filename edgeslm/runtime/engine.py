@@ -105,7 +105,8 @@ class Engine(Closing):
         self._scheduler.before_decode = self._tell
         self._cores = cores
         self._turn: AbstractContextManager[object] = turn or nullcontext()
-        self._alone = turn is None
+        self.computes_alone = turn is None
+        """Whether no other engine takes turns with it."""
         self._changed = threading.Condition()
         self._incoming: list[Ticket] = []
         self._open: list[Ticket] = []
@@ -224,7 +225,7 @@ class Engine(Closing):
                     self._scheduler.reset(error)
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
-                at_once = self._alone and self._open and not self._tasks and not self._incoming
+                at_once = self.computes_alone and self._open and not self._tasks and not self._incoming
             if not (at_once and self._told):
                 self._tell()
 

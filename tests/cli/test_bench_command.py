@@ -141,7 +141,8 @@ def test_killed_at_any_moment_it_goes_on(edgeslm: Edgeslm, tmp_path: Path) -> No
             text=True,
         )
         try:
-            said, _ = process.communicate(timeout=chance.uniform(0.3, 8))
+            # at first before any machine is done, at last after every machine has done a cell
+            said, _ = process.communicate(timeout=chance.uniform(0.3, 0.6 + 0.3 * attempt))
         except subprocess.TimeoutExpired:
             number = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[attempt % 3]
             process.send_signal(number)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from edgeslm.bundle.planning import Parts
 from edgeslm.bundle.writing import write_bundle
-from edgeslm.cli.hosting import names_of, packed_adapters
+from edgeslm.cli.hosting import names_of, open_models, packed_adapters
 from edgeslm.errors import InvalidOption
+from edgeslm.runtime.server.hosted import HostOptions
 from edgeslm.testing import tiny_gguf
 
 
@@ -54,3 +56,14 @@ def test_one_bundle_alone(bundles: dict[str, Path]) -> None:
     two = {"two": bundles["two"]}
     assert [wish.name for wish in packed_adapters(two, ["two"])] == ["poet"]
     assert [wish.name for wish in packed_adapters(two, ["two", "poet"])] == ["two/poet"]
+
+
+def test_only_models_that_share_the_processor_wait_for_each_other(tmp_path: Path) -> None:
+    """One alone has its listeners told while the next step is computed."""
+    models = {name: tiny_gguf(tmp_path / f"{name}.gguf", layers=1) for name in ("one", "two")}
+    options = HostOptions(slots=1, context=256)
+    with ExitStack() as stack:
+        (alone,) = open_models(stack, {"one": models["one"]}, options)
+        assert alone.engine.computes_alone
+    with ExitStack() as stack:
+        assert not any(each.engine.computes_alone for each in open_models(stack, models, options))

@@ -32,7 +32,7 @@ class Doorbell:
         self._inside, self._outside = os.pipe()
         for end in (self._inside, self._outside):
             os.set_blocking(end, False)
-            weakref.finalize(self, os.close, end)
+            weakref.finalize(self, os.close, end).atexit = False
         loop.add_reader(self._inside, self._rung)
 
     def ring(self) -> None:

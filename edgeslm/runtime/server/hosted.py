@@ -110,9 +110,9 @@ class Hosted(Closing):
             self.encoder = PromptEncoder(self.model, options.template)
             with suppress(UserError) if options.template is None else nullcontext():
                 self.encoder.require_template()  # now, and not while the first client waits
-            self._turn = turn
+            self._turn: AbstractContextManager[object] = turn or nullcontext()
             self._settled = self._settle()
-            self._engine = self._start() if self.model.can_generate else None
+            self._engine = self._start(turn) if self.model.can_generate else None
         except BaseException:
             self._close_models()
             raise
@@ -210,20 +210,19 @@ class Hosted(Closing):
             return self._engine.run(task)
 
         def in_turn() -> _T:
-            with self._turn or nullcontext():
+            with self._turn:
                 return task()
 
         return self._alone.submit(in_turn)
 
-    def _start(self) -> Engine:
-        # Nobody else makes buffers while unused pages are looked for.
-        with self._turn or nullcontext():
+    def _start(self, turn: AbstractContextManager[object] | None) -> Engine:
+        with self._turn:  # nobody else makes buffers while unused pages are looked for
             # Read ahead when it was mapped, it would count beside the cache while that is cleared.
             pages.give_back_file(self.model.path)
             return Engine(
                 self.model,
                 self._settled.options,
-                turn=self._turn,
+                turn=turn,
                 states=self.states,
                 draft=self._draft,
                 cores=self._settled.cores,
