@@ -225,7 +225,9 @@ class Engine(Closing):
                     self._scheduler.reset(error)
             with self._changed:
                 self._open = [ticket for ticket in self._open if not ticket.settle()]
-                at_once = self.computes_alone and self._open and not self._tasks and not self._incoming
+                at_once = (
+                    self.computes_alone and self._open and not self._tasks and not self._incoming
+                )
             if not (at_once and self._told):
                 self._tell()
 

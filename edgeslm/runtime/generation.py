@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Literal, get_args
 
 from edgeslm.errors import InvalidOption
@@ -58,7 +59,7 @@ class GenerationOptions:
     adapter: Adapter | None = None
     speculate: Speculate = "auto"
 
-    @property
+    @cached_property
     def may_guess(self) -> bool:
         """Whether tokens may be guessed ahead.
 

@@ -53,8 +53,8 @@ class _Window:
     times: CpuTimes | None
     asked_seconds: float = 0.0
     """Of computing, if no thread ever waited for a core."""
-    work: dict[int, Work] = field(default_factory=dict)
-    """Steps of few tokens, by how many those are."""
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    """Of each step of few tokens, by how many those are."""
     slowness: float = 0.0
     """The most times as long as usual that several steps in a row took."""
 
@@ -136,8 +136,7 @@ class Governor:
         window.asked_seconds += seconds * (decode if self._tokens == 1 else prefill)
         if self._tokens > _FEW_TOKENS:
             return
-        known = window.work.get(self._tokens, Work(0, 0.0))
-        window.work[self._tokens] = Work(known.steps + 1, known.seconds + seconds)
+        window.seconds.setdefault(self._tokens, []).append(seconds)
         kind = (self._pace.threads, self._tokens)
         usual = max(self._usual.get(kind, seconds), _LEAST_SECONDS)
         self._usual[kind] = min(usual, seconds)
@@ -178,7 +177,7 @@ class Governor:
             other_cores=taken.others if taken else None,
             polite_cores=taken.polite if taken else 0.0,
             slowness=window.slowness or None,
-            work=window.work,
+            work={tokens: Work(len(all_), sum(all_)) for tokens, all_ in window.seconds.items()},
             too_warm=heat.presses,
             cool=not heat.held_back and cooler(heat.celsius, heat.limit_celsius),
         )

@@ -90,6 +90,8 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
     """
     rests = [(slot, slot.job.rest(slot.held)) for slot in slots if slot.job is not None]
     shares = [Share(slot, rest, ends=True, rows=1) for slot, rest in rests if _goes_on(slot, rest)]
+    if len(shares) == len(rests):
+        return shares
     left = capacity - len(shares)
     rests = [(slot, rest) for slot, rest in rests if not _goes_on(slot, rest)]
     rests.sort(key=lambda rest: len(rest[1]))

@@ -33,6 +33,8 @@ class TextStream:
         return text + held
 
     def _take(self, text: str) -> str:
+        if not self._stops:
+            return text
         if self.stopped:
             return ""
         self._held += text
