@@ -58,6 +58,11 @@ class _Window:
     slowness: float = 0.0
     """The most times as long as usual that several steps in a row took."""
 
+    @property
+    def work(self) -> dict[int, Work]:
+        """Steps of few tokens, by how many those are."""
+        return {tokens: Work(len(all_), sum(all_)) for tokens, all_ in self.seconds.items()}
+
 
 class Governor:
     """Sets the threads of a context between its steps. No thread of its own: at rest it is nothing.
@@ -177,7 +182,7 @@ class Governor:
             other_cores=taken.others if taken else None,
             polite_cores=taken.polite if taken else 0.0,
             slowness=window.slowness or None,
-            work={tokens: Work(len(all_), sum(all_)) for tokens, all_ in window.seconds.items()},
+            work=window.work,
             too_warm=heat.presses,
             cool=not heat.held_back and cooler(heat.celsius, heat.limit_celsius),
         )
