@@ -84,7 +84,7 @@ def next_shares(slots: Sequence[Slot], capacity: int, rows: int) -> list[Share]:
     equally many tokens of, so they come in the order of their sequences.
 
     Args:
-        slots: All of them.
+        slots: All of them, in the order of their sequences.
         capacity: Most tokens; at least as many as there are slots.
         rows: Most tokens after which logits are wanted; at least as many as there are slots.
     """
