@@ -29,6 +29,7 @@ from edgeslm.llama.closing import Closing
 _DESCRIBED_BYTES = 128
 _ATTRIBUTE_CONTROL = 1 << 3
 _ATTRIBUTE_USER_DEFINED = 1 << 4
+_ATTRIBUTES_SPECIAL = _ATTRIBUTE_CONTROL | _ATTRIBUTE_USER_DEFINED
 _KNOWN_TOKENS = 1024
 _NO_TOKEN = -1
 _ANCHOR = "\n"
@@ -204,21 +205,28 @@ class Model(Closing):
     @cached_property
     def control_tokens(self) -> dict[str, int]:
         """Text and id of each token that steers the model instead of being text."""
-        return self._tokens_with(_ATTRIBUTE_CONTROL)
+        return self._special[0]
 
     @cached_property
     def user_defined_tokens(self) -> dict[str, int]:
         """Text and id of each token that llama.cpp finds in any text, plain text included."""
-        return self._tokens_with(_ATTRIBUTE_USER_DEFINED)
+        return self._special[1]
 
-    def _tokens_with(self, attribute: int) -> dict[str, int]:
-        attributes = native.library().llama_vocab_get_attr
-        found = (
-            token
+    @cached_property
+    def _special(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Control tokens and user-defined ones, in one pass: large vocabularies take their time."""
+        attributes_of = native.library().llama_vocab_get_attr
+        special = [
+            (token, attributes)
             for token in range(self.vocabulary_size)
-            if attributes(self._vocabulary, token) & attribute
-        )
-        return {text: token for token in found if (text := self.token_text(token))}
+            if (attributes := attributes_of(self._vocabulary, token)) & _ATTRIBUTES_SPECIAL
+        ]
+
+        def of_kind(attribute: int) -> dict[str, int]:
+            found = (token for token, attributes in special if attributes & attribute)
+            return {text: token for token in found if (text := self.token_text(token))}
+
+        return of_kind(_ATTRIBUTE_CONTROL), of_kind(_ATTRIBUTE_USER_DEFINED)
 
     @cached_property
     def _composes(self) -> bool:

@@ -54,12 +54,12 @@ class PromptEncoder:
         return self._source is not None
 
     def require_template(self) -> None:
-        """Return if conversations can be encoded.
+        """Return if conversations can be encoded; what the first would wait for is done then.
 
         Raises:
             UserError: the model has no chat template, or one that is not valid Jinja.
         """
-        _ = self._template
+        _ = self._template, self._steering
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, without a template, BOS added where the model wants it."""
