@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,18 @@ from edgeslm.testing import tiny_gguf
 def pytest_configure() -> None:
     """Before anything loads OpenMP: processes with two threads each slow each other tenfold."""
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+    heed_signals()
+
+
+def heed_signals() -> None:
+    """Undo what nohup, or a shell's &, lets every program inherit: signals that are ignored."""
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 settings.register_profile("edgeslm", deadline=None)  # how long a test takes, the machine decides
