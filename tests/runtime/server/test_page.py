@@ -335,3 +335,20 @@ def test_markdown_is_shown_and_nothing_is_run(page: Page) -> None:
         ">https://example.org/x</a>.</p>",
     ):
         assert part in result, result
+
+
+@pytest.mark.parametrize("block", ["para", "# Title", "- one", "> quoted", "```\ncode\n```"])
+def test_no_block_leaves_a_gap_above_or_below_an_answer(page: Page, block: str) -> None:
+    margins = page.evaluate(
+        """async (text) => {
+            const { render } = await import("/markdown.js");
+            const target = document.createElement("div");
+            target.className = "text";
+            document.body.append(target);
+            render(text, target);
+            const { marginTop, marginBottom } = getComputedStyle(target.firstElementChild);
+            return [marginTop, marginBottom];
+        }""",
+        block,
+    )
+    assert margins == ["0px", "0px"]
