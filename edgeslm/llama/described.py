@@ -51,6 +51,8 @@ def describe_build(command: Sequence[str] | None = None) -> BuildInfo:
         )
     try:
         answer = json.loads(done.stdout)
+        if "refused" in answer:
+            raise NativeFailure(str(answer["refused"]), hint=answer["hint"])
         commit = answer["commit"]
         return BuildInfo(
             str(answer["binding"]),
@@ -75,7 +77,7 @@ def _main() -> int:
     try:
         build = build_info()
     except NativeFailure as error:
-        print(error.message, file=sys.stderr)
+        print(json.dumps({"refused": error.message, "hint": error.hint}))
         return 1
     print(json.dumps(dataclasses.asdict(build)))
     return 0

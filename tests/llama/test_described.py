@@ -19,6 +19,25 @@ def test_it_is_the_build_that_this_process_would_load() -> None:
     assert describe_build() == native.build_info()
 
 
+REFUSED = """
+import sys
+from edgeslm.errors import NativeFailure
+from edgeslm.llama import described, native
+
+def refuse(*_):
+    raise NativeFailure("not for this processor", hint="Take another.")
+
+native.ensure_sound = refuse
+sys.exit(described._main())
+"""
+
+
+def test_a_child_that_refuses_says_what_to_do() -> None:
+    with pytest.raises(NativeFailure, match=r"^not for this processor$") as caught:
+        describe_build(python(REFUSED))
+    assert caught.value.hint == "Take another."
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
