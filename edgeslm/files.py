@@ -10,10 +10,11 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from edgeslm.errors import EdgeslmError, OutputFailure, UserError, reading, writing
+from edgeslm.signals import signals_deferred
 
 _PIECE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 16 << 10
@@ -32,21 +33,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputFailure: `path` cannot be written, known before the block starts.
     """
-    with writing(path):
-        target = _resolved(path)
-        _check_target(path, target)
-        temporary, claim = _claimed(target.parent, lambda new: new.touch(exist_ok=False))
-    try:
+    with closing(_Claim()) as claim:
+        with writing(path):
+            target = _resolved(path)
+            _check_target(path, target)
+            temporary = claim.make(target.parent, _empty_file)
         yield temporary
         with writing(path):
             sync(temporary)
             temporary.replace(target)
             sync(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(claim)
 
 
 def read_text(path: Path) -> str:
@@ -80,12 +76,10 @@ def ensure_writable(path: Path) -> None:
     Raises:
         OutputFailure: it cannot.
     """
-    with writing(path):
+    with signals_deferred(), closing(_Claim()) as claim, writing(path):
         target = _resolved(path)
         _check_target(path, target)
-        temporary, claim = _claimed(target.parent, lambda new: new.touch(exist_ok=False))
-        os.close(claim)
-        temporary.unlink(missing_ok=True)
+        claim.make(target.parent, _empty_file)
 
 
 @contextmanager
@@ -122,31 +116,57 @@ def scratch_folder(beside: Path, *, mode: int = 0o700) -> Iterator[Path]:
     Raises:
         OutputFailure: nothing can be written there.
     """
-    with writing(beside):
-        folder, claim = _claimed(_resolved(beside).parent, lambda new: new.mkdir(mode))
-    try:
+    with closing(_Claim()) as claim:
+        with writing(beside):
+            folder = claim.make(_resolved(beside).parent, lambda new: new.mkdir(mode))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(claim)
 
 
-def _claimed(folder: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """Make something temporary in `folder`, after removing what killed processes left there.
+class _Claim:
+    """Something temporary; its path is noted before it is made, so that `close` always finds it.
 
-    Returns:
-        Its path, and the open descriptor by which others see that it is in use: the lock
-        on it ends with this process, however that ends.
+    Others see by a lock that it is in use: that ends with this process, however the process ends.
     """
-    _sweep(folder)
-    while True:
-        path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-        make(path)
-        with suppress(FileNotFoundError):  # swept before it was locked
-            descriptor = os.open(path, os.O_RDONLY)
-            if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
-                return path, descriptor
-            os.close(descriptor)
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._descriptor: int | None = None
+
+    def make(self, folder: Path, make: Callable[[Path], None]) -> Path:
+        """Make it in `folder`, after removing what killed processes left there; its path."""
+        _sweep(folder)
+        while True:
+            self._path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+            make(self._path)
+            with suppress(FileNotFoundError):  # swept before it was locked
+                self._descriptor = os.open(self._path, os.O_RDONLY)
+                if _lock(self._descriptor) is not False and os.fstat(self._descriptor).st_nlink:
+                    return self._path
+                self._unlock()
+
+    def close(self) -> None:
+        """Remove it, unless it has another name by now, or was never made."""
+        try:
+            self._remove()
+        except BaseException:  # interrupted: not in its middle
+            self._remove()
+            raise
+        finally:
+            self._unlock()
+
+    def _remove(self) -> None:
+        if self._path is not None:
+            with suppress(OSError):  # a disk that takes nothing: the next write removes it
+                _remove(self._path)
+
+    def _unlock(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _empty_file(path: Path) -> None:
+    path.touch(exist_ok=False)
 
 
 def _sweep(folder: Path) -> None:
@@ -165,7 +185,7 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "edgeslm"
 
 FLOORS = {
     "errors": 0,
+    "signals": 0,
     "units": 1,
     "files": 1,
     "ssh": 1,

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm import files
 from edgeslm.errors import OutputFailure, UserError
 from edgeslm.files import (
     atomic_path,
     cache_folder,
+    ensure_writable,
     exclusive,
     sampled_sha256,
     scratch_folder,
@@ -64,6 +66,46 @@ def test_failure_removes_the_temporary_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "out"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opened", [atomic_path, scratch_folder])
+def test_an_interruption_before_the_block_begins_leaves_nothing(tmp_path, opened):
+    """At whichever line of it, as Ctrl-C may come anywhere."""
+    for step in range(1000):
+        if not _interrupted(step, opened(tmp_path / "out")):
+            break
+        assert list(tmp_path.iterdir()) == []
+    assert step > 20
+
+
+def _interrupted(step, block):
+    steps = iter(range(step))
+
+    def interrupt(frame, event, _argument):
+        code = frame.f_code
+        if code.co_filename != files.__file__ or code.co_name == "close":
+            return None
+        if event != "return" and next(steps, None) is None:
+            raise KeyboardInterrupt
+        return interrupt
+
+    sys.settrace(interrupt)
+    try:
+        block.__enter__()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    block.__exit__(None, None, None)
+    return False
+
+
+def test_where_nothing_can_be_made_that_is_what_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for opened in (atomic_path, scratch_folder):
+        with pytest.raises(OutputFailure, match="cannot write"), opened(tmp_path / "file" / "out"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_refuses_what_cannot_be_a_file(tmp_path):
@@ -216,3 +258,36 @@ def test_a_sampled_digest_reads_little(tmp_path):
     with large.open("wb") as file:
         file.truncate(1 << 40)  # a hole; read whole it would take many minutes
     assert sampled_sha256(large)
+
+
+@pytest.mark.parametrize("step", ["_lock", "_empty_file", "_remove", "_check_target"])
+def test_an_interruption_while_it_is_tried_whether_a_file_can_be_written(
+    tmp_path, monkeypatch, step
+):
+    usual = getattr(files, step)
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        done = usual(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(files, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_writable(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_of_the_removal(tmp_path, monkeypatch):
+    rmtree, times = files.shutil.rmtree, []
+
+    def interrupted(*arguments, **options):
+        times.append(arguments)
+        if len(times) == 1:
+            raise KeyboardInterrupt
+        rmtree(*arguments, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "out") as folder:
+        (folder / "piece").touch()
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from edgeslm.gguf.adapters import read_adapter
 from edgeslm.llama import native, pages
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
+from edgeslm.signals import signals_deferred
 
 _MOST_STRENGTH = 100.0
 
@@ -40,7 +41,7 @@ class Adapter(Closing):
         self.strength = strength
         self.digest = f"{sha256(path)} {strength!r}"
         """Tells what it computes from what others compute."""
-        with native.signals_deferred(), native.captured_log() as lines:
+        with signals_deferred(), native.captured_log() as lines:
             self.handle: Any = native.library().llama_adapter_lora_init(
                 model.handle, os.fsencode(path)
             )

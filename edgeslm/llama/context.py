@@ -21,6 +21,7 @@ from edgeslm.llama.adapter import Adapter
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
 from edgeslm.llama.model import Model
+from edgeslm.signals import signals_deferred
 
 _OK, _NO_SLOT, _ABORTED = 0, 1, 2
 _CONTEXT_STEP = 256
@@ -221,7 +222,7 @@ class Context(Closing):
         self._cancelled = cancelled
         lib.llama_set_abort_callback(self._handle, self._abort_callback, None)
         try:
-            with native.signals_deferred() as self._signals:
+            with signals_deferred() as self._signals:
                 return int(lib.llama_decode(self._handle, batch.native))
         finally:
             lib.llama_set_abort_callback(self._handle, self._no_callback, None)
@@ -400,7 +401,7 @@ def _create(
     if evaluation_callback is not None:
         params.cb_eval = ctypes.cast(evaluation_callback, type(params.cb_eval))
     before = pages.anonymous() if options.as_it_fills else []
-    with native.signals_deferred(), native.captured_log() as lines:
+    with signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if options.as_it_fills:
         pages.give_back_zeros(before)

@@ -25,6 +25,7 @@ from edgeslm.gguf.validation import read_model
 from edgeslm.llama import guard, native
 from edgeslm.llama.buffers import buffer_bytes
 from edgeslm.llama.closing import Closing
+from edgeslm.signals import signals_deferred
 
 _DESCRIBED_BYTES = 128
 _ATTRIBUTE_CONTROL = 1 << 3
@@ -358,7 +359,7 @@ def _load(path: Path, options: ModelOptions) -> tuple[Any, dict[str, int]]:
     if not options.mmap:
         params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = options.repack
-    with native.signals_deferred(), native.captured_log() as lines:
+    with signals_deferred(), native.captured_log() as lines:
         handle = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not handle:
         raise NativeFailure(

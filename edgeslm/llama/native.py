@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -35,9 +34,6 @@ _LEVEL_ERROR = 4
 _LEVEL_CONTINUES = 5
 _KEPT_LINES = 400
 _VERSION = re.compile(r"""^__version__ = ["'](.+)["']""", re.MULTILINE)
-_DEFERRED = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 
 
 @dataclass(frozen=True)
@@ -200,30 +196,6 @@ def child_environment() -> dict[str, str]:
         "GGML_NO_BACKTRACE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-
-
-@contextmanager
-def signals_deferred() -> Iterator[list[int]]:
-    """While the block runs, signals are only noted in the list; afterwards they take effect.
-
-    Native code calls back into Python (the log, the abort question), and what a signal's
-    handler raises in there is lost. Elsewhere than in the main thread nothing happens.
-    """
-    pending: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pending
-        return
-    handlers = {number: signal.getsignal(number) for number in _DEFERRED}
-    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in ours:
-        signal.signal(number, lambda noted, _frame: pending.append(noted))
-    try:
-        yield pending
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-        for number in pending:
-            signal.raise_signal(number)
 
 
 @contextmanager

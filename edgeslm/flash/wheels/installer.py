@@ -10,7 +10,7 @@ import edgeslm
 
 NAME = "install.pyz"
 _MODULES = (
-    *("errors", "files", "processor", "records"),
+    *("errors", "files", "processor", "records", "signals"),
     *("bundle/documents", "bundle/names", "bundle/runtimes"),
     *("flash/places", "flash/wheels/install", "flash/wheels/tags", "flash/wheels/unpacking"),
 )

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from edgeslm.llama.native import signals_deferred
+from edgeslm.signals import signals_deferred
 
 
 def test_a_signal_takes_effect_after_the_block() -> None:
