@@ -1,8 +1,8 @@
 """A llama.cpp that its compiler got wrong is not used: it would end the process without a word.
 
-GCC before 11.5, 12.4 and 13.3 drops what is stored for `ldtilecfg` to read (its bug 114098): on
-processors with AMX the first multiplication is a segmentation fault then. Who compiled is read from
-the note that compilers leave in what they make.
+GCC before 12.4 and 13.3 drops what is stored for `ldtilecfg` to read (its bug 114098): on those
+processors that have AMX the first multiplication faults then. Who compiled is read from the note
+that compilers leave in what they make.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _TILES = "AMX_INT8"
 _GCC = re.compile(rb"GCC: \([^()\0]{0,200}\) (\d+)\.(\d+)\.\d+")
 _CLANG = b"clang version "
 _MENDED = {11: 5, 12: 4, 13: 3}
-"""Of each release series of GCC that has tiles, the first release without the fault."""
+"""Of each release series of GCC that has tiles, the first release not known to have the fault; the
+last of 11 came after it was mended, but has not been tried."""
 
 
 def ensure_sound(features: Collection[str], libraries: Path, version: str) -> None:
