@@ -132,12 +132,12 @@ class _Claim:
         self._path: Path | None = None
         self._descriptor: int | None = None
 
-    def make(self, folder: Path, make: Callable[[Path], None]) -> Path:
+    def make(self, folder: Path, create: Callable[[Path], None]) -> Path:
         """Make it in `folder`, after removing what killed processes left there; its path."""
         _sweep(folder)
         while True:
             self._path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-            make(self._path)
+            create(self._path)
             with suppress(FileNotFoundError):  # swept before it was locked
                 self._descriptor = os.open(self._path, os.O_RDONLY)
                 if _lock(self._descriptor) is not False and os.fstat(self._descriptor).st_nlink:
@@ -148,7 +148,7 @@ class _Claim:
         """Remove it, unless it has another name by now, or was never made."""
         try:
             self._remove()
-        except BaseException:  # interrupted: not in its middle
+        except BaseException:  # an interruption comes after it, not in its middle
             self._remove()
             raise
         finally:

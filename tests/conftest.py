@@ -17,12 +17,12 @@ from edgeslm.testing import tiny_gguf
 
 
 def pytest_configure() -> None:
-    """Before anything loads OpenMP: processes with two threads each slow each other tenfold."""
-    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
-    heed_signals()
+    """Before anything loads OpenMP, and before any process is started."""
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # two with two threads slow each other tenfold
+    _heed_signals()
 
 
-def heed_signals() -> None:
+def _heed_signals() -> None:
     """Undo what nohup, or a shell's &, lets every program inherit: signals that are ignored."""
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),

@@ -7,6 +7,9 @@ words become an error. Files that passed are remembered by identity (device, ino
 of modification and change) and llama.cpp build, so the price is paid once, and again when the
 file is touched, as when it gets one more name outside `files.keeping_notes`; the pages the child
 read stay in the page cache for the load that follows.
+
+The child copies no weights, so it does not try the kernels that want a copy. Those for AMX, which
+some compilers get wrong, are tried in a second child where they are built in.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _HINTS = {
     int(signal.SIGKILL): "Memory ran out: take a smaller type or model, or close other programs.",
     int(signal.SIGILL): "llama-cpp-python was built for another processor: reinstall it here.",
 }
+_AMX = "AMX_INT8"
 _PATIENCE_SECONDS = 60
 _SLOWEST_STORAGE_BYTES_PER_SECOND = 5_000_000
 
@@ -46,11 +50,31 @@ def ensure_loadable(path: Path) -> None:
     child = _try(path)
     if child.returncode != 0:
         raise NativeFailure(_last_words(path, child), hint=_HINTS.get(-child.returncode, _DAMAGED))
+    _ensure_sound_kernels(path)
     _remember(mark)
 
 
-def _try(path: Path) -> subprocess.CompletedProcess[str]:
+def _ensure_sound_kernels(path: Path) -> None:
+    """Return unless a file that has passed without them meets kernels that a compiler got wrong.
+
+    Raises:
+        NativeFailure: it does; the hint says how to compile llama.cpp.
+    """
+    build = native.build_info()
+    if _AMX in build.features and _try(path, "--repack").returncode == -signal.SIGSEGV:
+        raise NativeFailure(
+            "llama.cpp's kernels for AMX fault, as GCC before 12.4 and 13.3 compiles them",
+            hint="Compile it without: CFLAGS=-U__AMX_INT8__ CXXFLAGS=-U__AMX_INT8__ pip install "
+            f"--force-reinstall --no-deps --no-cache-dir llama-cpp-python=={build.binding}",
+        )
+
+
+def _try(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Load `path` in a child process.
+
+    Args:
+        path: The model.
+        options: For the probe.
 
     Raises:
         NativeFailure: the child does not come to an end.
@@ -58,7 +82,7 @@ def _try(path: Path) -> subprocess.CompletedProcess[str]:
     patience = _PATIENCE_SECONDS + path.stat().st_size / _SLOWEST_STORAGE_BYTES_PER_SECOND
     try:
         return subprocess.run(
-            [*native.child_command(_PROBE), os.fspath(path)],
+            [*native.child_command(_PROBE), os.fspath(path), *options],
             capture_output=True,
             text=True,
             errors="replace",

@@ -26,7 +26,6 @@ from typing import Any
 
 from edgeslm.errors import NativeFailure
 from edgeslm.llama.build_note import ensure_suited
-from edgeslm.llama.compiled import ensure_sound
 
 _LEVEL_DEBUG = 1
 _LEVEL_WARN = 3
@@ -104,7 +103,7 @@ def library() -> Any:
     API above them, its caches and chat templates, which take longer to load and more memory.
 
     Raises:
-        NativeFailure: the shared library is missing, cannot be loaded here or is known to fault.
+        NativeFailure: the shared library is missing or cannot be loaded here.
     """
     try:
         ensure_suited(_binding_folder() / "lib")
@@ -117,7 +116,6 @@ def library() -> Any:
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not start a debugger
     llama_cpp.llama_log_set(_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
-    ensure_sound(_features(llama_cpp), _binding_folder() / "lib", _version())
     return llama_cpp
 
 
@@ -259,16 +257,14 @@ def _without_function_name(text: str) -> str:
 @cache
 def build_info() -> BuildInfo:
     """Version and CPU features of the loaded build."""
-    return BuildInfo(_version(), _features(library()), _commit())
-
-
-def _features(llama_cpp: Any) -> tuple[str, ...]:
-    described = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
-    return tuple(
+    lib = library()
+    described = lib.llama_print_system_info().decode("utf-8", "replace")
+    features = tuple(
         item.split("=")[0].strip()
         for item in described.replace("CPU :", "").split("|")
         if item.strip().endswith("= 1")
     )
+    return BuildInfo(_version(), features, _commit())
 
 
 def _commit() -> str | None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +228,6 @@ def test_an_interrupted_quantization_leaves_nothing_behind(
             *("--type", "Q4_K_M", "--threads", "1"),
         ],
         stderr=subprocess.PIPE,
-        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
@@ -256,7 +254,6 @@ def test_a_signal_while_native_code_runs_is_not_lost(
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
         )
         time.sleep(delay)
         process.send_signal(number)

@@ -27,7 +27,7 @@ from edgeslm.llama import described, native
 def refuse(*_):
     raise NativeFailure("not for this processor", hint="Take another.")
 
-native.ensure_sound = refuse
+native.ensure_suited = refuse
 sys.exit(described._main())
 """
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from edgeslm import files
 from edgeslm.errors import NativeFailure
 from edgeslm.files import cache_folder
-from edgeslm.llama import guard
+from edgeslm.llama import guard, native, probe
+from edgeslm.llama.model import Model, ModelOptions
 from edgeslm.testing import tiny_gguf
 
 
@@ -125,3 +129,69 @@ def test_a_child_that_hangs_is_given_up(model: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(guard, "_PATIENCE_SECONDS", 0.01)
     with pytest.raises(NativeFailure, match="did not finish"):
         guard.ensure_loadable(model)
+
+
+def _with_amx(monkeypatch: pytest.MonkeyPatch, ending: int) -> list[bool]:
+    """A build with AMX whose kernels end the child so; whether each child was to use them."""
+    asked: list[bool] = []
+    run = subprocess.run
+
+    def runs(command: list[str], **options: object) -> object:
+        asked.append("--repack" in command)
+        done = run(command, **options)  # type: ignore[call-overload]
+        return subprocess.CompletedProcess(command, ending if asked[-1] else done.returncode)
+
+    build = native.build_info()
+    amx = dataclasses.replace(build, features=(*build.features, "AMX_INT8"))
+    monkeypatch.setattr(native, "build_info", lambda: amx)
+    monkeypatch.setattr(subprocess, "run", runs)
+    return asked
+
+
+def test_kernels_that_the_compiler_got_wrong_are_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _with_amx(monkeypatch, -signal.SIGSEGV)
+    for _ in range(2):
+        with pytest.raises(NativeFailure, match="AMX fault") as told:
+            guard.ensure_loadable(model)
+    assert asked == [False, True] * 2
+    assert (told.value.hint or "").endswith(f"llama-cpp-python=={native.build_info().binding}")
+
+
+@pytest.mark.parametrize("ending", [0, -signal.SIGKILL])
+def test_kernels_that_do_not_fault_are_tried_once(
+    model: Path, monkeypatch: pytest.MonkeyPatch, ending: int
+) -> None:
+    """Nor is a child to blame that the memory was too small for."""
+    asked = _with_amx(monkeypatch, ending)
+    guard.ensure_loadable(model)
+    guard.ensure_loadable(model)
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("repack", [False, True])
+def test_the_probe_copies_weights_where_it_is_asked_to(
+    model: Path, monkeypatch: pytest.MonkeyPatch, repack: bool
+) -> None:
+    loaded: list[ModelOptions] = []
+
+    def load(path: Path, options: ModelOptions) -> Model:
+        loaded.append(options)
+        return Model(path, options)
+
+    monkeypatch.setattr(probe, "Model", load)
+    monkeypatch.setattr(sys, "argv", ["probe", str(model), *(["--repack"] if repack else [])])
+    assert probe._main() == 0
+    assert [options.repack for options in loaded] == [repack]
+
+
+def test_a_processor_without_such_kernels_is_not_asked_twice(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = _count_children(monkeypatch)
+    build = native.build_info()
+    plain = tuple(each for each in build.features if each != "AMX_INT8")
+    monkeypatch.setattr(native, "build_info", lambda: dataclasses.replace(build, features=plain))
+    guard.ensure_loadable(model)
+    assert len(started) == 1
